@@ -1,0 +1,1 @@
+"""Floor 0: errors, random numbers, optional imports, progress events, safe writing of files."""

@@ -1,0 +1,1 @@
+"""Floor 1: cameras, poses, rays, scene scale, pose embedding, trajectories."""

@@ -1,0 +1,123 @@
+"""A pinhole camera as a frozen value.
+
+Axes are OpenGL's: x right, y up, looking along -z; poses are camera-to-world. Pixel (0, 0) is the
+top-left pixel and its centre lies at (0.5, 0.5); pixel rows run down. All other conventions are
+converted in `zeronvs.cameras.conventions` and nowhere else.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One pinhole camera, or a batch of them with any leading axes; all share one image size."""
+
+    camera_to_world: Float[Tensor, "*batch 4 4"]
+    """OpenGL camera-to-world poses, scene units."""
+    intrinsics_px: Float[Tensor, "*batch 3 3"]
+    """[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, rows running down."""
+    image_size_px: tuple[int, int]
+    """(height, width)."""
+
+    @classmethod
+    def from_fov(
+        cls,
+        camera_to_world: Float[Tensor, "*batch 4 4"],
+        fov_y_rad: float | Float[Tensor, "*#batch"],
+        image_size_px: tuple[int, int],
+    ) -> "Camera":
+        """Make a camera with square pixels and a centred principal point.
+
+        Args:
+            camera_to_world: OpenGL poses.
+            fov_y_rad: Vertical field of view in radians, in (0, pi).
+            image_size_px: (height, width).
+        """
+        height_px, width_px = image_size_px
+        fov_y_rad = torch.as_tensor(
+            fov_y_rad, dtype=camera_to_world.dtype, device=camera_to_world.device
+        )
+        focal_px = (0.5 * height_px / torch.tan(0.5 * fov_y_rad)).expand(camera_to_world.shape[:-2])
+        intrinsics_px = torch.zeros(
+            (*camera_to_world.shape[:-2], 3, 3), dtype=focal_px.dtype, device=focal_px.device
+        )
+        intrinsics_px[..., 0, 0] = focal_px
+        intrinsics_px[..., 1, 1] = focal_px
+        intrinsics_px[..., 0, 2] = 0.5 * width_px
+        intrinsics_px[..., 1, 2] = 0.5 * height_px
+        intrinsics_px[..., 2, 2] = 1.0
+        return cls(camera_to_world, intrinsics_px, image_size_px)
+
+    @property
+    def fov_y_rad(self) -> Float[Tensor, "*batch"]:
+        """Vertical field of view in radians, of a centred principal point."""
+        return 2.0 * torch.atan2(
+            torch.full_like(self.intrinsics_px[..., 1, 1], 0.5 * self.image_size_px[0]),
+            self.intrinsics_px[..., 1, 1],
+        )
+
+    @property
+    def position(self) -> Float[Tensor, "*batch 3"]:
+        """Optical centres in world coordinates."""
+        return self.camera_to_world[..., :3, 3]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading axes."""
+        return self.camera_to_world.shape[:-2]
+
+    def cropped(self, top_px: float, left_px: float, height_px: int, width_px: int) -> "Camera":
+        """Return the camera of the window that starts at (top, left) of this camera's image."""
+        intrinsics_px = self.intrinsics_px.clone()
+        intrinsics_px[..., 0, 2] -= left_px
+        intrinsics_px[..., 1, 2] -= top_px
+        return replace(self, intrinsics_px=intrinsics_px, image_size_px=(height_px, width_px))
+
+    def resized(self, height_px: int, width_px: int) -> "Camera":
+        """Return the camera of this camera's image resized to (height, width)."""
+        intrinsics_px = self.intrinsics_px.clone()
+        intrinsics_px[..., 0, :] *= width_px / self.image_size_px[1]
+        intrinsics_px[..., 1, :] *= height_px / self.image_size_px[0]
+        return replace(self, intrinsics_px=intrinsics_px, image_size_px=(height_px, width_px))
+
+    def to(self, device: torch.device | str) -> "Camera":
+        """Return the same camera with its tensors on `device`."""
+        return replace(
+            self,
+            camera_to_world=self.camera_to_world.to(device),
+            intrinsics_px=self.intrinsics_px.to(device),
+        )
+
+    def __getitem__(self, index: "int | slice | Tensor | list[int]") -> "Camera":
+        """Index the first leading axis."""
+        return replace(
+            self,
+            camera_to_world=self.camera_to_world[index],
+            intrinsics_px=self.intrinsics_px[index],
+        )
+
+    def __len__(self) -> int:
+        """Size of the first leading axis."""
+        if not self.batch_shape:
+            raise TypeError("a single camera has no length; index a batch of cameras")
+        return self.batch_shape[0]
+
+
+def stack_cameras(cameras: "list[Camera] | tuple[Camera, ...]") -> Camera:
+    """Stack cameras of one image size along a new first axis.
+
+    Raises:
+        ValueError: There are none, or their image sizes differ.
+    """
+    sizes = {camera.image_size_px for camera in cameras}
+    if len(sizes) != 1:
+        raise ValueError(f"cameras must share one image size to be stacked, got {sorted(sizes)}")
+    return Camera(
+        torch.stack([camera.camera_to_world for camera in cameras]),
+        torch.stack([camera.intrinsics_px for camera in cameras]),
+        sizes.pop(),
+    )
