@@ -1,0 +1,172 @@
+"""Moving the pixels of a view to other cameras along its depth.
+
+A forward warp: every pixel becomes a small patch of points, the points are projected into the target
+camera, and the nearest surface wins. What no point reaches is a hole; holes are filled smoothly, and
+the validity mask says where. Used to tell the built-in model what it already knows of a new view
+(the "warp + pose" condition of MegaScenes), and to make training pairs of single photographs
+(AdaMPI, arXiv:2205.11733).
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+
+SURFACE_THICKNESS = 0.04
+"""Points within this fraction behind the nearest one belong to the same surface."""
+EDGE_RATIO = 1.08
+"""Neighbouring depths with a larger ratio are different surfaces: no point is put between them."""
+
+
+def unproject(view: View) -> Float[Tensor, "*batch h w 3"]:
+    """Return the world point of every pixel centre of a view with known depth, in scene units."""
+    if view.depth_z is None:
+        raise ValueError("the view has no depth to unproject")
+    return unproject_depth(view.depth_z, view.camera)
+
+
+def unproject_depth(
+    depth_z: Float[Tensor, "*batch h w"], camera: Camera
+) -> Float[Tensor, "*batch h w 3"]:
+    """Return the world point of every pixel centre, given depth along the optical axis."""
+    height_px, width_px = depth_z.shape[-2:]
+    scale_y = camera.image_size_px[0] / height_px
+    scale_x = camera.image_size_px[1] / width_px
+    v_px = (torch.arange(height_px, device=depth_z.device, dtype=depth_z.dtype) + 0.5) * scale_y
+    u_px = (torch.arange(width_px, device=depth_z.device, dtype=depth_z.dtype) + 0.5) * scale_x
+    intrinsics_px = camera.intrinsics_px[..., None, None, :, :]
+    x = (u_px - intrinsics_px[..., 0, 2]) / intrinsics_px[..., 0, 0] * depth_z
+    y = -(v_px[:, None] - intrinsics_px[..., 1, 2]) / intrinsics_px[..., 1, 1] * depth_z
+    points = torch.stack([x, y, -depth_z], dim=-1)
+    rotation = camera.camera_to_world[..., None, None, :3, :3]
+    translation = camera.camera_to_world[..., None, None, :3, 3]
+    return (rotation @ points[..., None])[..., 0] + translation
+
+
+def project(
+    points: Float[Tensor, "*batch n 3"], camera: Camera
+) -> tuple[
+    Float[Tensor, "*batch n 2"],  # u, v in pixels; meaningless behind the camera
+    Float[Tensor, "*batch n"],  # depth along the optical axis, scene units
+]:
+    """Project world points into a camera."""
+    rotation = camera.camera_to_world[..., :3, :3]
+    local = (points - camera.position[..., None, :]) @ rotation
+    depth_z = -local[..., 2]
+    safe_z = torch.where(depth_z.abs() < 1e-6, torch.full_like(depth_z, 1e-6), depth_z)
+    intrinsics_px = camera.intrinsics_px[..., None, :, :]
+    u_px = intrinsics_px[..., 0, 0] * local[..., 0] / safe_z + intrinsics_px[..., 0, 2]
+    v_px = -intrinsics_px[..., 1, 1] * local[..., 1] / safe_z + intrinsics_px[..., 1, 2]
+    return torch.stack([u_px, v_px], dim=-1), depth_z
+
+
+def forward_warp(
+    view: View, target: Camera, *, supersampling: int = 2
+) -> tuple[
+    Float[Tensor, "b 3 h w"],  # the view seen from the targets, holes filled smoothly
+    Float[Tensor, "b 1 h w"],  # 1 where a point of the view landed, else 0
+]:
+    """Move a batch of views with depth into a batch of target cameras.
+
+    Args:
+        view: b views with depth (0 = unknown), scene units.
+        target: b cameras; their image size is the size of the result.
+        supersampling: Points per pixel along each axis; 2 closes the cracks of a 2x approach.
+    """
+    if view.depth_z is None:
+        raise ValueError("the view has no depth to warp along")
+    points, colors = _surface_points(view.image, view.depth_z, view.camera, supersampling)
+    known = points[..., 3] > 0
+    uv_px, depth_z = project(points[..., :3], target)
+    return splat_points(uv_px, depth_z, colors, known, target.image_size_px)
+
+
+def splat_points(
+    uv_px: Float[Tensor, "b n 2"],
+    depth_z: Float[Tensor, "b n"],
+    colors: Float[Tensor, "b n 3"],
+    known: Tensor,
+    image_size_px: tuple[int, int],
+) -> tuple[
+    Float[Tensor, "b 3 h w"],  # colours of the nearest surface, holes filled smoothly
+    Float[Tensor, "b 1 h w"],  # 1 where a point landed, else 0
+]:
+    """Splat projected points bilinearly; the nearest surface of each pixel wins."""
+    height_px, width_px = image_size_px
+    batch, count = depth_z.shape
+    corner = torch.floor(uv_px - 0.5)
+    fraction = uv_px - 0.5 - corner
+    offsets = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=uv_px.device)
+    column = corner[..., None, 0] + offsets[:, 0]
+    row = corner[..., None, 1] + offsets[:, 1]
+    weight_x = torch.where(offsets[:, 0] == 1, fraction[..., None, 0], 1 - fraction[..., None, 0])
+    weight_y = torch.where(offsets[:, 1] == 1, fraction[..., None, 1], 1 - fraction[..., None, 1])
+    inside = (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
+    inside = inside & (known & (depth_z > 1e-4))[..., None]
+    weight = torch.where(inside, weight_x * weight_y, torch.zeros_like(weight_x))
+    image_index = torch.arange(batch, device=uv_px.device)[:, None, None]
+    flat = torch.where(inside, (image_index * height_px + row) * width_px + column, 0).long()
+    flat = flat.reshape(-1)
+    far = torch.finfo(depth_z.dtype).max
+    depth_4 = depth_z[..., None].expand(batch, count, 4)
+    # Only corners that get a real share of the point may hide what lies behind them.
+    candidate = torch.where(weight > 0.1, depth_4, torch.full_like(depth_4, far)).reshape(-1)
+    nearest = torch.full((batch * height_px * width_px,), far, device=uv_px.device)
+    nearest = nearest.to(depth_z.dtype).scatter_reduce(0, flat, candidate, "amin")
+    visible = depth_4.reshape(-1) <= nearest[flat] * (1 + SURFACE_THICKNESS)
+    weight = torch.where(visible, weight.reshape(-1), torch.zeros_like(candidate))
+    samples = torch.cat([colors, torch.ones_like(colors[..., :1])], dim=-1)
+    samples = samples[:, :, None, :].expand(batch, count, 4, 4).reshape(-1, 4) * weight[:, None]
+    sums = torch.zeros(batch * height_px * width_px, 4, dtype=colors.dtype, device=colors.device)
+    sums.index_add_(0, flat, samples)
+    total = rearrange(sums, "(b h w) c -> b c h w", b=batch, h=height_px)
+    validity = (total[:, 3:] > 0.15).to(colors.dtype)
+    image = total[:, :3] / total[:, 3:].clamp_min(1e-6) * validity
+    return fill_holes(image, validity), validity
+
+
+def fill_holes(
+    image: Float[Tensor, "b c h w"], validity: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Fill where validity is 0 with a smooth continuation of the rest (push-pull pyramid).
+
+    An image without one valid pixel becomes mid-grey.
+    """
+    if min(image.shape[-2:]) < 2:
+        return torch.where(validity > 0, image, torch.full_like(image, 0.5))
+    coarse_weight = F.avg_pool2d(validity, 2, ceil_mode=True)
+    coarse = F.avg_pool2d(image * validity, 2, ceil_mode=True) / coarse_weight.clamp_min(1e-6)
+    coarse = fill_holes(coarse, (coarse_weight > 0).to(image.dtype))
+    pulled = F.interpolate(coarse, image.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(validity > 0, image, pulled)
+
+
+def _surface_points(
+    image: Float[Tensor, "b 3 h w"],
+    depth_z: Float[Tensor, "b h w"],
+    camera: Camera,
+    supersampling: int,
+) -> tuple[
+    Float[Tensor, "b n 4"],  # world x, y, z, and 1 where the depth is known
+    Float[Tensor, "b n 3"],  # RGB
+]:
+    """Return points on the surfaces of the view, several to a pixel, none between surfaces."""
+    size = (depth_z.shape[-2] * supersampling, depth_z.shape[-1] * supersampling)
+    depth = depth_z[:, None]
+    nearest = F.interpolate(depth, size, mode="nearest")
+    smooth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
+    lowest = -F.max_pool2d(-depth, 3, stride=1, padding=1)
+    highest = F.max_pool2d(depth, 3, stride=1, padding=1)
+    one_surface = F.interpolate(
+        (highest < lowest * EDGE_RATIO).to(depth.dtype), size, mode="nearest"
+    )
+    depth = torch.where(one_surface > 0, smooth, nearest)[:, 0]
+    colors = F.interpolate(image, size, mode="bilinear", align_corners=False)
+    points = unproject_depth(depth, camera)
+    known = (nearest[:, 0] > 0).to(depth.dtype)
+    points = torch.cat([points, known[..., None]], dim=-1)
+    return rearrange(points, "b h w c -> b (h w) c"), rearrange(colors, "b c h w -> b (h w) c")
