@@ -1,0 +1,49 @@
+"""What every test shares: the golden folder, the one rule of skipping, one thread a worker."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest_plugins = ["pytester"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Tests are tiny and run two workers wide: more threads would only fight over the two cores.
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and mark what needs the golden folder."""
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if "golden_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.golden)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Return the folder of published inputs and outputs.
+
+    ZERONVS_GOLDEN names it; without it, `../shared/golden` beside the checkout is read, and where
+    that is missing too the test is skipped and the summary says so.
+    """
+    named = os.environ.get("ZERONVS_GOLDEN")
+    if named:
+        folder = Path(named).expanduser().resolve()
+        if not folder.is_dir():
+            pytest.fail(f"ZERONVS_GOLDEN names {folder}, which is not a folder", pytrace=False)
+        return folder
+    folder = REPOSITORY.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("no golden folder: set ZERONVS_GOLDEN, or put it at ../shared/golden")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the checkout."""
+    return REPOSITORY
