@@ -1,0 +1,34 @@
+# make scene   a 360-degree scene of the example photograph, in out/coffee
+# make test    the tests
+# make lint    style, types and import floors
+# make clean   remove the virtual environment and the caches (not your scenes)
+#
+# PYTHON=/path/to/python chooses the Python; WORKERS=1 runs the tests one at a time.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+WORKERS ?= 2
+.PHONY: scene test lint clean
+
+scene: .venv/.ready
+	$(BIN)/zeronvs scene examples/coffee.png -o out/coffee
+
+test: .venv/.ready-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/.ready: pyproject.toml constraints.txt
+	@.ci/environment
+	@touch $@
+
+.venv/.ready-dev: pyproject.toml constraints.txt
+	@.ci/environment dev
+	@touch .venv/.ready $@
