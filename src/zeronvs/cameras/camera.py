@@ -70,7 +70,9 @@ class Camera:
         """The leading axes."""
         return self.camera_to_world.shape[:-2]
 
-    def cropped(self, top_px: float, left_px: float, height_px: int, width_px: int) -> "Camera":
+    def cropped(
+        self, top_px: float | int, left_px: float | int, height_px: int, width_px: int
+    ) -> "Camera":
         """Return the camera of the window that starts at (top, left) of this camera's image."""
         intrinsics_px = self.intrinsics_px.clone()
         intrinsics_px[..., 0, 2] -= left_px
