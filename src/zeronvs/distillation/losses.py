@@ -1,0 +1,90 @@
+"""The terms of the distillation loss and their published weights (zero123_scene.yaml)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RobustKind = Literal["squared", "absolute", "huber"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """How much each term counts; 0 switches a term off together with its cost."""
+
+    sds: float = 0.1
+    """Score distillation on random views, summed over the latent (published: 0.1)."""
+    rgb: float = 1500.0
+    """Mean squared error on the photo (published: 1500)."""
+    normal_smoothness: float = 8.0
+    """Squared differences between neighbouring pixels of the normal map (published: 8)."""
+    orientation: float = 5.0
+    """Normals that face away from the camera (published: 5)."""
+    opaque: float = 0.0
+    """Binary entropy of the opacity (published: 0.1 on DTU, 0 otherwise)."""
+    interlevel: float = 1.0
+    """Agreement of the proposal density with the field (mip-NeRF 360)."""
+    distortion: float = 0.0
+    """Compactness of the weights along a ray (mip-NeRF 360); holds floaters down. Published: 0."""
+    supervised_rgb: float = 1500.0
+    """Colour error on supervised views other than the photo, before each view's own weight."""
+    supervised_depth: float = 0.0
+    """Error of the log depth on views that carry depth."""
+
+    @property
+    def needs_normals(self) -> bool:
+        """Whether any term reads the normals, which cost a second derivative of the density."""
+        return self.normal_smoothness > 0 or self.orientation > 0
+
+
+def normal_smoothness_loss(normal: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Return the mean squared difference of neighbouring normals, down plus across.
+
+    Published code, systems/zero123.py (`normal_smooth`).
+    """
+    down = (normal[..., 1:, :] - normal[..., :-1, :]).square().mean()
+    across = (normal[..., :, 1:] - normal[..., :, :-1]).square().mean()
+    return down + across
+
+
+def opaque_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Return the mean binary entropy of the opacity: 0 where all is clear or solid, ln 2 at half.
+
+    Clamped to [1e-3, 1 - 1e-3] as in the published code, systems/zero123.py (`loss_opaque`).
+    """
+    opacity = opacity.clamp(1e-3, 1.0 - 1e-3)
+    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
+
+
+def robust_error(
+    difference: Float[Tensor, "*shape"], kind: RobustKind, knee: float = 0.1
+) -> Float[Tensor, "*shape"]:
+    """Return a penalty that equals the square near zero and forgives outliers as `kind` says.
+
+    Args:
+        difference: Residuals.
+        kind: "squared" d^2; "absolute" knee * |d|; "huber" d^2 up to the knee, then straight.
+        knee: Where the straight part begins; sampled views that disagree with the rest by more
+            than this pull with constant force instead of fogging the scene.
+    """
+    size = difference.abs()
+    if kind == "squared":
+        return difference.square()
+    if kind == "absolute":
+        return knee * size
+    return torch.where(size <= knee, size.square(), knee * (2 * size - knee))
+
+
+def depth_error(
+    depth_z: Float[Tensor, " n"], target_depth_z: Float[Tensor, " n"], knee: float = 0.1
+) -> Float[Tensor, " n"]:
+    """Return the Huber penalty of the log depth ratio; 0 where the target is unknown (0).
+
+    Logarithms make an error of 10 % count the same near and far.
+    """
+    known = target_depth_z > 0
+    target = torch.where(known, target_depth_z, torch.ones_like(target_depth_z))
+    log_ratio = depth_z.clamp(min=1e-3).log() - target.log()
+    return torch.where(known, robust_error(log_ratio, "huber", knee), torch.zeros_like(log_ratio))

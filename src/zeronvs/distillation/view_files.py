@@ -1,0 +1,99 @@
+"""Views kept in a run folder, so that a resumed run reads what it sampled instead of resampling.
+
+A folder of views holds `000.png`, `001.png`, ... and `transforms.json` (nerfstudio layout, OpenGL
+camera-to-world), and `depth.safetensors` where the views have depth. Images on the 8-bit grid
+(`anchors.quantized`) come back exactly; so do cameras, since JSON keeps every digit of a float.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.files import write_aside, write_json
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+
+
+def save_views(folder: Path, views: View) -> None:
+    """Write a batch of views; `transforms.json` comes last and marks the folder as whole.
+
+    Args:
+        folder: Made if missing.
+        views: Batch with one leading axis; images in [0, 1], rounded to 8 bits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "transforms.json").unlink(missing_ok=True)
+    pixels = (views.image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    for index, image in enumerate(pixels):
+        with write_aside(folder / f"{index:03d}.png") as aside:
+            Image.fromarray(image).save(aside)
+    if views.depth_z is not None:
+        with write_aside(folder / "depth.safetensors") as aside:
+            safetensors.torch.save_file({"depth_z": views.depth_z.cpu().contiguous()}, aside)
+    write_json(folder / "transforms.json", _transforms(views))
+
+
+def load_views(folder: Path) -> View | None:
+    """Read what `save_views` wrote; None where the folder is missing or was not finished.
+
+    Raises:
+        InputError: The folder says it is whole, but an image is missing or damaged.
+    """
+    listing = folder / "transforms.json"
+    if not listing.is_file():
+        return None
+    frames = json.loads(listing.read_text())["frames"]
+    try:
+        images = [_read_image(folder / frame["file_path"]) for frame in frames]
+        has_depth = any(frame["has_depth"] for frame in frames)
+        depths = folder / "depth.safetensors"
+        depth_z = safetensors.torch.load_file(depths)["depth_z"] if has_depth else None
+    except (OSError, safetensors.SafetensorError) as error:
+        message = f"{folder} is damaged ({error}). Delete it and start the run anew."
+        raise InputError(message) from error
+    camera = Camera(
+        torch.tensor([frame["transform_matrix"] for frame in frames]),
+        torch.tensor([_intrinsics(frame) for frame in frames]),
+        (frames[0]["h"], frames[0]["w"]),
+    )
+    return View(torch.stack(images), camera, depth_z)
+
+
+def _transforms(views: View) -> dict[str, Any]:
+    """Return the nerfstudio listing of the views' cameras."""
+    height_px, width_px = views.camera.image_size_px
+    poses = views.camera.camera_to_world.tolist()
+    frames = []
+    for index, matrix in enumerate(views.camera.intrinsics_px.tolist()):
+        frames.append(
+            {
+                "file_path": f"{index:03d}.png",
+                "transform_matrix": poses[index],
+                "fl_x": matrix[0][0],
+                "fl_y": matrix[1][1],
+                "cx": matrix[0][2],
+                "cy": matrix[1][2],
+                "w": width_px,
+                "h": height_px,
+                "has_depth": views.depth_z is not None,
+            }
+        )
+    return {"camera_model": "PINHOLE", "frames": frames}
+
+
+def _intrinsics(frame: dict[str, Any]) -> list[list[float]]:
+    """Return the intrinsics matrix of one frame of the listing."""
+    return [[frame["fl_x"], 0.0, frame["cx"]], [0.0, frame["fl_y"], frame["cy"]], [0.0, 0.0, 1.0]]
+
+
+def _read_image(path: Path) -> torch.Tensor:
+    """Return an 8-bit image file as `3 h w` in [0, 1]."""
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0

@@ -1,0 +1,119 @@
+"""Random cameras around the scene, from the photo's viewpoint outwards as the run goes on.
+
+Growing the ranges of azimuth and elevation slowly is "very important for stability" (paper,
+supplement B.2). All cameras look at the origin, keep the photo's field of view and stand upright.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+
+_DEGREE = math.pi / 180.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewpointConfig:
+    """Where random cameras may stand (published code, data/image.py and data/uncond.py)."""
+
+    azimuth_range_rad: tuple[float, float] = (-math.pi, math.pi)
+    """Relative to the photo, whose azimuth is 0."""
+    elevation_range_rad: tuple[float, float] | None = None
+    """None: from 30 degrees below to 50 above the photo's, as `default_elevation_range` bounds."""
+    distance_range: tuple[float, float] = (0.8, 1.8)
+    """In units of the photo's distance from the origin."""
+    progressive_until_step: int = 1000
+    """Step at which the ranges are at their widest; 0 = from the start."""
+    sphere_probability: float = 0.5
+    """How often a camera is uniform on the sphere rather than uniform in degrees of elevation."""
+
+    def compressed(self, factor: float) -> "ViewpointConfig":
+        """Return the same ranges with every step number multiplied by `factor`."""
+        return replace(self, progressive_until_step=round(self.progressive_until_step * factor))
+
+
+@dataclass(frozen=True, eq=False)
+class Viewpoints:
+    """Positions on spheres around the origin; all look at it."""
+
+    azimuth_rad: Float[Tensor, " n"]
+    """Counter-clockwise seen from above; the photo's is 0; in [-pi, pi]."""
+    elevation_rad: Float[Tensor, " n"]
+    distance: Float[Tensor, " n"]
+
+    @property
+    def azimuth_distance_rad(self) -> Float[Tensor, " n"]:
+        """Angle in azimuth to the photo, in [0, pi]."""
+        wrapped = torch.remainder(self.azimuth_rad + math.pi, 2 * math.pi) - math.pi
+        return wrapped.abs()
+
+    def cameras(self, fov_y_rad: float, image_size_px: tuple[int, int]) -> Camera:
+        """Return the cameras that stand there and look at the origin."""
+        poses = orbit_pose(self.azimuth_rad, self.elevation_rad, self.distance)
+        return Camera.from_fov(poses, fov_y_rad, image_size_px)
+
+
+def default_elevation_range(input_elevation_rad: float) -> tuple[float, float]:
+    """Return the published range of elevations around that of the photo.
+
+    [clip(e - 30, min(5, e), 80), clip(e + 50, 5, 80)] in degrees (published code, data/image.py).
+    """
+    elevation_deg = input_elevation_rad / _DEGREE
+    low_deg = min(max(elevation_deg - 30.0, min(5.0, elevation_deg)), 80.0)
+    high_deg = min(max(elevation_deg + 50.0, 5.0), 80.0)
+    return low_deg * _DEGREE, high_deg * _DEGREE
+
+
+def reached_range(
+    full_range: tuple[float, float], start: float, step: int, until_step: int
+) -> tuple[float, float]:
+    """Return the part of `full_range` reached at `step`, growing linearly from `start`."""
+    grown = 1.0 if until_step <= 0 else min(1.0, step / until_step)
+    low, high = full_range
+    return start + grown * (low - start), start + grown * (high - start)
+
+
+def random_viewpoints(
+    config: ViewpointConfig,
+    count: int,
+    step: int,
+    *,
+    input_elevation_rad: float,
+    input_distance: float = 1.0,
+    generator: torch.Generator,
+) -> Viewpoints:
+    """Draw viewpoints from the ranges reached at `step`.
+
+    Half of them are uniform in degrees of elevation, half uniform on the sphere between the bounds
+    (uniform in the sine of the elevation), each viewpoint deciding for itself.
+
+    Args:
+        config: The ranges.
+        count: How many.
+        step: Step of the run, from 0.
+        input_elevation_rad: Elevation of the photo's camera; the ranges grow from there.
+        input_distance: The photo's distance from the origin, scene units.
+        generator: CPU generator.
+    """
+    until_step = config.progressive_until_step
+    azimuth_low, azimuth_high = reached_range(config.azimuth_range_rad, 0.0, step, until_step)
+    full_elevation = config.elevation_range_rad or default_elevation_range(input_elevation_rad)
+    elevation_low, elevation_high = reached_range(
+        full_elevation, input_elevation_rad, step, until_step
+    )
+    distance_low, distance_high = (input_distance * bound for bound in config.distance_range)
+
+    azimuth, height, distance, kind = torch.rand((4, count), generator=generator)
+    in_degrees = elevation_low + (elevation_high - elevation_low) * height
+    sine_low, sine_high = math.sin(elevation_low), math.sin(elevation_high)
+    on_sphere = torch.asin((sine_low + (sine_high - sine_low) * height).clamp(-1.0, 1.0))
+    return Viewpoints(
+        azimuth_rad=azimuth_low + (azimuth_high - azimuth_low) * azimuth,
+        elevation_rad=torch.where(kind < config.sphere_probability, on_sphere, in_degrees),
+        distance=distance_low + (distance_high - distance_low) * distance,
+    )

@@ -1,0 +1,67 @@
+"""Each term of the loss has the value and the gradient its definition gives."""
+
+import math
+
+import pytest
+import torch
+
+from zeronvs.distillation.losses import (
+    LossWeights,
+    depth_error,
+    normal_smoothness_loss,
+    opaque_loss,
+    robust_error,
+)
+
+
+def test_the_default_weights_are_the_published_ones():
+    weights = LossWeights()
+    published = (0.1, 1500.0, 8.0, 5.0, 0.0)
+    assert (
+        weights.sds,
+        weights.rgb,
+        weights.normal_smoothness,
+        weights.orientation,
+        weights.opaque,
+    ) == published
+    assert weights.needs_normals
+    assert not LossWeights(normal_smoothness=0.0, orientation=0.0).needs_normals
+
+
+def test_a_flat_normal_map_is_smooth_and_a_step_costs_its_square():
+    flat = torch.ones(1, 3, 4, 4)
+    assert normal_smoothness_loss(flat) == 0
+    stepped = flat.clone()
+    stepped[..., 2:] += 2.0
+    assert normal_smoothness_loss(stepped) == pytest.approx(4.0 / 3.0)
+
+
+def test_opacity_is_cheapest_when_clear_or_solid_and_costs_ln_2_at_half():
+    assert opaque_loss(torch.full((8,), 0.5)) == pytest.approx(math.log(2))
+    assert opaque_loss(torch.tensor([0.0, 1.0])) < 0.01
+
+
+def test_the_robust_errors_agree_with_the_square_up_to_the_knee_and_then_pull_with_constant_force():
+    residual = torch.tensor([-0.05, 0.1, 0.5, -2.0], requires_grad=True)
+    huber = robust_error(residual, "huber", 0.1)
+    torch.testing.assert_close(huber[:2], residual[:2].square())
+    (force,) = torch.autograd.grad(huber.sum(), residual)
+    torch.testing.assert_close(force, torch.tensor([-0.1, 0.2, 0.2, -0.2]))
+    torch.testing.assert_close(
+        robust_error(residual, "absolute", 0.1), 0.1 * residual.detach().abs()
+    )
+
+
+def test_depth_errors_are_the_same_near_and_far_and_unknown_depth_is_free():
+    error = depth_error(torch.tensor([1.1, 11.0, 3.0]), torch.tensor([1.0, 10.0, 0.0]))
+    assert error[0] == pytest.approx(error[1].item(), rel=1e-5)
+    assert error[0] > 0
+    assert error[2] == 0
+
+
+def test_a_depth_that_starts_at_zero_does_not_break_the_loss():
+    depth_z = torch.zeros(1, requires_grad=True)
+    error = depth_error(depth_z, torch.ones(1)).sum()
+    error.backward()
+    assert torch.isfinite(error)
+    assert torch.isfinite(depth_z.grad).all()
