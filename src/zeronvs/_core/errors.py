@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class HealthError(RuntimeError):
-    """A run went wrong (NaN, black frames, no gradient, empty surface); the message names a remedy."""
+    """A run went wrong (NaN, black frames, no gradient, ...); the message names a remedy."""
