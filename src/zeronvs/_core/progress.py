@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class ProgressEvent:
     """Numbers worth showing, e.g. {"loss": 0.1}."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Anything that can be told of progress."""
 
