@@ -1,4 +1,4 @@
-"""Rays through pixels and back: from pixels to the world, and from the world to pixels.
+"""Rays through pixels, in the world frame (the way back is `zeronvs.cameras.warp.project`).
 
 Pixel positions are (u, v): u runs right, v runs down, and the centre of the top-left pixel is
 (0.5, 0.5).
@@ -61,28 +61,3 @@ def pixel_rays(camera: Camera, uv_px: Float[Tensor, "*batch n 2"]) -> Rays:
     directions = (in_camera / length) @ camera.camera_to_world[..., :3, :3].mT
     origins = camera.position[..., None, :].expand_as(directions)
     return Rays(origins, directions, 1.0 / length[..., 0])
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """Where points appear in an image."""
-
-    uv_px: Float[Tensor, "*points 2"]
-    """Pixel positions (u, v); meaningless where depth_z is not positive."""
-    depth_z: Float[Tensor, "*points"]
-    """Depth along the optical axis, scene units; negative behind the camera."""
-
-
-def project_points(camera: Camera, points: Float[Tensor, "*batch n 3"]) -> Projection:
-    """Return where world points appear in the image of `camera`, with axes `*batch n`.
-
-    Args:
-        camera: One camera or a batch of them; leading axes broadcast against those of `points`.
-        points: World coordinates, scene units.
-    """
-    in_camera = (points - camera.position[..., None, :]) @ camera.camera_to_world[..., :3, :3]
-    depth_z = -in_camera[..., 2]
-    focal_px = camera.intrinsics_px[..., [0, 1], [0, 1]]
-    centre_px = camera.intrinsics_px[..., :2, 2]
-    slope = torch.stack([in_camera[..., 0], -in_camera[..., 1]], dim=-1) / depth_z[..., None]
-    return Projection(slope * focal_px[..., None, :] + centre_px[..., None, :], depth_z)
