@@ -85,6 +85,14 @@ def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path):
     assert photo.image[:, 5, -5].tolist() == pytest.approx([0.75] * 3, abs=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "L", "1", "P", "LA", "RGBA", "F", "CMYK"])
+def test_every_pixel_mode_can_be_reduced(tmp_path: Path, mode: str):
+    values = np.full((1700, 1600), 16384, dtype=np.uint16)
+    image = Image.fromarray(values) if mode == "I;16" else two_halves(1600, 1700).convert(mode)
+    image.save(tmp_path / "large.tiff")
+    assert load_photo(tmp_path / "large.tiff").image.shape == (3, 1632, 1536)
+
+
 def test_float_grey_without_a_range_takes_its_brightest_pixel_as_white(tmp_path: Path):
     values = np.full((80, 96), 2.0, dtype=np.float32)
     values[:, 48:] = 8.0

@@ -216,6 +216,8 @@ def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
     notes.append(f"It is large; it was reduced to {size[0]}x{size[1]} px.")
     if image.mode in ("P", "PA", "1"):
         image = image.convert("RGBA")
+    elif image.mode.startswith("I;"):
+        image = image.convert("I")
     return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
