@@ -85,14 +85,31 @@ def forward_warp(
     return splat_points(uv_px, depth_z, colors, known, target.image_size_px)
 
 
+def warp_view(
+    view: View, target: Camera, *, supersampling: int = 2
+) -> tuple[
+    View,  # image and depth as the targets see them; depth 0 in holes, image filled smoothly
+    Float[Tensor, "b 1 h w"],  # 1 where a point of the view landed, else 0
+]:
+    """Move a batch of views into target cameras together with their depth (see `forward_warp`)."""
+    if view.depth_z is None:
+        raise ValueError("the view has no depth to warp along")
+    points, colors = _surface_points(view.image, view.depth_z, view.camera, supersampling)
+    known = points[..., 3] > 0
+    uv_px, depth_z = project(points[..., :3], target)
+    values = torch.cat([colors, depth_z[..., None]], dim=-1)
+    moved, validity = splat_points(uv_px, depth_z, values, known, target.image_size_px)
+    return View(moved[:, :3], target, moved[:, 3] * validity[:, 0]), validity
+
+
 def splat_points(
     uv_px: Float[Tensor, "b n 2"],
     depth_z: Float[Tensor, "b n"],
-    colors: Float[Tensor, "b n 3"],
+    values: Float[Tensor, "b n c"],
     known: Tensor,
     image_size_px: tuple[int, int],
 ) -> tuple[
-    Float[Tensor, "b 3 h w"],  # colours of the nearest surface, holes filled smoothly
+    Float[Tensor, "b c h w"],  # values of the nearest surface, holes filled smoothly
     Float[Tensor, "b 1 h w"],  # 1 where a point landed, else 0
 ]:
     """Splat projected points bilinearly; the nearest surface of each pixel wins."""
@@ -119,13 +136,14 @@ def splat_points(
     nearest = nearest.to(depth_z.dtype).scatter_reduce(0, flat, candidate, "amin")
     visible = depth_4.reshape(-1) <= nearest[flat] * (1 + SURFACE_THICKNESS)
     weight = torch.where(visible, weight.reshape(-1), torch.zeros_like(candidate))
-    samples = torch.cat([colors, torch.ones_like(colors[..., :1])], dim=-1)
-    samples = samples[:, :, None, :].expand(batch, count, 4, 4).reshape(-1, 4) * weight[:, None]
-    sums = torch.zeros(batch * height_px * width_px, 4, dtype=colors.dtype, device=colors.device)
-    sums.index_add_(0, flat, samples)
+    samples = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1)
+    channels = samples.shape[-1]
+    samples = samples[:, :, None, :].expand(batch, count, 4, channels).reshape(-1, channels)
+    sums = torch.zeros(batch * height_px * width_px, channels, device=values.device)
+    sums = sums.to(values.dtype).index_add_(0, flat, samples * weight[:, None])
     total = rearrange(sums, "(b h w) c -> b c h w", b=batch, h=height_px)
-    validity = (total[:, 3:] > 0.15).to(colors.dtype)
-    image = total[:, :3] / total[:, 3:].clamp_min(1e-6) * validity
+    validity = (total[:, -1:] > 0.15).to(values.dtype)
+    image = total[:, :-1] / total[:, -1:].clamp_min(1e-6) * validity
     return fill_holes(image, validity), validity
 
 

@@ -1,0 +1,165 @@
+"""Procedural scenes, ray-traced in torch: exact images, cameras and depth without any file.
+
+A scene is a room (seen from inside) with boxes and balls on its floor, each wearing a texture,
+lit by one distant light. World z is up, the floor is z = 0. Used to train, and as the scene source
+of the tests.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import look_at
+from zeronvs.cameras.rays import camera_rays
+from zeronvs.cameras.view import View
+
+AMBIENT = 0.55
+FAR = 1e4
+
+
+@dataclass(frozen=True, eq=False)
+class ProceduralScene:
+    """Boxes (the first is the room) and balls, with a texture each."""
+
+    box_center: Float[Tensor, "boxes 3"]
+    box_half_size: Float[Tensor, "boxes 3"]
+    box_yaw_rad: Float[Tensor, " boxes"]
+    ball_center: Float[Tensor, "balls 3"]
+    ball_radius: Float[Tensor, " balls"]
+    textures: Float[Tensor, "objects 3 t t"]
+    """RGB in [0, 1]; boxes first, then balls."""
+    texture_size: Float[Tensor, " objects"]
+    """Scene units that one copy of the texture covers."""
+    light: Float[Tensor, " 3"]
+    """Unit vector towards the light."""
+
+    @torch.no_grad()
+    def render(self, camera: Camera) -> View:
+        """Return the view of a single camera with exact depth."""
+        rays = camera_rays(camera)
+        size = rays.origins.shape[:2]
+        origin, direction = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
+        distance, hit = self._first_hit(origin, direction)
+        points = origin + direction * distance[:, None]
+        color = torch.zeros_like(points)
+        for index in range(len(self.textures)):
+            chosen = torch.nonzero(hit == index)[:, 0]
+            if len(chosen):
+                color[chosen] = self._shade(index, points[chosen])
+        image = color.reshape(*size, 3).permute(2, 0, 1)
+        return View(image, camera, distance.reshape(size) * rays.z_per_unit_distance)
+
+    def _first_hit(
+        self, origin: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"]
+    ) -> tuple[
+        Float[Tensor, " n"],  # distance along the ray, scene units
+        Int[Tensor, " n"],  # object
+    ]:
+        distances = []
+        for index in range(len(self.box_center)):
+            start = _turn(origin - self.box_center[index], -self.box_yaw_rad[index])
+            heading = _turn(direction, -self.box_yaw_rad[index])
+            inverse = 1.0 / torch.where(heading.abs() < 1e-8, torch.full_like(heading, 1e-8), heading)
+            one = (-self.box_half_size[index] - start) * inverse
+            other = (self.box_half_size[index] - start) * inverse
+            entry = torch.minimum(one, other).amax(-1)
+            leave = torch.maximum(one, other).amin(-1)
+            if index == 0:
+                distances.append(leave)
+            else:
+                missed = (entry > leave) | (entry < 1e-3)
+                distances.append(torch.where(missed, torch.full_like(entry, FAR), entry))
+        for index in range(len(self.ball_center)):
+            start = origin - self.ball_center[index]
+            half_b = (start * direction).sum(-1)
+            inside = half_b**2 - (start**2).sum(-1) + self.ball_radius[index] ** 2
+            entry = -half_b - inside.clamp_min(0).sqrt()
+            missed = (inside <= 0) | (entry < 1e-3)
+            distances.append(torch.where(missed, torch.full_like(entry, FAR), entry))
+        distance, hit = torch.stack(distances).min(0)
+        return distance, hit
+
+    def _shade(self, index: int, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        boxes = len(self.box_center)
+        if index < boxes:
+            local = _turn(points - self.box_center[index], -self.box_yaw_rad[index])
+            ratio = local / self.box_half_size[index]
+            axis = ratio.abs().argmax(-1)
+            normal = F.one_hot(axis, 3) * torch.gather(ratio, 1, axis[:, None]).sign()
+            normal = _turn(normal.to(points), self.box_yaw_rad[index])
+            if index == 0:
+                normal = -normal
+            u = torch.where(axis == 0, local[:, 1], local[:, 0])
+            v = torch.where(axis == 2, local[:, 1], local[:, 2])
+            # Floor, walls and ceiling of the room see different parts of the texture.
+            u = u + axis * 0.37 * self.texture_size[index]
+        else:
+            local = points - self.ball_center[index - boxes]
+            normal = local / self.ball_radius[index - boxes]
+            u = torch.atan2(local[:, 1], local[:, 0]) * self.ball_radius[index - boxes]
+            v = torch.asin(normal[:, 2].clamp(-1, 1)) * self.ball_radius[index - boxes]
+        shading = AMBIENT + (1 - AMBIENT) * (normal @ self.light).clamp_min(0)
+        # The texture is mirrored at its borders, so that it has no seams.
+        phase = torch.stack([u, -v], -1) / self.texture_size[index]
+        mirrored = 4 * (phase / 2 - torch.floor(phase / 2 + 0.5)).abs() - 1
+        texel = F.grid_sample(
+            self.textures[index][None], mirrored[None, None], align_corners=False
+        )[0, :, 0].T
+        return (texel * shading[:, None]).clamp(0, 1)
+
+
+def random_scene(
+    generator: torch.Generator, textures: Float[Tensor, "n 3 t t"]
+) -> ProceduralScene:
+    """Draw a room with 2 to 7 boxes and balls, wearing some of the textures."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator)
+
+    boxes = int(torch.randint(1, 5, (), generator=generator))
+    balls = int(torch.randint(1, 4, (), generator=generator))
+    room = torch.cat([uniform(1.6, 4.0, 2), uniform(0.8, 2.0, 1)])
+    half_size = torch.cat([uniform(0.08, 0.45, boxes, 2), uniform(0.08, 0.6, boxes, 1)], 1)
+    center = torch.cat([uniform(-0.9, 0.9, boxes, 2), half_size[:, 2:]], 1)
+    radius = uniform(0.1, 0.4, balls)
+    ball_center = torch.cat([uniform(-0.9, 0.9, balls, 2), radius[:, None]], 1)
+    light = F.normalize(torch.cat([uniform(-1, 1, 2), uniform(0.5, 1.5, 1)]), dim=0)
+    count = 1 + boxes + balls
+    chosen = torch.randint(len(textures), (count,), generator=generator)
+    size = torch.cat([uniform(1.5, 3.0, 1), uniform(0.4, 1.2, count - 1)])
+    return ProceduralScene(
+        torch.cat([torch.tensor([[0.0, 0.0, float(room[2])]]), center]),
+        torch.cat([room[None], half_size]),
+        torch.cat([torch.zeros(1), uniform(-math.pi, math.pi, boxes)]),
+        ball_center,
+        radius,
+        textures[chosen],
+        size,
+        light,
+    )
+
+
+def random_cameras(
+    generator: torch.Generator, count: int, fov_y_rad: float, image_size_px: tuple[int, int]
+) -> Camera:
+    """Draw cameras in the room that look at its middle from a common side, 1.1 to 1.6 units away."""
+    azimuth = 2 * math.pi * torch.rand((), generator=generator)
+    azimuth = azimuth + 1.2 * (torch.rand(count, generator=generator) - 0.5)
+    elevation = 0.1 + 0.6 * torch.rand(count, generator=generator)
+    distance = 1.1 + 0.5 * torch.rand(count, generator=generator)
+    position = distance[:, None] * torch.stack(
+        [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1
+    )
+    target = torch.tensor([0.0, 0.0, 0.25]) + 0.25 * (torch.rand(count, 3, generator=generator) - 0.5)
+    return Camera.from_fov(look_at(position, target), fov_y_rad, image_size_px)
+
+
+def _turn(vector: Float[Tensor, "*n 3"], yaw_rad: Tensor) -> Float[Tensor, "*n 3"]:
+    cosine, sine = torch.cos(yaw_rad), torch.sin(yaw_rad)
+    x, y, z = vector.unbind(-1)
+    return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], -1)

@@ -1,0 +1,180 @@
+"""A small network that guesses depth and field of view of one photograph.
+
+The encoder is EfficientNet-Lite0 (ImageNet features, Apache-2.0); the decoder, a U-Net's upward half,
+answers disparity at half the input resolution. Scale is unknowable from one photograph, so depth is
+relative: its 20 % quantile is 1, the paper's viewer-centric unit (section 3.3).
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ENCODER_STAGES = (
+    # (blocks, kernel, stride, expansion, channels), Table 1 of arXiv:1905.11946 without scaling
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+SKIP_STAGES = (0, 1, 2, 4)
+"""Stages whose output the decoder sees again: strides 2, 4, 8 and 16."""
+IMAGE_MEAN, IMAGE_STD = 127.0 / 255, 128.0 / 255
+MIN_DISPARITY = 1e-2
+
+
+class _InvertedResidual(nn.Module):
+    """MobileNetV2 block without squeeze-and-excitation, as EfficientNet-Lite has it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers += [nn.Conv2d(inputs, hidden, 1, bias=False), _norm(hidden), nn.ReLU6()]
+        layers += [
+            nn.Conv2d(hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False),
+            _norm(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, outputs, 1, bias=False),
+            _norm(outputs),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the block's features."""
+        answer = self.layers(features)
+        return features + answer if self.residual else answer
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class DepthNet(ModelMixin, ConfigMixin):
+    """Image to relative depth, and to field of view with its spread."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, input_size_px: int = 160, decoder_channels: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False), _norm(32), nn.ReLU6()
+        )
+        stages, channels = [], 32
+        for blocks, kernel, stride, expansion, outputs in ENCODER_STAGES:
+            stage = []
+            for index in range(blocks):
+                stage.append(
+                    _InvertedResidual(
+                        channels, outputs, kernel, stride if index == 0 else 1, expansion
+                    )
+                )
+                channels = outputs
+            stages.append(nn.Sequential(*stage))
+        self.stages = nn.ModuleList(stages)
+        self.bottleneck = nn.Conv2d(channels, decoder_channels, 1)
+        self.skips = nn.ModuleList(
+            nn.Conv2d(ENCODER_STAGES[stage][-1], decoder_channels, 1) for stage in SKIP_STAGES
+        )
+        self.fusions = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(decoder_channels, decoder_channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(decoder_channels, decoder_channels, 3, padding=1),
+                nn.ReLU(),
+            )
+            for _ in SKIP_STAGES
+        )
+        self.disparity_head = nn.Conv2d(decoder_channels, 1, 3, padding=1)
+        self.fov_head = nn.Linear(channels, 2)
+
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"]
+    ) -> tuple[
+        Float[Tensor, "b h2 w2"],  # disparity up to scale, > 0, half the resolution
+        Float[Tensor, "b 2"],  # log tangent of half the field of view, and the log of its spread
+    ]:
+        """Return the raw answers for images in [0, 1] whose sides are multiples of 32."""
+        features = self.stem((image - IMAGE_MEAN) / IMAGE_STD)
+        seen = []
+        for stage in self.stages:
+            features = stage(features)
+            seen.append(features)
+        fov = self.fov_head(features.mean((-2, -1)))
+        fused = self.bottleneck(features)
+        for stage, skip, fusion in reversed(
+            list(zip(SKIP_STAGES, self.skips, self.fusions, strict=True))
+        ):
+            fused = F.interpolate(fused, seen[stage].shape[-2:], mode="bilinear")
+            fused = fused + skip(seen[stage])
+            fused = fused + fusion(fused)
+        disparity = F.softplus(self.disparity_head(fused)[:, 0].float()) + MIN_DISPARITY
+        return disparity, fov
+
+    @torch.no_grad()
+    def estimate_depth(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+        """Return relative depth along the optical axis; its 20 % quantile is 1.
+
+        Args:
+            image: Square images in [0, 1], any size.
+        """
+        disparity, _ = self(self._resized(image))
+        size = image.shape[-2:]
+        disparity = F.interpolate(disparity[:, None], size, mode="bilinear")[:, 0]
+        depth = 1.0 / disparity
+        quantile = torch.quantile(depth[:, ::4, ::4].flatten(1), 0.2, dim=1)
+        return depth / quantile[:, None, None]
+
+    @torch.no_grad()
+    def estimate_fov_rad(
+        self, image: Float[Tensor, "b 3 h w"]
+    ) -> tuple[
+        Float[Tensor, " b"],  # field of view of the square, radians
+        Float[Tensor, " b"],  # spread (about one standard deviation), radians
+    ]:
+        """Guess the field of view of square images in [0, 1]."""
+        _, answer = self(self._resized(image))
+        fov_rad = 2 * torch.atan(answer[:, 0].exp())
+        slope = torch.sin(fov_rad)  # d fov / d log tan(fov / 2)
+        return fov_rad, slope * answer[:, 1].exp()
+
+    def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+        side = self.config["input_size_px"]
+        return F.interpolate(image, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def load_imagenet_encoder(net: DepthNet, weights: dict[str, Tensor]) -> None:
+    """Copy EfficientNet-Lite0 ImageNet weights (names of `efficientnet-pytorch`) into the encoder.
+
+    Raises:
+        KeyError: A weight that the encoder needs is missing.
+    """
+    with torch.no_grad():
+        _copy_conv_norm(net.stem, ["_conv_stem"], ["_bn0"], "", weights)
+        number = 0
+        for stage in net.stages:
+            for block in stage:
+                expanded = f"_blocks.{number}._expand_conv.weight" in weights
+                convs = ["_expand_conv"] * expanded + ["_depthwise_conv", "_project_conv"]
+                norms = ["_bn0"] * expanded + ["_bn1", "_bn2"]
+                _copy_conv_norm(block.layers, convs, norms, f"_blocks.{number}.", weights)
+                number += 1
+
+
+def _copy_conv_norm(
+    layers: nn.Sequential, convs: list[str], norms: list[str], prefix: str, weights: dict
+) -> None:
+    own_convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    own_norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+    for conv, name in zip(own_convs, convs, strict=True):
+        conv.weight.copy_(weights[f"{prefix}{name}.weight"])
+    for norm, name in zip(own_norms, norms, strict=True):
+        norm.load_state_dict({k: weights[f"{prefix}{name}.{k}"] for k in norm.state_dict()})
