@@ -1,0 +1,261 @@
+"""Other people's camera conventions, both ways. Nothing else in this project knows of them.
+
+    ours            camera-to-world; x right, y up, z backward (OpenGL); pixels, rows running down
+    OpenCV          x right, y down, z forward
+    COLMAP          world-to-camera quaternion (w, x, y, z) and translation; OpenCV axes
+    RealEstate10K   world-to-camera 3x4; OpenCV axes; intrinsics divided by the image size
+    PyTorch3D       world-to-camera for row vectors; x left, y up, z forward; NDC intrinsics
+    DTU             3x4 projections of a world with y down, in millimetres
+
+In every convention the image plane is continuous and the centre of the first pixel lies at
+(0.5, 0.5) of the pixel grid, so nothing is shifted. World axes are kept, but for DTU.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import invert_pose
+
+PyTorch3dNdc = Literal["short_side", "image_bounds"]
+"""What +-1 is in NDC: the short side of the image (PyTorch3D), or every side (CO3D's files)."""
+
+
+def opengl_from_opencv(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Turn camera-to-world poses with OpenCV axes into ours."""
+    return camera_to_world * _like(camera_to_world, (1.0, -1.0, -1.0, 1.0))
+
+
+def opencv_from_opengl(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Turn our camera-to-world poses into ones with OpenCV axes."""
+    return opengl_from_opencv(camera_to_world)
+
+
+def opengl_from_colmap(
+    qvec: Float[Tensor, "*batch 4"], tvec: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """Turn COLMAP's image poses into ours.
+
+    Args:
+        qvec: World-to-camera rotation as a quaternion (w, x, y, z), of any length but zero.
+        tvec: World-to-camera translation, scene units.
+    """
+    world_to_camera = _homogeneous(torch.cat([rotation_matrix(qvec), tvec[..., None]], dim=-1))
+    return opengl_from_opencv(invert_pose(world_to_camera))
+
+
+def colmap_from_opengl(
+    camera_to_world: Float[Tensor, "*batch 4 4"],
+) -> tuple[
+    Float[Tensor, "*batch 4"],  # qvec: world-to-camera quaternion (w, x, y, z), w >= 0
+    Float[Tensor, "*batch 3"],  # tvec: world-to-camera translation, scene units
+]:
+    """Turn our poses into COLMAP's."""
+    world_to_camera = invert_pose(opencv_from_opengl(camera_to_world))
+    return quaternion(world_to_camera[..., :3, :3]), world_to_camera[..., :3, 3]
+
+
+def camera_from_re10k(
+    intrinsics_normalized: Float[Tensor, "*batch 4"],
+    world_to_camera: Float[Tensor, "*batch 3 4"],
+    image_size_px: tuple[int, int],
+) -> Camera:
+    """Turn the cameras of RealEstate10K (and ACID) into ours.
+
+    Args:
+        intrinsics_normalized: fx, fy, cx, cy; those of x in units of the image's width, those of y
+            of its height.
+        world_to_camera: Poses with OpenCV axes.
+        image_size_px: (height, width) of the images, which the files do not tell.
+    """
+    size_px = _like(intrinsics_normalized, (image_size_px[1], image_size_px[0]))
+    focal_px = intrinsics_normalized[..., :2] * size_px
+    centre_px = intrinsics_normalized[..., 2:] * size_px
+    pose = opengl_from_opencv(invert_pose(_homogeneous(world_to_camera)))
+    return Camera(pose, _intrinsics(focal_px, centre_px), image_size_px)
+
+
+def re10k_from_camera(
+    camera: Camera,
+) -> tuple[
+    Float[Tensor, "*batch 4"],  # fx, fy, cx, cy in units of the image's width and height
+    Float[Tensor, "*batch 3 4"],  # world-to-camera poses with OpenCV axes
+]:
+    """Turn our cameras into RealEstate10K's."""
+    focal_px, centre_px = _focal_and_centre(camera)
+    size_px = _like(focal_px, (camera.image_size_px[1], camera.image_size_px[0]))
+    world_to_camera = invert_pose(opencv_from_opengl(camera.camera_to_world))
+    return torch.cat([focal_px / size_px, centre_px / size_px], dim=-1), world_to_camera[..., :3, :]
+
+
+def camera_from_pytorch3d(
+    rotation: Float[Tensor, "*batch 3 3"],
+    translation: Float[Tensor, "*batch 3"],
+    focal_ndc: Float[Tensor, "*batch 2"],
+    principal_point_ndc: Float[Tensor, "*batch 2"],
+    image_size_px: tuple[int, int],
+    *,
+    ndc: PyTorch3dNdc = "short_side",
+) -> Camera:
+    """Turn PyTorch3D's perspective cameras (`R`, `T`, NDC intrinsics) into ours.
+
+    Args:
+        rotation: `R`; a world point x, as a row, is x R + T in the camera.
+        translation: `T`, scene units.
+        focal_ndc: Focal lengths (x, y).
+        principal_point_ndc: (x, y); +x is left and +y up, 0 the middle of the image.
+        image_size_px: (height, width).
+        ndc: What +-1 means: "short_side" is PyTorch3D's own, "image_bounds" that of CO3D's files.
+    """
+    world_to_camera = _homogeneous(torch.cat([rotation.mT, translation[..., None]], dim=-1))
+    # PyTorch3D's x and z point against ours.
+    pose = invert_pose(world_to_camera) * _like(rotation, (-1.0, 1.0, -1.0, 1.0))
+    middle_px, unit_px = _ndc_grid(focal_ndc, image_size_px, ndc)
+    centre_px = middle_px - principal_point_ndc * unit_px
+    return Camera(pose, _intrinsics(focal_ndc * unit_px, centre_px), image_size_px)
+
+
+def pytorch3d_from_camera(
+    camera: Camera, *, ndc: PyTorch3dNdc = "short_side"
+) -> tuple[
+    Float[Tensor, "*batch 3 3"],  # R, for row vectors
+    Float[Tensor, "*batch 3"],  # T, scene units
+    Float[Tensor, "*batch 2"],  # focal lengths (x, y), NDC
+    Float[Tensor, "*batch 2"],  # principal points (x, y), NDC
+]:
+    """Turn our cameras into PyTorch3D's; see `camera_from_pytorch3d`."""
+    pose = camera.camera_to_world * _like(camera.camera_to_world, (-1.0, 1.0, -1.0, 1.0))
+    world_to_camera = invert_pose(pose)
+    focal_px, centre_px = _focal_and_centre(camera)
+    middle_px, unit_px = _ndc_grid(focal_px, camera.image_size_px, ndc)
+    rotation, translation = world_to_camera[..., :3, :3].mT, world_to_camera[..., :3, 3]
+    return rotation, translation, focal_px / unit_px, (middle_px - centre_px) / unit_px
+
+
+def camera_from_projection(
+    projection: Float[Tensor, "*batch 3 4"], image_size_px: tuple[int, int]
+) -> Camera:
+    """Take projection matrices K [R | t] with OpenCV axes apart (RQ decomposition).
+
+    Args:
+        projection: World to homogeneous pixels, of any scale and sign. Use float64.
+        image_size_px: (height, width).
+
+    Returns:
+        Our cameras. Skew is dropped: `Camera` has none.
+    """
+    left = projection[..., :3]
+    # QR of the matrix turned over is RQ of the matrix.
+    q, r = torch.linalg.qr(left.flip(-2).mT)
+    intrinsics_px, rotation = r.mT.flip(-2).flip(-1), q.mT.flip(-2)
+    signs = torch.sign(intrinsics_px.diagonal(dim1=-2, dim2=-1))
+    intrinsics_px, rotation = intrinsics_px * signs[..., None, :], signs[..., None] * rotation
+    rotation = rotation * torch.sign(torch.linalg.det(rotation))[..., None, None]
+    position = -torch.linalg.solve(left, projection[..., 3:])
+    intrinsics_px = intrinsics_px / intrinsics_px[..., 2:, 2:]
+    pose = opengl_from_opencv(_homogeneous(torch.cat([rotation.mT, position], dim=-1)))
+    focal_px, centre_px = intrinsics_px[..., [0, 1], [0, 1]], intrinsics_px[..., :2, 2]
+    return Camera(pose, _intrinsics(focal_px, centre_px), image_size_px)
+
+
+def camera_from_dtu(
+    world_mat: Float[Tensor, "*batch 4 4"],
+    scale_mat: Float[Tensor, "*batch 4 4"],
+    image_size_px: tuple[int, int],
+) -> Camera:
+    """Turn the cameras of DTU's `cameras.npz` into ours, as pixelNeRF and the published code do.
+
+    Args:
+        world_mat: World (y down, z forward) to homogeneous pixels. Use float64.
+        scale_mat: Normalised coordinates to that world: a scale and a shift.
+        image_size_px: (height, width).
+
+    Returns:
+        Cameras in normalised scene units; the world is turned to y up, z backward.
+    """
+    camera = camera_from_projection((world_mat @ scale_mat)[..., :3, :], image_size_px)
+    turned = camera.camera_to_world * _like(world_mat, (1.0, -1.0, -1.0, 1.0))[:, None]
+    return Camera(turned, camera.intrinsics_px, image_size_px)
+
+
+def rotation_matrix(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
+    """Return the rotations of quaternions (w, x, y, z) of any length but zero."""
+    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+    entries = [
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
+    ]
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
+
+
+def quaternion(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
+    """Return the unit quaternions (w, x, y, z) of rotations, with w >= 0.
+
+    The rows of the outer product q q^T are built from the matrix; the one with the largest
+    diagonal is the most accurate multiple of q.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
+    outer = torch.stack(
+        [
+            torch.stack([1 + a + e + i, h - f, c - g, d - b], dim=-1),
+            torch.stack([h - f, 1 + a - e - i, b + d, c + g], dim=-1),
+            torch.stack([c - g, b + d, 1 - a + e - i, f + h], dim=-1),
+            torch.stack([d - b, c + g, f + h, 1 - a - e + i], dim=-1),
+        ],
+        dim=-2,
+    )
+    best = outer.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)[..., None, None]
+    chosen = outer.take_along_dim(best, dim=-2)[..., 0, :]
+    chosen = chosen / chosen.norm(dim=-1, keepdim=True)
+    return torch.where(chosen[..., :1] < 0, -chosen, chosen)
+
+
+def _ndc_grid(
+    like: Float[Tensor, "*batch 2"], image_size_px: tuple[int, int], ndc: PyTorch3dNdc
+) -> tuple[
+    Float[Tensor, "2"],  # middle of the image (u, v), pixels
+    Float[Tensor, "2"],  # pixels per NDC unit along u and v
+]:
+    """Return where NDC's zero and one lie in the image."""
+    half_px = _like(like, (0.5 * image_size_px[1], 0.5 * image_size_px[0]))
+    return half_px, half_px if ndc == "image_bounds" else half_px.min().expand(2)
+
+
+def _like(other: Tensor, values: tuple[float | int, ...]) -> Float[Tensor, " n"]:
+    """Return numbers as a tensor with the type and device of another."""
+    return torch.tensor(values, dtype=other.dtype, device=other.device)
+
+
+def _homogeneous(top: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Append the row 0 0 0 1."""
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
+    return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], dim=-2)
+
+
+def _intrinsics(
+    focal_px: Float[Tensor, "*batch 2"], centre_px: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Put focal lengths and principal points into matrices."""
+    left = torch.diag_embed(torch.cat([focal_px, torch.ones_like(focal_px[..., :1])], dim=-1))
+    left[..., :2, 2] = centre_px
+    return left
+
+
+def _focal_and_centre(
+    camera: Camera,
+) -> tuple[
+    Float[Tensor, "*batch 2"],  # fx, fy in pixels
+    Float[Tensor, "*batch 2"],  # cx, cy in pixels
+]:
+    """Take the intrinsics of a camera apart."""
+    return camera.intrinsics_px[..., [0, 1], [0, 1]], camera.intrinsics_px[..., :2, 2]
