@@ -1,0 +1,192 @@
+"""Volume rendering along rays: proposal sampling, weights, and what they accumulate.
+
+Symbols: r rays, m final intervals, T transmittance, w weights. Rays are cut into intervals evenly
+in disparity, a proposal density says which of them matter, and the field is asked at the middle of
+intervals that hold equal shares of what it absorbs. Published code,
+renderers/nerf_volume_renderer.py with estimator "proposal".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from zeronvs.scene.field import RadianceField
+from zeronvs.scene.proposal import (
+    distance_of,
+    distortion_loss,
+    even_edges,
+    interlevel_loss,
+    resample,
+)
+
+Density = Callable[[Tensor], Tensor]
+"""Maps world points "*points 3" to a density "*points"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """How rays are sampled; the defaults are published for a user's own image."""
+
+    near: float = 0.5
+    """Distance at which rays start, scene units (published: 0.25 DTU, 0.6 Mip-NeRF 360)."""
+    far: float = 1000.0
+    """Distance at which rays end, scene units (published: 100 DTU)."""
+    proposal_samples: int = 64
+    """Intervals at which the proposal density is asked; 0: none, final samples lie evenly."""
+    final_samples: int = 64
+    """Intervals at which the field is asked."""
+    padding: float = 0.01
+    """Share of the final samples that is spread over all proposal intervals."""
+    chunk_rays: int = 4096
+    """Rays rendered at a time where no gradient is wanted; bounds the memory."""
+
+    @classmethod
+    def small(cls, near: float = 0.1, far: float = 100.0) -> "RenderConfig":
+        """Return half the published number of samples, for a CPU."""
+        return cls(near=near, far=far, proposal_samples=32, final_samples=32, chunk_rays=2048)
+
+
+@dataclass(frozen=True, eq=False)
+class RayRendering:
+    """What was seen along rays."""
+
+    rgb: Float[Tensor, "r 3"]
+    """Colour over the background, in [0, 1]."""
+    opacity: Float[Tensor, " r"]
+    """Share of the light that the field absorbs, in [0, 1]."""
+    distance: Float[Tensor, " r"]
+    """Distance along the ray, scene units: the inverse of the mean disparity, which far fog moves
+    little; the far plane where nothing was met."""
+    median_distance: Float[Tensor, " r"]
+    """Distance at which half of what is absorbed is absorbed, no gradient."""
+    normal: Float[Tensor, "r 3"] | None
+    """Unit normals in world axes, against the density's gradient; where asked for."""
+    interlevel_loss: Float[Tensor, " r"]
+    """What trains the proposal density; zeros where no gradient is wanted."""
+    distortion_loss: Float[Tensor, " r"]
+    """Spread of the weights along the ray."""
+    orientation_loss: Float[Tensor, " r"]
+    """Sum over samples of w max(normal . direction, 0)^2; zeros without normals."""
+
+    @property
+    def mean_orientation_loss(self) -> Float[Tensor, ""]:
+        """Orientation loss per ray that meets something (published normalisation)."""
+        return self.orientation_loss.sum() / (self.opacity > 0).sum().clamp(min=1)
+
+
+def march_rays(
+    field: RadianceField,
+    proposal: Density | None,
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    config: RenderConfig,
+    *,
+    background: Float[Tensor, "r 3"] | None = None,
+    jitter: Float[Tensor, "r 2"] | None = None,
+    with_normals: bool = False,
+) -> RayRendering:
+    """Render rays.
+
+    Args:
+        field: What is looked at.
+        proposal: Says where to look; None: everywhere.
+        origins: World coordinates, scene units.
+        directions: Unit vectors.
+        config: How rays are sampled.
+        background: RGB behind each ray; None: black.
+        jitter: In [-0.5, 0.5), shifts the proposal and the final intervals; None: none.
+        with_normals: Also return normals, at the price of a second derivative in training.
+    """
+    rays = origins.shape[0]
+    first, second = (None, None) if jitter is None else (jitter[:, :1], jitter[:, 1:])
+    edges = even_edges(rays, config.final_samples, second, origins)
+    coarse = None
+    if proposal is not None and config.proposal_samples > 0:
+        coarse_edges = even_edges(rays, config.proposal_samples, first, origins)
+        distances = distance_of(coarse_edges, config.near, config.far)
+        density = proposal(_middle_points(origins, directions, distances))
+        coarse = (coarse_edges, ray_weights(density, distances))
+        edges = resample(*coarse, edges, config.padding)
+    distances = distance_of(edges, config.near, config.far)
+    sample = field.sample(
+        _middle_points(origins, directions, distances), with_gradient=with_normals
+    )
+    weights = ray_weights(sample.density, distances)
+    interlevel = orientation = origins.new_zeros(rays)
+    if coarse is not None and torch.is_grad_enabled():
+        interlevel = interlevel_loss(*coarse, edges, weights)
+    normal = None
+    if sample.density_gradient is not None:
+        normals = -functional.normalize(sample.density_gradient, dim=-1)
+        facing_away = (normals * directions[:, None]).sum(dim=-1).clamp(min=0.0)
+        orientation = (weights.detach() * facing_away.square()).sum(dim=-1)
+        normal = functional.normalize((weights[..., None] * normals).sum(dim=1), dim=-1)
+    opacity = weights.sum(dim=-1)
+    rgb = (weights[:, None] @ sample.color)[:, 0]
+    if background is not None:
+        rgb = rgb + (1.0 - opacity)[:, None] * background
+    return RayRendering(
+        rgb,
+        opacity,
+        _mean_distance(weights, distances, config.far),
+        _median_distance(weights, distances),
+        normal,
+        interlevel,
+        distortion_loss(edges, weights),
+        orientation,
+    )
+
+
+def ray_weights(
+    density: Float[Tensor, "r m"], distances: Float[Tensor, "r m_edges"]
+) -> Float[Tensor, "r m"]:
+    """Return what each interval absorbs of the light: w = T (1 - exp(-density * length)).
+
+    Computed as differences of the transmittance at the edges, so that the weights of a ray add up
+    to its opacity and lie in [0, 1].
+    """
+    thickness = density * (distances[:, 1:] - distances[:, :-1])
+    depth = torch.cat([torch.zeros_like(thickness[:, :1]), thickness.cumsum(dim=-1)], dim=-1)
+    transmittance = torch.exp(-depth)
+    return transmittance[:, :-1] * -torch.expm1(-thickness)
+
+
+def join_rays(parts: list[RayRendering]) -> RayRendering:
+    """Join renderings of consecutive rays."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {}
+    for item in fields(RayRendering):
+        tensors = [getattr(part, item.name) for part in parts]
+        joined[item.name] = None if tensors[0] is None else torch.cat(tensors)
+    return RayRendering(**joined)
+
+
+def _middle_points(origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+    """Return the world points in the middle of the intervals, "r m 3"."""
+    middle = 0.5 * (distances[:, 1:] + distances[:, :-1])
+    return torch.addcmul(origins[:, None], directions[:, None], middle[..., None])
+
+
+def _mean_distance(weights: Tensor, distances: Tensor, far: float) -> Tensor:
+    """Return the inverse of the mean disparity of what is absorbed."""
+    middle = 0.5 * (distances[:, 1:] + distances[:, :-1])
+    opacity, disparity = weights.sum(dim=-1), (weights / middle).sum(dim=-1)
+    epsilon = 1e-6
+    return (opacity + epsilon) / (disparity + epsilon / far)
+
+
+def _median_distance(weights: Tensor, distances: Tensor) -> Tensor:
+    """Return where half of what is absorbed is absorbed, linear inside of the interval."""
+    weights, distances = weights.detach(), distances.detach()
+    cumulative = weights.cumsum(dim=-1)
+    half = 0.5 * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, half).clamp(max=weights.shape[-1] - 1)
+    weight = weights.gather(1, index)
+    share = (half - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
+    start, end = distances.gather(1, index), distances.gather(1, index + 1)
+    return torch.lerp(start, end, share.clamp(0.0, 1.0))[:, 0]

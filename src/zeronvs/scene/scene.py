@@ -1,0 +1,211 @@
+"""A scene: a radiance field with the proposal density that finds it, rendered through cameras."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.files import write_aside
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import camera_rays
+from zeronvs.scene.field import FieldConfig, HashGridField
+from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.scene.proposal import ProposalConfig, ProposalDensity
+from zeronvs.scene.renderer import RayRendering, RenderConfig, join_rays, march_rays
+
+_FORMAT = "zeronvs-scene-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """Images of a scene."""
+
+    rgb: Float[Tensor, "b 3 h w"]
+    """RGB in [0, 1], over the background."""
+    opacity: Float[Tensor, "b h w"]
+    """In [0, 1]."""
+    depth_z: Float[Tensor, "b h w"]
+    """Depth along the optical axis, scene units (inverse of the mean disparity)."""
+    normal: Float[Tensor, "b 3 h w"] | None
+    """Unit normals in world axes, where asked for."""
+    interlevel_loss: Float[Tensor, ""]
+    """Mean over rays; trains the proposal density."""
+    distortion_loss: Float[Tensor, ""]
+    """Mean over rays."""
+    orientation_loss: Float[Tensor, ""]
+    """Per ray that meets something."""
+
+
+class Scene(nn.Module):
+    """A radiance field that can be looked at, saved and loaded."""
+
+    def __init__(
+        self,
+        field_config: FieldConfig | None = None,
+        render_config: RenderConfig | None = None,
+        proposal_config: ProposalConfig | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Build a scene with random weights; every default is the published one."""
+        super().__init__()
+        self.render_config = render_config or RenderConfig()
+        self.field = HashGridField(field_config, generator)
+        self.proposal = ProposalDensity(proposal_config, generator)
+
+    @classmethod
+    def small(
+        cls, render_config: RenderConfig | None = None, generator: torch.Generator | None = None
+    ) -> "Scene":
+        """Build the scene of a CPU preview."""
+        render_config = render_config or RenderConfig.small()
+        return cls(FieldConfig.small(), render_config, ProposalConfig.small(), generator=generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.field.grid.table.device
+
+    def render(
+        self,
+        camera: Camera,
+        *,
+        background: Float[Tensor, "*#b 3"] | None = None,
+        generator: torch.Generator | None = None,
+        with_normals: bool = False,
+        chunk: int | None = None,
+    ) -> Rendering:
+        """Render images, one for each camera of the batch.
+
+        Args:
+            camera: A batch of cameras (or one, which gives a batch of one).
+            background: RGB behind the scene, one for all images or one each; None: black.
+            generator: Draws the shifts of the samples; None: no shifts.
+            with_normals: Also render normals.
+            chunk: Rays at a time; default: all at once where a gradient is wanted, else
+                `RenderConfig.chunk_rays`. The result does not depend on it.
+        """
+        camera = camera.to(self.device)
+        batch, (height_px, width_px) = (camera.batch_shape or (1,))[0], camera.image_size_px
+        rays = camera_rays(camera)
+        if background is not None:
+            background = background.to(self.device).expand(batch, 3)
+            background = background.repeat_interleave(height_px * width_px, dim=0)
+        seen = self.render_rays(
+            rays.origins.reshape(-1, 3),
+            rays.directions.reshape(-1, 3),
+            background=background,
+            generator=generator,
+            with_normals=with_normals,
+            chunk=chunk,
+        )
+        shape = (batch, height_px, width_px)
+        normal = seen.normal
+        if normal is not None:
+            normal = normal.view(*shape, 3).permute(0, 3, 1, 2)
+        return Rendering(
+            seen.rgb.view(*shape, 3).permute(0, 3, 1, 2),
+            seen.opacity.view(shape),
+            seen.distance.view(shape) * rays.z_per_unit_distance.view(shape),
+            normal,
+            seen.interlevel_loss.mean(),
+            seen.distortion_loss.mean(),
+            seen.mean_orientation_loss,
+        )
+
+    def render_rays(
+        self,
+        origins: Float[Tensor, "r 3"],
+        directions: Float[Tensor, "r 3"],
+        *,
+        background: Float[Tensor, "*#r 3"] | None = None,
+        generator: torch.Generator | None = None,
+        with_normals: bool = False,
+        chunk: int | None = None,
+    ) -> RayRendering:
+        """Render single rays, e.g. random pixels in training.
+
+        Args:
+            origins: World coordinates, scene units.
+            directions: Unit vectors.
+            background: RGB behind the scene, one for all rays or one each; None: black.
+            generator: Draws the shifts of the samples; None: no shifts.
+            with_normals: Also render normals.
+            chunk: As in `render`.
+        """
+        rays = origins.shape[0]
+        jitter = None
+        if generator is not None:
+            jitter = torch.rand(rays, 2, generator=generator, device=generator.device) - 0.5
+            jitter = jitter.to(origins.device)
+        if background is not None:
+            background = background.to(origins.device).expand(rays, 3)
+        if chunk is None:
+            chunk = rays if torch.is_grad_enabled() else self.render_config.chunk_rays
+        parts = []
+        for start in range(0, rays, max(chunk, 1)):
+            piece = slice(start, start + chunk)
+            part = march_rays(
+                self.field,
+                self.proposal,
+                origins[piece],
+                directions[piece],
+                self.render_config,
+                background=None if background is None else background[piece],
+                jitter=None if jitter is None else jitter[piece],
+                with_normals=with_normals,
+            )
+            parts.append(part)
+        return join_rays(parts)
+
+    def save(self, path: Path) -> None:
+        """Write weights and settings to a safetensors file, whole or not at all."""
+        metadata = {
+            "format": _FORMAT,
+            "field": json.dumps(asdict(self.field.config)),
+            "render": json.dumps(asdict(self.render_config)),
+            "proposal": json.dumps(asdict(self.proposal.config)),
+        }
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with write_aside(path) as aside:
+            save_file(tensors, aside, metadata)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Scene":
+        """Read a scene that `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InputError(
+                        f"{path} is not a scene of this program (format "
+                        f"{metadata.get('format', 'unknown')!r}); pass a scene.safetensors."
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read as a scene: {error}") from error
+        settings = {name: json.loads(metadata[name]) for name in ("field", "render", "proposal")}
+        scene = cls(
+            FieldConfig(**_with_grid(settings["field"])),
+            RenderConfig(**settings["render"]),
+            ProposalConfig(**_with_grid(settings["proposal"])),
+        )
+        scene.load_state_dict(tensors)
+        return scene.to(device)
+
+
+def _with_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the nested grid settings back into their dataclass."""
+    return {**settings, "grid": HashGridConfig(**settings["grid"])}

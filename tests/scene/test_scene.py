@@ -1,0 +1,125 @@
+"""Scenes: rendering through cameras, learning from pictures, saving."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.scene.proposal import ProposalConfig
+from zeronvs.scene.renderer import RenderConfig
+from zeronvs.scene.scene import Scene
+
+GRID = HashGridConfig(levels=4, log2_table_size=10, base_resolution=4, growth=1.7)
+
+
+def tiny_scene(seed=0):
+    return Scene(
+        FieldConfig(grid=GRID, hidden_width=8),
+        RenderConfig(near=0.5, far=20.0, proposal_samples=16, final_samples=16),
+        ProposalConfig(grid=GRID, hidden_width=8),
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def orbit_cameras(count=2, size=(8, 10)):
+    azimuth = torch.arange(count) * 0.7
+    poses = orbit_pose(azimuth, torch.full((count,), 0.2), torch.ones(count) * 1.5)
+    return Camera.from_fov(poses, 0.8, size)
+
+
+def test_images_have_the_shape_of_the_cameras():
+    with torch.no_grad():
+        seen = tiny_scene().render(orbit_cameras(), with_normals=True)
+    assert seen.rgb.shape == (2, 3, 8, 10)
+    assert seen.normal.shape == (2, 3, 8, 10)
+    assert seen.depth_z.shape == seen.opacity.shape == (2, 8, 10)
+    assert seen.rgb.min() >= 0
+    assert seen.rgb.max() <= 1
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_image_does_not_depend_on_the_chunk(chunk):
+    scene, cameras = tiny_scene(), orbit_cameras(size=(4, 5))
+    pictures = []
+    for size in (None, chunk):
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            pictures.append(scene.render(cameras, generator=generator, chunk=size))
+    torch.testing.assert_close(pictures[0].rgb, pictures[1].rgb)
+    torch.testing.assert_close(pictures[0].depth_z, pictures[1].depth_z)
+
+
+def test_each_image_gets_its_own_background():
+    scene = tiny_scene()
+    torch.nn.init.zeros_(scene.field.density_head.weights[-1])
+    backgrounds = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    with torch.no_grad():
+        seen = scene.render(orbit_cameras(), background=backgrounds)
+        bare = scene.render(orbit_cameras())
+    left = (1 - bare.opacity)[:, None] * backgrounds[:, :, None, None]
+    torch.testing.assert_close(seen.rgb, bare.rgb + left)
+
+
+def test_gradients_reach_field_and_proposal():
+    scene = tiny_scene()
+    generator = torch.Generator().manual_seed(0)
+    seen = scene.render(orbit_cameras(), generator=generator, with_normals=True)
+    losses = [seen.rgb.mean(), seen.orientation_loss, seen.normal.square().mean()]
+    sum([*losses, seen.interlevel_loss, seen.distortion_loss]).backward()
+    for name, parameter in scene.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_a_scene_learns_the_pictures_it_is_shown():
+    generator = torch.Generator().manual_seed(0)
+    cameras = orbit_cameras(count=3, size=(8, 8))
+    background = torch.tensor([0.5, 0.6, 0.7])
+    target = 0.25 + 0.5 * torch.linspace(0, 1, 8).expand(3, 3, 8, 8)
+    scene = tiny_scene()
+    optimizer = torch.optim.Adam(scene.parameters(), lr=5e-2, eps=1e-15)
+    errors = []
+    for _ in range(50):
+        seen = scene.render(cameras, background=background, generator=generator)
+        error = (seen.rgb - target).square().mean()
+        optimizer.zero_grad()
+        (error + seen.interlevel_loss).backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.1 * errors[0]
+
+
+def test_a_saved_scene_is_loaded_as_it_was(tmp_path):
+    scene = tiny_scene()
+    scene.save(tmp_path / "scene.safetensors")
+    again = Scene.load(tmp_path / "scene.safetensors")
+    assert again.render_config == scene.render_config
+    assert again.field.config == scene.field.config
+    assert again.proposal.config == scene.proposal.config
+    with torch.no_grad():
+        first, second = scene.render(orbit_cameras()), again.render(orbit_cameras())
+    assert torch.equal(first.rgb, second.rgb)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.safetensors"]
+
+
+def test_files_that_are_no_scenes_are_refused_in_one_line(tmp_path):
+    (tmp_path / "junk.safetensors").write_bytes(b"not a scene")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in ("junk", "other", "missing"):
+        with pytest.raises(InputError) as caught:
+            Scene.load(tmp_path / f"{name}.safetensors")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_a_gpu_renders_what_the_cpu_renders():
+    scene, cameras = tiny_scene(), orbit_cameras()
+    with torch.no_grad():
+        on_cpu = scene.render(cameras).rgb
+        on_gpu = scene.to("cuda").render(cameras).rgb.cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)
