@@ -1,0 +1,127 @@
+"""What a run needs to go on after it was stopped: weights, optimisers, step, and who it was.
+
+One safetensors file, written aside and renamed, so that a kill at any moment leaves the last whole
+checkpoint. No pickle. Random numbers need no state: every step seeds its own from (seed, step).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.files import write_aside
+
+FILE_NAME = "checkpoint.safetensors"
+_OPTIMIZER = "optimizer."
+_SCENE = "scene."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """The state of a run after some whole number of steps."""
+
+    step: int
+    """Steps done."""
+    seconds: float
+    """Time worked so far, over all parts of the run."""
+    identity: dict[str, Any]
+    """Everything that must be the same for the run to go on to the same result."""
+    tensors: dict[str, Tensor]
+
+
+def capture(
+    scene: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    step: int,
+    seconds: float,
+    identity: dict[str, Any],
+) -> Checkpoint:
+    """Collect the state of a run; the tensors are those in use, not copies."""
+    tensors = {_SCENE + name: tensor for name, tensor in scene.state_dict().items()}
+    for optimizer_name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, tensor in state.items():
+                tensors[f"{_OPTIMIZER}{optimizer_name}.{index}.{key}"] = torch.as_tensor(tensor)
+    return Checkpoint(step=step, seconds=seconds, identity=identity, tensors=tensors)
+
+
+def restore(
+    checkpoint: Checkpoint, scene: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> None:
+    """Put the state back into a scene and optimisers built from the same settings."""
+    weights = {
+        name.removeprefix(_SCENE): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(_SCENE)
+    }
+    scene.load_state_dict(weights)
+    for optimizer_name, optimizer in optimizers.items():
+        prefix = f"{_OPTIMIZER}{optimizer_name}."
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.tensors.items():
+            if name.startswith(prefix):
+                index, key = name.removeprefix(prefix).split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, whole or not at all."""
+    header = {
+        "step": checkpoint.step,
+        "seconds": checkpoint.seconds,
+        "identity": checkpoint.identity,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    with write_aside(path) as aside:
+        safetensors.torch.save_file(tensors, aside, metadata={"run": json.dumps(header)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: The file is no checkpoint, or it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return Checkpoint(tensors=tensors, **header)
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        message = f"{path} cannot be read as a checkpoint ({error}). Run again without --resume."
+        raise InputError(message) from error
+
+
+def check_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with other settings than the run was started with.
+
+    Raises:
+        InputError: Something differs; the message names each difference.
+    """
+    differences = _differences(saved, json.loads(json.dumps(current)))
+    if differences:
+        raise InputError(
+            f"the run in {path.parent} was started with other settings: {'; '.join(differences)}. "
+            "Resume with the same settings, or start anew in another folder."
+        )
+
+
+def _differences(saved: Any, current: Any, name: str = "") -> list[str]:
+    """Return one phrase for each leaf that differs between two JSON values."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        found = []
+        for key in sorted(saved.keys() | current.keys()):
+            inner = f"{name}.{key}" if name else key
+            found += _differences(saved.get(key), current.get(key), inner)
+        return found
+    return [] if saved == current else [f"{name} was {saved!r} and is now {current!r}"]

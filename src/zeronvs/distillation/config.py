@@ -1,0 +1,133 @@
+"""Settings of distillation: the published recipe as defaults, and what presets may change."""
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from zeronvs.distillation.anchors import AnchorConfig
+from zeronvs.distillation.losses import LossWeights, RobustKind
+from zeronvs.distillation.noise_levels import (
+    PUBLISHED_STEPS,
+    NoiseLevelConfig,
+    PiecewiseLinear,
+    constant,
+)
+from zeronvs.distillation.viewpoints import ViewpointConfig
+from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.proposal import ProposalConfig
+from zeronvs.scene.renderer import RenderConfig
+
+PUBLISHED_LEARNING_RATE = constant(5e-3)
+_NOT_PART_OF_THE_RESULT = ("log_every", "checkpoint_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderStage:
+    """How many pixels are rendered a step, from some step on (published configs; paper B.2)."""
+
+    from_step: int
+    sds_views: int
+    """Random views a step."""
+    sds_size_px: int
+    """Side of the random views."""
+    reference_size_px: int
+    """Height of the photo's view; its width follows the photo."""
+
+
+PUBLISHED_STAGES = (
+    RenderStage(from_step=0, sds_views=6, sds_size_px=128, reference_size_px=128),
+    RenderStage(from_step=2000, sds_views=1, sds_size_px=256, reference_size_px=256),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Settings of one run; the defaults are the paper's for one's own photo, 4,000 steps.
+
+    One loop serves all presets: each step is the photo, plus supervised views where there are any,
+    plus score distillation where it is on.
+    """
+
+    steps: int = PUBLISHED_STEPS
+    stages: tuple[RenderStage, ...] = PUBLISHED_STAGES
+    """In rising order of `from_step`, the first from 0."""
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    guidance_scale: float = 9.5
+    """Classifier-free guidance of score distillation (7.5 on DTU)."""
+    sds_every: int = 1
+    """Score distillation on every so many steps; 0 = never, and the model is not asked."""
+    sds_from_step: int = 0
+    """First step of score distillation."""
+    noise_levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
+    viewpoints: ViewpointConfig = field(default_factory=ViewpointConfig)
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+
+    reference_rays: int | None = None
+    """Random rays of the photo a step; None = the whole photo, which normal smoothness needs."""
+    reference_ray_noise: float = 2e-3
+    """Standard deviation of the shift and the turn of the photo's rays, once a step."""
+    supervised_rays: int = 4096
+    """Random rays a step over all supervised views."""
+    supervised_error: RobustKind = "huber"
+    """How colour errors of supervised views count; the photo's always count squared."""
+    supervised_knee: float = 0.1
+    """Colour difference from which the robust errors stop growing quadratically."""
+
+    field_learning_rate: PiecewiseLinear = PUBLISHED_LEARNING_RATE
+    proposal_learning_rate: PiecewiseLinear = PUBLISHED_LEARNING_RATE
+    random_background: bool = True
+    """A random colour behind each image, so that only what is solid can match."""
+    background: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Behind the scene where the background is not random."""
+    mixed_precision: bool = True
+    """Ask the diffusion model in bfloat16; on CUDA only."""
+
+    field_config: FieldConfig = field(default_factory=FieldConfig)
+    proposal_config: ProposalConfig = field(default_factory=ProposalConfig)
+    render_config: RenderConfig = field(default_factory=RenderConfig)
+
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    checkpoint_seconds: float = 30.0
+    """Work that a kill may cost, about."""
+
+    def stage(self, step: int) -> RenderStage:
+        """Return the stage that `step` (from 0) belongs to."""
+        return [stage for stage in self.stages if stage.from_step <= step][-1]
+
+    def has_sds(self, step: int) -> bool:
+        """Whether `step` (from 0) asks the diffusion model."""
+        if not self.uses_sds or step < self.sds_from_step:
+            return False
+        return (step - self.sds_from_step) % self.sds_every == 0
+
+    @property
+    def uses_sds(self) -> bool:
+        """Whether any step asks the diffusion model."""
+        on = self.sds_every > 0 and self.weights.sds > 0
+        return on and self.sds_from_step < self.steps
+
+    def with_steps(self, steps: int) -> "DistillConfig":
+        """Return the same recipe in `steps` steps: every step number is scaled with it."""
+        factor = steps / self.steps
+        stages = tuple(
+            replace(stage, from_step=round(stage.from_step * factor)) for stage in self.stages
+        )
+        return replace(
+            self,
+            steps=steps,
+            stages=stages,
+            sds_from_step=round(self.sds_from_step * factor),
+            noise_levels=self.noise_levels.compressed(factor),
+            viewpoints=self.viewpoints.compressed(factor),
+            field_learning_rate=self.field_learning_rate.compressed(factor),
+            proposal_learning_rate=self.proposal_learning_rate.compressed(factor),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain values, the settings that the result depends on."""
+        settings = dataclasses.asdict(self)
+        for name in _NOT_PART_OF_THE_RESULT:
+            del settings[name]
+        return settings

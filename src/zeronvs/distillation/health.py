@@ -1,0 +1,214 @@
+"""Signs that a run went wrong, each with what was seen and what to do about it.
+
+Checks return findings, so that they can be kept in `run.json`; `raise_errors` stops the run.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zeronvs._core.errors import HealthError
+from zeronvs._core.random import draw_noise, seeded_generator
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import camera_rays
+from zeronvs.diffusion.condition import Condition
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.scene.scene import Scene
+
+_BLACK = 2.0 / 255.0
+_FLAT = 1.0 / 255.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One sign that something is wrong."""
+
+    check: str
+    """Which check found it."""
+    severity: Literal["warn", "error"]
+    """"error": the result is of no use; "warn": look at it."""
+    message: str
+    """What was seen and what to do, for the person who runs it."""
+    value: float
+    """The number that gave it away."""
+
+
+def raise_errors(findings: Iterable[Finding]) -> None:
+    """Stop where a finding is an error.
+
+    Raises:
+        HealthError: With the messages of all errors.
+    """
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if errors:
+        raise HealthError(" ".join(errors))
+
+
+def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
+    """Find loss terms that are not finite numbers.
+
+    Args:
+        terms: Value of each loss term.
+        step: Step of the run, from 1.
+    """
+    return [
+        Finding(
+            check="finite loss",
+            severity="error",
+            message=f"the {name} loss became {value} at step {step}. The last good checkpoint is "
+            "kept: resume with --resume; if it happens again, halve the learning rate, bring the "
+            "far plane nearer or run in full precision.",
+            value=float(step),
+        )
+        for name, value in terms.items()
+        if not math.isfinite(value)
+    ]
+
+
+def check_weights(module: nn.Module, step: int) -> list[Finding]:
+    """Find parameters that are not finite."""
+    broken = [
+        name for name, weight in module.named_parameters() if not bool(weight.isfinite().all())
+    ]
+    if not broken:
+        return []
+    message = (
+        f"weights became NaN or infinite by step {step} ({', '.join(broken[:3])}). The last good "
+        "checkpoint is kept: resume with --resume; if it happens again, halve the learning rate."
+    )
+    return [Finding(check="finite weights", severity="error", message=message, value=float(step))]
+
+
+def check_images(images: Float[Tensor, "n 3 h w"], what: str) -> list[Finding]:
+    """Find images that are not numbers, black, or of a single colour.
+
+    One such image among many is a warning; half of them or more are an error.
+
+    Args:
+        images: RGB in [0, 1].
+        what: What they are, for the message, e.g. "the orbit video".
+    """
+    flat = images.flatten(1)
+    kinds = {
+        "NaN": ~flat.isfinite().all(dim=1),
+        "black": flat.amax(dim=1) < _BLACK,
+        "of one colour": (flat.amax(dim=1) >= _BLACK) & (_spread(images) < _FLAT),
+    }
+    remedies = {
+        "NaN": "The weights or the input hold NaN: run in full precision.",
+        "black": "Check the weights, and that the cameras look at the scene.",
+        "of one colour": "Check that the cameras look at the scene, and that it is not empty.",
+    }
+    findings = []
+    for kind, hits in kinds.items():
+        count = int(hits.sum())
+        if count:
+            share = count / len(images)
+            findings.append(
+                Finding(
+                    check=f"images: {kind}",
+                    severity="error" if share >= 0.5 or kind == "NaN" else "warn",
+                    message=f"{count} of {len(images)} images of {what} are {kind}. "
+                    + remedies[kind],
+                    value=share,
+                )
+            )
+    return findings
+
+
+@torch.no_grad()
+def check_guidance(
+    pipe: ZeroNVSPipeline, condition: Condition, cameras: Camera, seed: int = 0
+) -> list[Finding]:
+    """Find a model that does not listen to the camera: same noise, other camera, same answer.
+
+    Args:
+        pipe: The diffusion model.
+        condition: The photo, batch of 1.
+        cameras: Two or more different cameras.
+        seed: Of the noise.
+    """
+    told = pipe.prepare(condition, cameras)
+    latent = condition.latent
+    noise = draw_noise([seeded_generator(seed)], tuple(latent.shape[1:])).to(latent)
+    noise = noise.expand(len(cameras), -1, -1, -1)
+    timestep = torch.full((len(cameras),), len(pipe.alphas_cumprod) // 2, device=latent.device)
+    answer = pipe.predict_noise(noise, timestep, told, 1.0)
+    difference = float((answer[1:] - answer[:1]).norm() / answer.norm().clamp(min=1e-12))
+    if difference > 1e-6:
+        return []
+    message = (
+        f"the model does not listen to the camera (its answers differ by {difference:.1e}). Check "
+        "that the weights hold cc_projection and were converted from a view-conditioned checkpoint."
+    )
+    return [Finding(check="guidance", severity="error", message=message, value=difference)]
+
+
+def check_sds_gradient(gradient: Float[Tensor, "n c h w"], step: int) -> list[Finding]:
+    """Find a score distillation gradient that is zero."""
+    size = float(gradient.square().mean().sqrt())
+    if size > 1e-8 or not math.isfinite(size):  # NaN is for check_losses
+        return []
+    message = (
+        f"the score distillation gradient is zero at step {step}: the model agrees with any image. "
+        "Check the weights and the guidance scale."
+    )
+    return [Finding(check="sds gradient", severity="error", message=message, value=size)]
+
+
+@torch.no_grad()
+def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
+    """Find an empty scene, and cameras that stand inside its content.
+
+    Args:
+        scene: The scene.
+        cameras: Batch of cameras that ought to see it; small images do.
+    """
+    findings = []
+    opacity = float(scene.render(cameras.resized(32, 32)).opacity.mean())
+    if opacity < 0.5:
+        message = (
+            f"the scene is {'empty' if opacity < 0.05 else 'thin'}: its mean opacity is "
+            f"{opacity:.2f}. Train longer, or raise the weight of the photo."
+        )
+        severity = "error" if opacity < 0.05 else "warn"
+        findings.append(
+            Finding(check="empty scene", severity=severity, message=message, value=opacity)
+        )
+    inside = cameras_inside(scene, cameras)
+    if inside > 0:
+        message = (
+            f"{inside:.0%} of the cameras stand inside content. Raise the scene scale, or keep the "
+            "cameras farther out."
+        )
+        findings.append(
+            Finding(check="cameras inside", severity="warn", message=message, value=inside)
+        )
+    return findings
+
+
+@torch.no_grad()
+def cameras_inside(scene: Scene, cameras: Camera, samples: int = 16) -> float:
+    """Return the share of cameras whose view is blocked between the camera and the near plane.
+
+    Rendering starts at the near plane, so such content is invisible in renders but not in exports.
+    A camera counts when less than half the light of most of nine rays reaches the near plane.
+    """
+    rays = camera_rays(cameras.resized(3, 3))
+    near = scene.render_config.near
+    distance = (torch.arange(samples, device=rays.origins.device) + 0.5) / samples * near
+    points = rays.origins[..., None, :] + distance[:, None] * rays.directions[..., None, :]
+    density = scene.field.density(points.reshape(-1, 3)).reshape(points.shape[:-1])
+    transmittance = torch.exp(-density.sum(-1) * near / samples)
+    blocked = (transmittance < 0.5).flatten(1).float().mean(dim=1) > 0.5
+    return float(blocked.float().mean())
+
+
+def _spread(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """Return the largest standard deviation over pixels among the channels of each image."""
+    return images.flatten(2).std(dim=2, correction=0).amax(dim=1)

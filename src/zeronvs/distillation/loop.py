@@ -1,0 +1,304 @@
+"""The loop: a photo and a diffusion model in, a scene out; stops and goes on at any step."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.random import seeded_generator
+from zeronvs.cameras.view import View
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation import checkpoint as checkpoints
+from zeronvs.distillation import health, run_log
+from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
+from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.objective import KnownViews, Objective
+from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view, single
+from zeronvs.distillation.view_files import load_views, save_views
+from zeronvs.scene.scene import Scene
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+def distill(
+    pipe: ZeroNVSPipeline | None,
+    input_view: View,
+    elevation_rad: float,
+    scene_scale: float,
+    config: DistillConfig,
+    *,
+    run_dir: Path,
+    seed: int,
+    device: torch.device | str,
+    supervised: SupervisedViews | None = None,
+    progress: Progress = silent,
+    resume: bool = False,
+) -> Scene:
+    """Make a scene that looks like the photo from its camera and plausible from everywhere else.
+
+    On a CPU a run that was stopped and resumed ends with exactly the weights of one that was not.
+
+    Args:
+        pipe: The diffusion model, on `device`; may be None where the recipe never asks it.
+        input_view: The photo (one view) at the canonical camera: azimuth 0, looking at the origin.
+        elevation_rad: Elevation of that camera.
+        scene_scale: Scene units per model unit (the paper's q), > 0.
+        config: The recipe.
+        run_dir: Gets checkpoint.safetensors, log.jsonl and anchors/.
+        seed: All randomness follows from it.
+        device: Where the scene is made.
+        supervised: Views beside the photo that the scene is fitted to.
+        progress: Told of every step.
+        resume: Go on from the checkpoint in `run_dir`, where there is one.
+
+    Raises:
+        InputError: The checkpoint belongs to another run, or is damaged.
+        HealthError: A number stopped being finite, or the model does not listen to the camera.
+    """
+    input_view = input_view.to(device)
+    supervised = None if supervised is None else supervised.to(device)
+    identity = run_identity(pipe, input_view, elevation_rad, scene_scale, config, seed, supervised)
+    run = _start_run(config, run_dir, seed, device, identity, resume)
+    if run.step >= config.steps:
+        return run.scene
+    known = None
+    if pipe is not None and config.uses_sds:
+        anchors = obtain_anchors(
+            pipe, input_view, elevation_rad, scene_scale, config, run_dir, seed, resume=resume
+        )
+        known = KnownViews.encode(pipe, input_view, anchors, scene_scale)
+        health.raise_errors(_check_model(pipe, known, input_view, elevation_rad))
+    objective = Objective(
+        scene=run.scene,
+        config=config,
+        seed=seed,
+        input_view=input_view,
+        elevation_rad=elevation_rad,
+        supervised=supervised,
+        pipe=pipe,
+        known=known,
+    )
+    with _frozen(pipe):
+        _run_steps(run, objective, progress)
+    return run.scene
+
+
+def run_identity(
+    pipe: ZeroNVSPipeline | None,
+    input_view: View,
+    elevation_rad: float,
+    scene_scale: float,
+    config: DistillConfig,
+    seed: int,
+    supervised: SupervisedViews | None,
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on: settings and fingerprints of the inputs."""
+    identity: dict[str, Any] = {
+        "config": config.identity(),
+        "photo": digest_view(input_view),
+        "elevation_rad": elevation_rad,
+        "scene_scale": scene_scale,
+        "seed": seed,
+    }
+    if pipe is not None and config.uses_sds:
+        identity["model"] = digest(*pipe.cc_projection.parameters())
+    if supervised is not None:
+        identity["supervised views"] = digest_view(supervised.views)
+        identity["supervision"] = digest(supervised.weight, supervised.confidence)
+    return identity
+
+
+def obtain_anchors(
+    pipe: ZeroNVSPipeline,
+    input_view: View,
+    elevation_rad: float,
+    scene_scale: float,
+    config: DistillConfig,
+    run_dir: Path,
+    seed: int,
+    *,
+    resume: bool,
+) -> View | None:
+    """Return the anchors: read from the run folder when resuming, else sampled and kept there."""
+    count = config.anchors.count
+    if count == 0:
+        return None
+    folder = run_dir / "anchors"
+    kept = load_views(folder) if resume else None
+    if kept is None or len(kept) != count:
+        cameras = anchor_cameras(
+            count,
+            elevation_rad=elevation_rad,
+            distance=float(input_view.camera.position.norm()),
+            fov_y_rad=float(input_view.camera.fov_y_rad),
+            image_size_px=(pipe.image_size_px, pipe.image_size_px),
+        )
+        kept = sample_anchors(
+            pipe,
+            single(input_view),
+            scene_scale,
+            cameras,
+            config=config.anchors,
+            seeds=[seed * 1000 + index for index in range(count)],
+        )
+        save_views(folder, kept)
+    return kept.to(input_view.image.device)
+
+
+@dataclass(eq=False)
+class _Run:
+    """The changing state of one run."""
+
+    scene: Scene
+    optimizers: Optimizers
+    run_dir: Path
+    identity: dict[str, Any]
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    updating: bool = False
+    """Whether the weights are between two steps right now, and must not be saved."""
+
+    def save(self) -> None:
+        """Write the checkpoint, unless the weights are broken: then the last good one stays."""
+        health.raise_errors(health.check_weights(self.scene, self.step))
+        state = checkpoints.capture(
+            self.scene,
+            self.optimizers,
+            step=self.step,
+            seconds=self.seconds,
+            identity=self.identity,
+        )
+        checkpoints.save_checkpoint(self.run_dir / checkpoints.FILE_NAME, state)
+
+
+def _start_run(
+    config: DistillConfig,
+    run_dir: Path,
+    seed: int,
+    device: torch.device | str,
+    identity: dict[str, Any],
+    resume: bool,
+) -> _Run:
+    """Build the scene and its optimisers, and bring them to the last checkpoint on demand."""
+    scene = Scene(
+        config.field_config,
+        config.render_config,
+        config.proposal_config,
+        generator=seeded_generator(seed),
+    ).to(device)
+    run = _Run(scene, make_optimizers(scene, config), run_dir, identity)
+    path = run_dir / checkpoints.FILE_NAME
+    if resume and path.is_file():
+        state = checkpoints.load_checkpoint(path)
+        checkpoints.check_same_run(state.identity, identity, path)
+        checkpoints.restore(state, scene, run.optimizers)
+        run.step, run.seconds = state.step, state.seconds
+    else:
+        path.unlink(missing_ok=True)
+    run_log.cut_back(run_dir / "log.jsonl", run.step)
+    return run
+
+
+def make_optimizers(scene: Scene, config: DistillConfig) -> Optimizers:
+    """Return the published optimisers of the field and of the proposal density."""
+    return {
+        "field": torch.optim.Adam(
+            scene.field.parameters(),
+            lr=config.field_learning_rate(0),
+            betas=(0.9, 0.99),
+            eps=1e-8,
+        ),
+        "proposal": torch.optim.Adam(
+            scene.proposal.parameters(),
+            lr=config.proposal_learning_rate(0),
+            eps=1e-15,
+            weight_decay=1e-6,
+        ),
+    }
+
+
+def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
+    """Go on to the last step, keeping checkpoints on the way."""
+    config, started, saved = objective.config, time.monotonic() - run.seconds, time.monotonic()
+    try:
+        while run.step < config.steps:
+            values = _train_step(run, objective)
+            run.seconds = time.monotonic() - started
+            if run.step % config.log_every == 0 or run.step == config.steps:
+                line = {"step": run.step, "seconds": round(run.seconds, 3), **values}
+                run_log.append_line(run.run_dir / "log.jsonl", line)
+            progress(ProgressEvent("fit the scene", run.step, config.steps, values))
+            if time.monotonic() - saved >= config.checkpoint_seconds:
+                run.save()
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if not run.updating:
+            run.save()
+        raise
+    run.save()
+
+
+def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
+    """Take one step; return the loss terms and the size of the gradient."""
+    config = objective.config
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    values: dict[str, float] = {}
+    for terms in objective.parts(run.step):
+        torch.stack(list(terms.values())).sum().backward()
+        values |= {name: float(term.detach()) for name, term in terms.items()}
+    health.raise_errors(health.check_losses(values, run.step + 1))
+    values = {"loss": sum(values.values()), **values}
+    if (run.step + 1) % config.log_every == 0:
+        values["field gradient"] = _gradient_size(run.scene.field)
+    run.updating = True
+    rates = {"field": config.field_learning_rate, "proposal": config.proposal_learning_rate}
+    for name, optimizer in run.optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = rates[name](run.step)
+        optimizer.step()
+    run.step += 1
+    run.updating = False
+    return values
+
+
+def _gradient_size(module: nn.Module) -> float:
+    """Return the Euclidean norm of the gradient of all parameters."""
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def _check_model(
+    pipe: ZeroNVSPipeline, known: KnownViews, input_view: View, elevation_rad: float
+) -> list[health.Finding]:
+    """Check that the model listens to the camera."""
+    cameras = anchor_cameras(
+        4,
+        elevation_rad=elevation_rad,
+        distance=float(input_view.camera.position.norm()),
+        fov_y_rad=float(input_view.camera.fov_y_rad),
+        image_size_px=(pipe.image_size_px, pipe.image_size_px),
+    )
+    return health.check_guidance(pipe, known.condition[0], cameras)
+
+
+@contextmanager
+def _frozen(pipe: ZeroNVSPipeline | None) -> Iterator[None]:
+    """Keep gradients from being collected in the diffusion model while the scene is fitted."""
+    parts = [] if pipe is None else pipe.components.values()
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    thawed = [w for module in modules for w in module.parameters() if w.requires_grad]
+    for weight in thawed:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in thawed:
+            weight.requires_grad_(True)

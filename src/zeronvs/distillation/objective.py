@@ -1,0 +1,233 @@
+"""What one step of distillation asks of the scene: look like the photo, and like its neighbours.
+
+A step yields its parts one after the other, so that the caller can backpropagate each part and free
+its graph before the next is rendered ("accumulate" in the published configs).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zeronvs._core.random import seeded_generator
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+from zeronvs.diffusion.condition import Condition, join_conditions
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation import health
+from zeronvs.distillation.anchors import anchor_gate, choose_conditions, nearest_view
+from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.losses import (
+    depth_error,
+    normal_smoothness_loss,
+    opaque_loss,
+    robust_error,
+)
+from zeronvs.distillation.noise_levels import draw_timesteps
+from zeronvs.distillation.sds import gate_gradient, sds_gradient, sds_loss
+from zeronvs.distillation.supervision import (
+    SupervisedViews,
+    jittered,
+    random_pixels,
+    resized_view,
+    single,
+)
+from zeronvs.distillation.viewpoints import random_viewpoints
+from zeronvs.scene.renderer import RayRendering
+from zeronvs.scene.scene import Rendering, Scene
+
+LossTerms = dict[str, Float[Tensor, ""]]
+"""Weighted loss terms by name; their sum is what is minimised."""
+
+
+def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Return the generator of one purpose in one step; a resumed run draws the same numbers."""
+    name = f"{seed}/{step}/{purpose}".encode()
+    return seeded_generator(int.from_bytes(hashlib.blake2b(name, digest_size=7).digest()))
+
+
+@dataclass(frozen=True, eq=False)
+class KnownViews:
+    """The photo (first) and the anchors, as the diffusion model is told of them."""
+
+    condition: Condition
+    camera_to_world: Float[Tensor, "m 4 4"]
+
+    @classmethod
+    def encode(
+        cls, pipe: ZeroNVSPipeline, input_view: View, anchors: View | None, scene_scale: float
+    ) -> "KnownViews":
+        """Show the photo (one view) and the anchors (a batch) to the model."""
+        views = [single(input_view)] + ([] if anchors is None else [anchors])
+        condition = join_conditions([pipe.encode(view, scene_scale) for view in views])
+        return cls(condition, torch.cat([view.camera.camera_to_world for view in views]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Objective:
+    """The loss of a scene at each step."""
+
+    scene: Scene
+    config: DistillConfig
+    seed: int
+    input_view: View
+    """The photo, one view, at the scene's canonical camera."""
+    elevation_rad: float
+    supervised: SupervisedViews | None = None
+    pipe: ZeroNVSPipeline | None = None
+    """None where the recipe has no score distillation."""
+    known: KnownViews | None = None
+
+    def parts(self, step: int) -> Iterator[LossTerms]:
+        """Yield the weighted loss terms of each render of `step` (from 0)."""
+        weights = self.config.weights
+        if weights.rgb > 0:
+            whole = self.config.reference_rays is None
+            yield self._photo(step) if whole else self._photo_rays(step)
+        if self.supervised is not None and weights.supervised_rgb > 0:
+            yield self._supervised_rays(step, self.supervised)
+        if self.config.has_sds(step):
+            yield self._score_distillation(step)
+
+    def _photo(self, step: int) -> LossTerms:
+        """Return the loss of the whole photo."""
+        weights, generator = self.config.weights, step_generator(self.seed, step, "photo")
+        view = resized_view(self.input_view, self.config.stage(step).reference_size_px)
+        camera = jittered(single(view).camera, self.config.reference_ray_noise, generator)
+        rendering = self._render(camera, generator)
+        terms = {"rgb": weights.rgb * (rendering.rgb[0] - view.image).square().mean()}
+        if weights.supervised_depth > 0 and view.depth_z is not None:
+            error = depth_error(rendering.depth_z[0].flatten(), view.depth_z.flatten())
+            terms["depth"] = weights.supervised_depth * error.mean()
+        return terms | self._regularizers(rendering, "photo")
+
+    def _photo_rays(self, step: int) -> LossTerms:
+        """Return the loss of random rays of the photo."""
+        generator = step_generator(self.seed, step, "photo")
+        count = self.config.reference_rays or 0
+        view = single(resized_view(self.input_view, self.config.stage(step).reference_size_px))
+        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
+        views = SupervisedViews(View(view.image, camera, view.depth_z))
+        return self._rays(views, count, self.config.weights.rgb, "rgb", generator)
+
+    def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
+        """Return the loss of random rays of the supervised views."""
+        generator = step_generator(self.seed, step, "supervised")
+        weight, count = self.config.weights.supervised_rgb, self.config.supervised_rays
+        return self._rays(supervised, count, weight, "supervised", generator)
+
+    def _rays(
+        self,
+        views: SupervisedViews,
+        count: int,
+        weight: float,
+        name: str,
+        generator: torch.Generator,
+    ) -> LossTerms:
+        """Return the loss of `count` random rays of some views."""
+        config, weights = self.config, self.config.weights
+        pixels = random_pixels(views, count, generator)
+        rendering = self.scene.render_rays(
+            pixels.origins,
+            pixels.directions,
+            background=self._background(count, generator),
+            generator=generator,
+        )
+        kind = "squared" if name == "rgb" else config.supervised_error
+        error = robust_error(rendering.rgb - pixels.rgb, kind, config.supervised_knee)
+        terms = {name: weight * (pixels.trust[:, None] * error).mean()}
+        if weights.supervised_depth > 0:
+            depth_z = rendering.distance * pixels.z_per_unit_distance
+            error = pixels.trust * depth_error(depth_z, pixels.depth_z)
+            terms[f"{name} depth"] = weights.supervised_depth * error.mean()
+        return terms | self._ray_regularizers(rendering, name)
+
+    def _score_distillation(self, step: int) -> LossTerms:
+        """Return the loss of random views that the diffusion model looks at."""
+        pipe, known, config = self.pipe, self.known, self.config
+        if pipe is None or known is None:
+            raise ValueError("score distillation needs a diffusion model and the encoded photo")
+        stage, generator = config.stage(step), step_generator(self.seed, step, "sds")
+        viewpoints = random_viewpoints(
+            config.viewpoints,
+            stage.sds_views,
+            step,
+            input_elevation_rad=self.elevation_rad,
+            input_distance=float(self.input_view.camera.position.norm()),
+            generator=generator,
+        )
+        fov_y_rad = float(self.input_view.camera.fov_y_rad)
+        cameras = viewpoints.cameras(fov_y_rad, (stage.sds_size_px, stage.sds_size_px))
+        cameras = cameras.to(self.input_view.image.device)
+        rendering = self._render(cameras, generator)
+
+        nearest = nearest_view(cameras.camera_to_world, known.camera_to_world)
+        passes = anchor_gate(nearest, rendering.depth_z, config.anchors.depth_threshold)
+        chosen = choose_conditions(nearest, config.anchors.probability, generator)
+        timestep = draw_timesteps(
+            config.noise_levels,
+            step,
+            viewpoints.azimuth_distance_rad,
+            num_timesteps=len(pipe.alphas_cumprod),
+            generator=generator,
+        )
+        with self._mixed_precision():
+            latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
+            with torch.no_grad():
+                told = pipe.prepare(known.condition[chosen], cameras)
+            noise = torch.randn(latent.shape, generator=generator).to(latent)
+            gradient = sds_gradient(
+                pipe, latent, timestep.to(latent.device), noise, told, config.guidance_scale
+            )
+        health.raise_errors(health.check_sds_gradient(gradient, step + 1))
+        terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
+        return terms | self._regularizers(rendering, "sds")
+
+    def _render(self, cameras: Camera, generator: torch.Generator) -> Rendering:
+        """Render whole images with stratified samples and the recipe's background."""
+        return self.scene.render(
+            cameras,
+            background=self._background(len(cameras), generator),
+            generator=generator,
+            with_normals=self.config.weights.needs_normals,
+        )
+
+    def _background(self, count: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+        """Return one background colour per image or ray."""
+        if self.config.random_background:
+            background = torch.rand((count, 3), generator=generator)
+        else:
+            background = torch.tensor(self.config.background).expand(count, 3)
+        return background.to(self.input_view.image.device)
+
+    def _regularizers(self, rendering: Rendering, name: str) -> LossTerms:
+        """Return the terms that ask for a clean scene, whatever it shows."""
+        weights = self.config.weights
+        terms = self._ray_regularizers(rendering, name)
+        if weights.orientation > 0:
+            terms[f"{name} orientation"] = weights.orientation * rendering.orientation_loss
+        if weights.normal_smoothness > 0 and rendering.normal is not None:
+            smoothness = normal_smoothness_loss(rendering.normal)
+            terms[f"{name} smoothness"] = weights.normal_smoothness * smoothness
+        return terms
+
+    def _ray_regularizers(self, rendering: Rendering | RayRendering, name: str) -> LossTerms:
+        """Return the terms that single rays have too."""
+        weights = self.config.weights
+        terms = {}
+        if weights.interlevel > 0:
+            terms[f"{name} interlevel"] = weights.interlevel * rendering.interlevel_loss.mean()
+        if weights.distortion > 0:
+            terms[f"{name} distortion"] = weights.distortion * rendering.distortion_loss.mean()
+        if weights.opaque > 0:
+            terms[f"{name} opaque"] = weights.opaque * opaque_loss(rendering.opacity)
+        return terms
+
+    def _mixed_precision(self) -> torch.autocast:
+        """Return the context in which the diffusion model is asked."""
+        device_type = self.input_view.image.device.type
+        enabled = self.config.mixed_precision and device_type == "cuda"
+        return torch.autocast(device_type, torch.bfloat16, enabled=enabled)

@@ -1,0 +1,160 @@
+"""Views that the scene is fitted to pixel by pixel: the photo, and sampled views around it."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
+from zeronvs.cameras.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedViews:
+    """Views beside the photo that the scene should look like, and how far each is trusted."""
+
+    views: View
+    """m views; depth where known, in scene units."""
+    weight: Float[Tensor, " m"] | None = None
+    """Trust in each view; 1 where None."""
+    confidence: Float[Tensor, "m h w"] | None = None
+    """Trust in each pixel; 1 where None."""
+
+    def to(self, device: torch.device | str) -> "SupervisedViews":
+        """Return the same views with their tensors on `device`."""
+        weight = None if self.weight is None else self.weight.to(device)
+        confidence = None if self.confidence is None else self.confidence.to(device)
+        return SupervisedViews(self.views.to(device), weight, confidence)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """Some pixels of some views, with the rays through them."""
+
+    origins: Float[Tensor, "r 3"]
+    directions: Float[Tensor, "r 3"]
+    z_per_unit_distance: Float[Tensor, " r"]
+    """depth_z = distance along the ray * this."""
+    rgb: Float[Tensor, "r 3"]
+    depth_z: Float[Tensor, " r"]
+    """0 = unknown."""
+    trust: Float[Tensor, " r"]
+
+
+def random_pixels(
+    supervised: SupervisedViews, count: int, generator: torch.Generator
+) -> PixelBatch:
+    """Draw pixels uniformly over all views.
+
+    Args:
+        supervised: The views.
+        count: How many pixels.
+        generator: CPU generator.
+    """
+    views = supervised.views
+    device = views.image.device
+    height_px, width_px = views.camera.image_size_px
+    pixel = torch.randint(len(views) * height_px * width_px, (count,), generator=generator)
+    pixel = pixel.to(device)
+    view, row, column = torch.unravel_index(pixel, (len(views), height_px, width_px))
+    uv_px = torch.stack([column, row], dim=-1).float() + 0.5
+    rays = pixel_rays(views.camera[view], uv_px[:, None])
+    trust = torch.ones(count, device=device)
+    if supervised.weight is not None:
+        trust = trust * supervised.weight[view]
+    if supervised.confidence is not None:
+        trust = trust * supervised.confidence[view, row, column]
+    unknown = torch.zeros(count, device=device)
+    return PixelBatch(
+        rays.origins[:, 0],
+        rays.directions[:, 0],
+        rays.z_per_unit_distance[:, 0],
+        views.image[view, :, row, column],
+        unknown if views.depth_z is None else views.depth_z[view, row, column],
+        trust,
+    )
+
+
+def join_pixels(batches: list[PixelBatch]) -> PixelBatch:
+    """Return one batch that holds them all, in order."""
+    return PixelBatch(
+        torch.cat([batch.origins for batch in batches]),
+        torch.cat([batch.directions for batch in batches]),
+        torch.cat([batch.z_per_unit_distance for batch in batches]),
+        torch.cat([batch.rgb for batch in batches]),
+        torch.cat([batch.depth_z for batch in batches]),
+        torch.cat([batch.trust for batch in batches]),
+    )
+
+
+def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera:
+    """Return the camera shifted and turned a little, which keeps grid artefacts from settling.
+
+    Stands for the published noise on ray origins and directions (threestudio, utils/ops.py,
+    `get_rays`, one draw per call), as a rigid motion.
+
+    Args:
+        camera: One camera, or a batch that is moved as one.
+        noise: Standard deviation of the shift, scene units, and of the turn, radians.
+        generator: CPU generator.
+    """
+    shift, turn = (noise * torch.randn((2, 3), generator=generator)).to(camera.camera_to_world)
+    x, y, z = turn.unbind()
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+    pose = camera.camera_to_world.clone()
+    pose[..., :3, :3] = torch.linalg.matrix_exp(skew) @ pose[..., :3, :3]
+    pose[..., :3, 3] += shift
+    return Camera(pose, camera.intrinsics_px, camera.image_size_px)
+
+
+def resized_view(view: View, height_px: int) -> View:
+    """Return one view at another height, its width in proportion and its camera to match."""
+    old_height_px, old_width_px = view.camera.image_size_px
+    if height_px == old_height_px:
+        return view
+    width_px = max(1, round(old_width_px * height_px / old_height_px))
+    image = F.interpolate(
+        view.image[None],
+        (height_px, width_px),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )[0]
+    depth_z = view.depth_z
+    if depth_z is not None:
+        # Nearest: a mean of two depths lies on neither surface, and 0 means unknown.
+        depth_z = F.interpolate(depth_z[None, None], (height_px, width_px), mode="nearest-exact")[
+            0, 0
+        ]
+    return View(image.clamp(0.0, 1.0), view.camera.resized(height_px, width_px), depth_z)
+
+
+def single(view: View) -> View:
+    """Return one view as a batch of one."""
+    camera = Camera(
+        view.camera.camera_to_world[None],
+        view.camera.intrinsics_px[None],
+        view.camera.image_size_px,
+    )
+    depth_z = None if view.depth_z is None else view.depth_z[None]
+    return View(view.image[None], camera, depth_z)
+
+
+def digest(*tensors: Tensor | None) -> str:
+    """Return a short fingerprint of the exact values of some tensors."""
+    hashed = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is not None:
+            hashed.update(str(tuple(tensor.shape)).encode())
+            hashed.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def digest_view(view: View) -> str:
+    """Return a fingerprint of a view: pixels, camera and depth."""
+    return digest(view.image, view.camera.camera_to_world, view.camera.intrinsics_px, view.depth_z)

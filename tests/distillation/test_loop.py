@@ -1,0 +1,189 @@
+"""Stories of whole runs with a tiny model: they work, stop, go on, and say when they cannot."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from sphere_world import ring_cameras, sphere_views
+
+from zeronvs._core.errors import HealthError, InputError
+from zeronvs.cameras.view import View
+from zeronvs.distillation.loop import distill
+from zeronvs.distillation.losses import LossWeights
+from zeronvs.distillation.supervision import SupervisedViews
+
+
+def run(pipe, view, config, folder, **settings):
+    arguments = {"run_dir": folder, "seed": 3, "device": "cpu"} | settings
+    return distill(pipe, view, 0.3, 0.7, config, **arguments)
+
+
+def log_lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same_weights(a, b):
+    return all(torch.equal(a.state_dict()[name], b.state_dict()[name]) for name in a.state_dict())
+
+
+def stop_after(step):
+    def progress(event):
+        if event.stage == "fit the scene" and event.step == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def psnr(scene, view):
+    with torch.no_grad():
+        rgb = scene.render(view.camera, background=torch.full((3,), 0.5)).rgb
+    return -10 * math.log10((rgb - view.image).square().mean().item())
+
+
+def test_the_published_recipe_runs_end_to_end_and_tells_of_every_term(
+    pipe, input_view, tiny_config, tmp_path
+):
+    events = []
+    scene = run(pipe, input_view, tiny_config, tmp_path, progress=events.append)
+    fitting = [event for event in events if event.stage == "fit the scene"]
+    assert [(event.step, event.total) for event in fitting] == [(k, 4) for k in (1, 2, 3, 4)]
+    lines = log_lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    kinds = ("interlevel", "orientation", "smoothness")
+    expected = {"rgb", "sds", *(f"{n} {kind}" for n in ("photo", "sds") for kind in kinds)}
+    assert expected <= lines[0].keys()
+    assert sorted(path.name for path in (tmp_path / "anchors").iterdir()) == [
+        "000.png",
+        "001.png",
+        "transforms.json",
+    ]
+    assert all(weight.isfinite().all() for weight in scene.parameters())
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_weights(
+    pipe, input_view, tiny_config, tmp_path, stop
+):
+    whole = run(pipe, input_view, tiny_config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, input_view, tiny_config, tmp_path / "parts", progress=stop_after(stop))
+    parts = run(pipe, input_view, tiny_config, tmp_path / "parts", resume=True)
+    assert same_weights(whole, parts)
+    assert [line["step"] for line in log_lines(tmp_path / "parts")] == [1, 2, 3, 4]
+
+
+def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
+    pipe, input_view, tiny_config, tmp_path
+):
+    whole = run(pipe, input_view, tiny_config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, input_view, tiny_config, tmp_path / "parts", progress=stop_after(2))
+    with (tmp_path / "parts" / "log.jsonl").open("a") as handle:
+        handle.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    parts = run(pipe, input_view, tiny_config, tmp_path / "parts", resume=True)
+    assert same_weights(whole, parts)
+    assert [line["step"] for line in log_lines(tmp_path / "parts")] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_returned_as_it_is(pipe, input_view, tiny_config, tmp_path):
+    whole = run(pipe, input_view, tiny_config, tmp_path)
+    assert same_weights(whole, run(pipe, input_view, tiny_config, tmp_path, resume=True))
+
+
+def test_resuming_with_other_settings_says_what_differs(pipe, input_view, tiny_config, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, input_view, tiny_config, tmp_path, progress=stop_after(1))
+    other = replace(tiny_config, guidance_scale=7.5)
+    with pytest.raises(InputError, match=r"config.guidance_scale was 9.5 and is now 7.5"):
+        run(pipe, input_view, other, tmp_path, resume=True)
+    darker = View(0.5 * input_view.image, input_view.camera)
+    with pytest.raises(InputError, match="photo was"):
+        run(pipe, darker, tiny_config, tmp_path, resume=True)
+
+
+def test_how_often_a_run_logs_may_change_when_it_resumes(pipe, input_view, tiny_config, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, input_view, tiny_config, tmp_path, progress=stop_after(1))
+    run(pipe, input_view, replace(tiny_config, log_every=2), tmp_path, resume=True)
+
+
+def test_the_model_collects_no_gradients_and_stays_trainable(
+    pipe, input_view, tiny_config, tmp_path
+):
+    run(pipe, input_view, replace(tiny_config, steps=1), tmp_path)
+    weights = [weight for weight in pipe.vae.parameters()]
+    assert all(weight.grad is None and weight.requires_grad for weight in weights)
+
+
+def test_broken_numbers_stop_the_run_and_keep_the_last_good_checkpoint(
+    pipe, input_view, tiny_config, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, input_view, tiny_config, tmp_path, progress=stop_after(2))
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def break_model(event):
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.add_(math.nan)
+
+    bias = pipe.unet.conv_out.bias.detach().clone()
+    try:
+        with pytest.raises(HealthError, match=r"sds loss became nan at step 4.*--resume"):
+            run(pipe, input_view, tiny_config, tmp_path, resume=True, progress=break_model)
+    finally:
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.copy_(bias)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_model_that_ignores_the_camera_is_refused(pipe, input_view, tiny_config, tmp_path):
+    saved = {k: v.clone() for k, v in pipe.cc_projection.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for weight in pipe.cc_projection.parameters():
+                weight.zero_()
+        with pytest.raises(HealthError, match="does not listen to the camera"):
+            run(pipe, input_view, tiny_config, tmp_path)
+    finally:
+        pipe.cc_projection.load_state_dict(saved)
+
+
+def fitting_config(tiny_config, steps):
+    weights = LossWeights(sds=0.0, normal_smoothness=0.0, orientation=0.0, supervised_depth=1.0)
+    render = replace(tiny_config.render_config, near=0.2, far=20.0)
+    field = replace(tiny_config.field_config, blob_strength=0.0, density_bias=-1.0)
+    stages = (replace(tiny_config.stages[0], reference_size_px=24),)
+    return replace(
+        tiny_config,
+        steps=steps,
+        stages=stages,
+        weights=weights,
+        render_config=render,
+        field_config=field,
+        proposal_config=replace(tiny_config.proposal_config, contracted=True),
+        reference_rays=128,
+        supervised_rays=512,
+        field_learning_rate=tiny_config.field_learning_rate,
+    )
+
+
+def test_views_around_a_known_scene_make_it_appear_in_views_that_were_held_out(
+    input_view, tiny_config, tmp_path
+):
+    others = sphere_views(ring_cameras(torch.arange(1, 8) * (2 * math.pi / 8)))
+    held_out = sphere_views(ring_cameras([math.pi / 8, 5 * math.pi / 8]))
+    config = fitting_config(tiny_config, steps=150)
+    first = run(
+        None,
+        input_view,
+        replace(config, steps=1),
+        tmp_path / "first",
+        supervised=SupervisedViews(others),
+    )
+    scene = run(None, input_view, config, tmp_path / "last", supervised=SupervisedViews(others))
+    lines = log_lines(tmp_path / "last")
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    assert psnr(scene, held_out) > psnr(first, held_out) + 6
+    assert psnr(scene, held_out) > 20
