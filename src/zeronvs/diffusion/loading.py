@@ -1,0 +1,109 @@
+"""Finding the folder of a pipeline by name, path or hub id; one clear line when it is not one."""
+
+import importlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from zeronvs._core.errors import InputError
+
+BUILTIN = "builtin"
+COMPONENTS = ("vae", "image_encoder", "unet", "scheduler", "cc_projection")
+INDEX_NAME = "model_index.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
+_HUB_SETTINGS = ("cache_dir", "revision", "token", "local_files_only", "force_download")
+
+
+def pipeline_folder(name_or_path: str | Path, settings: dict[str, Any]) -> Path:
+    """Return the local folder of a pipeline.
+
+    Args:
+        name_or_path: "builtin", a folder, or a hub id "owner/name", which is fetched.
+        settings: Keyword arguments of `from_pretrained`; those of the hub are taken out.
+
+    Raises:
+        InputError: It is a file, not a pipeline's folder, or cannot be fetched.
+    """
+    hub_settings = {key: settings.pop(key) for key in _HUB_SETTINGS if key in settings}
+    if str(name_or_path) == BUILTIN:
+        folder = Path(str(resources.files("zeronvs"))) / "models" / BUILTIN
+        if not (folder / INDEX_NAME).is_file():
+            raise InputError(
+                "the built-in model is missing from this installation. Reinstall the package, or "
+                "name a pipeline folder or a hub id."
+            )
+        return folder
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file; a pipeline is a folder. If it is a checkpoint of the original "
+            "code, convert it first: zeronvs model convert CHECKPOINT -o FOLDER"
+        )
+    if path.is_dir():
+        return path
+    if _HUB_ID.fullmatch(str(name_or_path)) and path.suffix not in {".ckpt", ".pt", ".pth"}:
+        return _fetch(str(name_or_path), hub_settings)
+    raise InputError(
+        f"{name_or_path}: no such folder. Give 'builtin', a pipeline folder or a hub id "
+        "(owner/name)."
+    )
+
+
+def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
+    """Refuse a folder that is not a pipeline of ours, and import the modules that its index names.
+
+    diffusers takes custom components only from modules that are already imported. Only modules
+    of this package are imported here, never one that a folder names by itself.
+
+    Args:
+        folder: The folder.
+        passed: Components that the caller brings, which the folder may lack.
+
+    Raises:
+        InputError: The index is missing or broken, or a component is missing.
+    """
+    index_path = folder / INDEX_NAME
+    if not index_path.is_file():
+        raise InputError(
+            f"{folder} is not a pipeline: it has no {INDEX_NAME}. Give a folder written by "
+            "`save_pretrained` or by `zeronvs model convert`."
+        )
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        declared = {name: entry[0] for name, entry in index.items() if isinstance(entry, list)}
+    except (ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{index_path} cannot be read as JSON ({error}).") from error
+    missing = [name for name in COMPONENTS if not declared.get(name) and name not in passed]
+    if missing:
+        raise InputError(
+            f"{folder} is not a ZeroNVS pipeline: its {INDEX_NAME} has no {', '.join(missing)}."
+        )
+    for library in declared.values():
+        if isinstance(library, str) and library.split(".")[0] == "zeronvs":
+            _import_own(library, index_path)
+
+
+def _import_own(module: str, index_path: Path) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{index_path} names {module}, which this version does not have. Save the pipeline "
+            "again with this version, or install the one that wrote it."
+        ) from error
+
+
+def _fetch(hub_id: str, hub_settings: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub_settings))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{hub_id} is no folder here and could not be fetched from the hub ({reason})."
+        ) from error

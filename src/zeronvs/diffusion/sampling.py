@@ -1,0 +1,122 @@
+"""Sampling by DDIM (arXiv:2010.02502), on a scheduler's timesteps, one generator per sample.
+
+The step is written out here because the scheduler's own answers NaN on the first step of a schedule
+that ends in pure noise when eta is 1: a rounding error falls under a square root.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.random import draw_noise
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(noisy latent "n c h w", timestep " n") -> what the network predicts, guided."""
+OnStep = Callable[[int, int, Tensor], Tensor]
+"""(step counted from 0, timestep, latent) -> the latent to go on with."""
+
+
+def ddim_sample(
+    predict: Predict,
+    scheduler: DDIMScheduler,
+    initial_latent: Float[Tensor, "n c h w"],
+    generators: Sequence[torch.Generator],
+    *,
+    num_inference_steps: int,
+    eta: float,
+    on_step: OnStep | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Go from noise to clean (scaled) latents.
+
+    Args:
+        predict: The guided network.
+        scheduler: Noise schedule, spacing of timesteps and kind of prediction; not changed.
+        initial_latent: Standard normal noise.
+        generators: One per sample, for the noise that `eta` > 0 adds at each step.
+        num_inference_steps: Steps, from 1 to the number of training timesteps.
+        eta: 0 = deterministic, 1 = as much noise as ancestral sampling.
+        on_step: Called after each step.
+
+    Raises:
+        InputError: The number of steps or eta is out of range.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise InputError(f"eta is {eta:g}; it must lie between 0 and 1.")
+    timesteps = ddim_timesteps(scheduler, num_inference_steps).tolist()
+    # The scheduler steps back by an even stride, past the first training timestep at the end.
+    stride = int(scheduler.config["num_train_timesteps"]) // num_inference_steps
+    latent = initial_latent
+    for index, timestep in enumerate(timesteps):
+        batch = torch.full((len(latent),), timestep, dtype=torch.long, device=latent.device)
+        clean, noise = split_prediction(scheduler, predict(latent, batch), timestep, latent)
+        fresh = None
+        if eta > 0:
+            fresh = draw_noise(generators, tuple(latent.shape[1:])).to(latent)
+        latent = _step_back(scheduler, clean, noise, fresh, timestep, timestep - stride, eta)
+        if on_step is not None:
+            latent = on_step(index, timestep, latent)
+    return latent
+
+
+def ddim_timesteps(scheduler: DDIMScheduler, num_inference_steps: int) -> Int[Tensor, " steps"]:
+    """Return the timesteps a run of this many steps visits, noisiest first.
+
+    Raises:
+        InputError: There are fewer than one or more than the training timesteps.
+    """
+    limit = int(scheduler.config["num_train_timesteps"])
+    if not 1 <= num_inference_steps <= limit:
+        raise InputError(
+            f"{num_inference_steps} sampling steps were asked for; use between 1 and {limit}."
+        )
+    stepper = DDIMScheduler.from_config(scheduler.config)
+    stepper.set_timesteps(num_inference_steps)
+    return stepper.timesteps
+
+
+def split_prediction(
+    scheduler: DDIMScheduler,
+    output: Float[Tensor, "n c h w"],
+    timestep: int,
+    noisy_latent: Float[Tensor, "n c h w"],
+) -> tuple[
+    Float[Tensor, "n c h w"],  # the clean latent implied
+    Float[Tensor, "n c h w"],  # the noise implied
+]:
+    """Split noisy latents as the network's output says: Eq. 12 of DDIM, or v (arXiv:2202.00512)."""
+    signal = float(scheduler.alphas_cumprod[timestep])
+    signal_root, noise_root = signal**0.5, (1.0 - signal) ** 0.5
+    if scheduler.config["prediction_type"] == "v_prediction":
+        clean = signal_root * noisy_latent - noise_root * output
+        noise = signal_root * output + noise_root * noisy_latent
+    else:
+        clean = (noisy_latent - noise_root * output) / max(signal_root, 1e-4)
+        noise = output
+    if scheduler.config["clip_sample"]:
+        limit = scheduler.config["clip_sample_range"]
+        clean = clean.clamp(-limit, limit)
+    return clean, noise
+
+
+def _step_back(
+    scheduler: DDIMScheduler,
+    clean: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    fresh_noise: Float[Tensor, "n c h w"] | None,
+    timestep: int,
+    earlier: int,
+    eta: float,
+) -> Float[Tensor, "n c h w"]:
+    """Return the latent at an earlier timestep (Eq. 12 and 16 of DDIM); below 0 means the end."""
+    signal = float(scheduler.alphas_cumprod[timestep])
+    table = scheduler.alphas_cumprod
+    signal_earlier = float(table[earlier] if earlier >= 0 else scheduler.final_alpha_cumprod)
+    ancestral = (1.0 - signal_earlier) / (1.0 - signal) * (1.0 - signal / signal_earlier)
+    variance = eta**2 * ancestral
+    direction = max(1.0 - signal_earlier - variance, 0.0) ** 0.5
+    latent = signal_earlier**0.5 * clean + direction * noise
+    return latent if fresh_noise is None else latent + max(variance, 0.0) ** 0.5 * fresh_noise

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from zeronvs._core.errors import InputError
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+
+def refusal(name, **settings) -> str:
+    with pytest.raises(InputError) as caught:
+        ZeroNVSPipeline.from_pretrained(name, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_checkpoint_file_is_sent_to_the_converter(tmp_path):
+    path = tmp_path / "zeronvs.ckpt"
+    path.write_bytes(b"weights")
+    assert "zeronvs model convert" in refusal(path)
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path):
+    assert "model_index.json" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"vae": []}', "\u0000"])
+def test_a_broken_index_is_refused(tmp_path, content):
+    (tmp_path / "model_index.json").write_text(content)
+    refusal(tmp_path)
+
+
+def test_a_pipeline_of_another_kind_is_refused(tmp_path):
+    index = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert "cc_projection" in refusal(tmp_path)
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    assert "no such folder" in refusal(tmp_path / "nothing" / "here")
+
+
+def test_a_hub_id_that_is_not_at_hand_is_refused_without_asking_the_network(tmp_path):
+    says = refusal("nobody/nothing", local_files_only=True, cache_dir=str(tmp_path))
+    assert "nobody/nothing" in says
+
+
+def test_a_missing_weight_file_is_named(released_pipe, tmp_path):
+    released_pipe.save_pretrained(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "unet" in refusal(tmp_path)
+
+
+def test_a_truncated_weight_file_is_refused(released_pipe, tmp_path):
+    released_pipe.save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refusal(tmp_path)
+
+
+def test_an_index_cannot_make_a_foreign_module_run(released_pipe, tmp_path, monkeypatch):
+    released_pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "strangers_module.py").write_text("raise SystemExit('code ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    index_path = tmp_path / "model" / "model_index.json"
+    index = json.loads(index_path.read_text())
+    index["cc_projection"] = ["strangers_module", "CameraProjection"]
+    index_path.write_text(json.dumps(index))
+    refusal(tmp_path / "model")
+    index["cc_projection"] = ["zeronvs.no_such_module", "CameraProjection"]
+    index_path.write_text(json.dumps(index))
+    assert "this version" in refusal(tmp_path / "model")
