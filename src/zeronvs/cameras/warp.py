@@ -1,15 +1,17 @@
 """Moving the pixels of a view to other cameras along its depth.
 
-A forward warp: every pixel becomes a small patch of points, the points are projected into the target
-camera, and the nearest surface wins. What no point reaches is a hole; holes are filled smoothly, and
-the validity mask says where. Used to tell the built-in model what it already knows of a new view
-(the "warp + pose" condition of MegaScenes), and to make training pairs of single photographs
-(AdaMPI, arXiv:2205.11733).
+A forward warp: every pixel becomes a small patch of points, the points are projected into the
+target camera, and the nearest surface wins. What no point reaches is a hole; holes are filled
+smoothly, and the validity mask says where. Used to tell the built-in model what it already knows
+of a new view (the "warp + pose" condition of MegaScenes), and to make training pairs of single
+photographs (AdaMPI, arXiv:2205.11733).
 """
+
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +22,8 @@ SURFACE_THICKNESS = 0.04
 """Points within this fraction behind the nearest one belong to the same surface."""
 EDGE_RATIO = 1.08
 """Neighbouring depths with a larger ratio are different surfaces: no point is put between them."""
+BACK_FACING = -0.2
+"""A surface seen from behind (cosine to its normal below this) is not what the view showed."""
 
 
 def unproject(view: View) -> Float[Tensor, "*batch h w 3"]:
@@ -77,12 +81,9 @@ def forward_warp(
         target: b cameras; their image size is the size of the result.
         supersampling: Points per pixel along each axis; 2 closes the cracks of a 2x approach.
     """
-    if view.depth_z is None:
-        raise ValueError("the view has no depth to warp along")
-    points, colors = _surface_points(view.image, view.depth_z, view.camera, supersampling)
-    known = points[..., 3] > 0
-    uv_px, depth_z = project(points[..., :3], target)
-    return splat_points(uv_px, depth_z, colors, known, target.image_size_px)
+    cloud = surface_points(view, supersampling)
+    uv_px, depth_z = project(cloud.position, target)
+    return splat_points(uv_px, depth_z, cloud.color, cloud.faces(target), target.image_size_px)
 
 
 def warp_view(
@@ -92,12 +93,10 @@ def warp_view(
     Float[Tensor, "b 1 h w"],  # 1 where a point of the view landed, else 0
 ]:
     """Move a batch of views into target cameras together with their depth (see `forward_warp`)."""
-    if view.depth_z is None:
-        raise ValueError("the view has no depth to warp along")
-    points, colors = _surface_points(view.image, view.depth_z, view.camera, supersampling)
-    known = points[..., 3] > 0
-    uv_px, depth_z = project(points[..., :3], target)
-    values = torch.cat([colors, depth_z[..., None]], dim=-1)
+    cloud = surface_points(view, supersampling)
+    uv_px, depth_z = project(cloud.position, target)
+    values = torch.cat([cloud.color, depth_z[..., None]], dim=-1)
+    known = cloud.faces(target)
     moved, validity = splat_points(uv_px, depth_z, values, known, target.image_size_px)
     return View(moved[:, :3], target, moved[:, 3] * validity[:, 0]), validity
 
@@ -106,7 +105,7 @@ def splat_points(
     uv_px: Float[Tensor, "b n 2"],
     depth_z: Float[Tensor, "b n"],
     values: Float[Tensor, "b n c"],
-    known: Tensor,
+    known: Bool[Tensor, "b n"],
     image_size_px: tuple[int, int],
 ) -> tuple[
     Float[Tensor, "b c h w"],  # values of the nearest surface, holes filled smoothly
@@ -163,28 +162,59 @@ def fill_holes(
     return torch.where(validity > 0, image, pulled)
 
 
-def _surface_points(
-    image: Float[Tensor, "b 3 h w"],
-    depth_z: Float[Tensor, "b h w"],
-    camera: Camera,
-    supersampling: int,
-) -> tuple[
-    Float[Tensor, "b n 4"],  # world x, y, z, and 1 where the depth is known
-    Float[Tensor, "b n 3"],  # RGB
-]:
-    """Return points on the surfaces of the view, several to a pixel, none between surfaces."""
-    size = (depth_z.shape[-2] * supersampling, depth_z.shape[-1] * supersampling)
-    depth = depth_z[:, None]
+@dataclass(frozen=True, eq=False)
+class SurfacePoints:
+    """Points on the surfaces that views have seen."""
+
+    position: Float[Tensor, "b n 3"]
+    """World, scene units."""
+    normal: Float[Tensor, "b n 3"]
+    """Unit normals on the side that was seen."""
+    color: Float[Tensor, "b n 3"]
+    known: Bool[Tensor, "b n"]
+    """False where the view had no depth."""
+
+    def faces(self, camera: Camera) -> Bool[Tensor, "b n"]:
+        """Return which points are known and show `camera` the side that was seen."""
+        towards = F.normalize(camera.position[..., None, :] - self.position, dim=-1)
+        return self.known & ((self.normal * towards).sum(-1) > BACK_FACING)
+
+
+def surface_points(view: View, supersampling: int = 2) -> SurfacePoints:
+    """Return points on the surfaces of views with depth, several to a pixel, none between surfaces.
+
+    Args:
+        view: b views with depth (0 = unknown), scene units.
+        supersampling: Points per pixel along each axis.
+    """
+    if view.depth_z is None:
+        raise ValueError("the view has no depth: its surfaces are not known")
+    size = (view.depth_z.shape[-2] * supersampling, view.depth_z.shape[-1] * supersampling)
+    depth = view.depth_z[:, None]
     nearest = F.interpolate(depth, size, mode="nearest")
     smooth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
     lowest = -F.max_pool2d(-depth, 3, stride=1, padding=1)
     highest = F.max_pool2d(depth, 3, stride=1, padding=1)
-    one_surface = F.interpolate(
-        (highest < lowest * EDGE_RATIO).to(depth.dtype), size, mode="nearest"
-    )
+    one_surface = (highest < lowest * EDGE_RATIO).to(depth.dtype)
+    one_surface = F.interpolate(one_surface, size, mode="nearest")
     depth = torch.where(one_surface > 0, smooth, nearest)[:, 0]
-    colors = F.interpolate(image, size, mode="bilinear", align_corners=False)
-    points = unproject_depth(depth, camera)
-    known = (nearest[:, 0] > 0).to(depth.dtype)
-    points = torch.cat([points, known[..., None]], dim=-1)
-    return rearrange(points, "b h w c -> b (h w) c"), rearrange(colors, "b c h w -> b (h w) c")
+    colors = F.interpolate(view.image, size, mode="bilinear", align_corners=False)
+    normal = _normals(unproject_depth(view.depth_z, view.camera), view.camera)
+    normal = F.interpolate(rearrange(normal, "b h w c -> b c h w"), size, mode="nearest")
+    return SurfacePoints(
+        rearrange(unproject_depth(depth, view.camera), "b h w c -> b (h w) c"),
+        rearrange(normal, "b c h w -> b (h w) c"),
+        rearrange(colors, "b c h w -> b (h w) c"),
+        rearrange(nearest[:, 0] > 0, "b h w -> b (h w)"),
+    )
+
+
+def _normals(points: Float[Tensor, "b h w 3"], camera: Camera) -> Float[Tensor, "b h w 3"]:
+    """Return unit normals of a grid of points, on the side of the camera."""
+    padded = rearrange(points, "b h w c -> b c h w")
+    padded = rearrange(F.pad(padded, (1, 1, 1, 1), mode="replicate"), "b c h w -> b h w c")
+    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    normal = F.normalize(torch.linalg.cross(down, across), dim=-1)
+    towards = camera.position[:, None, None] - points
+    return normal * (normal * towards).sum(-1, keepdim=True).sign()

@@ -64,7 +64,9 @@ class ProceduralScene:
         for index in range(len(self.box_center)):
             start = _turn(origin - self.box_center[index], -self.box_yaw_rad[index])
             heading = _turn(direction, -self.box_yaw_rad[index])
-            inverse = 1.0 / torch.where(heading.abs() < 1e-8, torch.full_like(heading, 1e-8), heading)
+            inverse = 1.0 / torch.where(
+                heading.abs() < 1e-8, torch.full_like(heading, 1e-8), heading
+            )
             one = (-self.box_half_size[index] - start) * inverse
             other = (self.box_half_size[index] - start) * inverse
             entry = torch.minimum(one, other).amax(-1)
@@ -108,14 +110,15 @@ class ProceduralScene:
         phase = torch.stack([u, -v], -1) / self.texture_size[index]
         mirrored = 4 * (phase / 2 - torch.floor(phase / 2 + 0.5)).abs() - 1
         texel = F.grid_sample(
-            self.textures[index][None], mirrored[None, None], align_corners=False
+            self.textures[index][None],
+            mirrored[None, None],
+            align_corners=False,
+            padding_mode="border",
         )[0, :, 0].T
         return (texel * shading[:, None]).clamp(0, 1)
 
 
-def random_scene(
-    generator: torch.Generator, textures: Float[Tensor, "n 3 t t"]
-) -> ProceduralScene:
+def random_scene(generator: torch.Generator, textures: Float[Tensor, "n 3 t t"]) -> ProceduralScene:
     """Draw a room with 2 to 7 boxes and balls, wearing some of the textures."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -155,7 +158,9 @@ def random_cameras(
     position = distance[:, None] * torch.stack(
         [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1
     )
-    target = torch.tensor([0.0, 0.0, 0.25]) + 0.25 * (torch.rand(count, 3, generator=generator) - 0.5)
+    target = torch.tensor([0.0, 0.0, 0.25]) + 0.25 * (
+        torch.rand(count, 3, generator=generator) - 0.5
+    )
     return Camera.from_fov(look_at(position, target), fov_y_rad, image_size_px)
 
 

@@ -1,0 +1,297 @@
+"""Training the built-in denoiser (the warp kind) on pairs of views.
+
+The network predicts the clean image (in the space of the latent), weighted as an error in v, plus a
+perceptual distance of that image. Image encoder and camera projection are trained along.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.diffusion.projection import CameraProjection
+from zeronvs.training.pack import TrainingPack
+from zeronvs.training.pairs import Pair, PairConfig, PairStream, collate
+from zeronvs.training.perceptual import PerceptualDistance
+
+TRAINED = ("unet", "image_encoder", "cc_projection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserTrainingConfig:
+    """Settings of one run."""
+
+    steps: int = 20_000
+    batch: int = 8
+    learning_rate: float = 2.5e-4
+    warmup_steps: int = 100
+    decay_steps: int = 0
+    """The learning rate falls to a tenth over the last so many steps."""
+    ema_decay: float = 0.999
+    dropout: float = 0.05
+    """Share of examples without token; the same again without image channels; and without both."""
+    perceptual_weight: float = 0.3
+    perceptual_crop_px: int = 64
+    max_loss_weight: float = 5.0
+    """Bound of 1 / sigma^2, the weight that turns an error in the image into an error in v."""
+    mixed_precision: bool = True
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+
+def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
+    """Return the built-in architecture with random weights: 128 px, 32x32 cells of 4x4 pixels."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=48 * 3 + 16,
+        out_channels=48,
+        block_out_channels=(96, 160, 224, 224),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+    image_encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=128,
+            intermediate_size=256,
+            projection_dim=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=64,
+            patch_size=8,
+        )
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+    return ZeroNVSPipeline(
+        vae=PixelShuffleAutoencoder(downscale=4, scaling_factor=1.0),
+        image_encoder=image_encoder,
+        unet=unet,
+        scheduler=scheduler,
+        cc_projection=CameraProjection(128, 19, 128),
+    )
+
+
+def train_denoiser(
+    pipe: ZeroNVSPipeline,
+    pack: TrainingPack,
+    perceptual: PerceptualDistance | None,
+    pairs: PairConfig,
+    config: DenoiserTrainingConfig,
+    state_dir: Path,
+    progress: Progress = silent,
+    *,
+    workers: int = 1,
+) -> None:
+    """Train `pipe` in place; at the end it holds the averaged (EMA) weights.
+
+    Args:
+        pipe: A pipeline of the warp kind.
+        pack: Training images.
+        perceptual: Network of the perceptual term; None leaves the term out.
+        pairs: How pairs are drawn.
+        config: Settings.
+        state_dir: Weights, averages, optimiser and step are kept here; a run goes on from them.
+        progress: Told of every step.
+        workers: Processes that draw pairs; 0 draws in this one.
+    """
+    modules = nn.ModuleDict({name: getattr(pipe, name) for name in TRAINED})
+    modules.train()
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    average = {name: value.detach().clone() for name, value in modules.state_dict().items()}
+    step = _load_state(state_dir, modules, average, optimizer)
+    stream = PairStream(pack, pairs, seed=config.seed + 104_729 * step)
+    loader = iter(DataLoader(stream, config.batch, num_workers=workers, collate_fn=collate))
+    saved = time.monotonic()
+    while step < config.steps:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(step, config)
+        losses = denoising_losses(pipe, next(loader), perceptual, config, generator)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        norm = nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _update_average(average, modules, min(config.ema_decay, (1 + step) / (10 + step)))
+        if time.monotonic() - saved > config.checkpoint_seconds or step == config.steps:
+            _save_state(state_dir, modules, average, optimizer, step, config)
+            saved = time.monotonic()
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        progress(
+            ProgressEvent("train denoiser", step, config.steps, values | {"norm": float(norm)})
+        )
+    modules.load_state_dict(average)
+    modules.eval()
+
+
+def denoising_losses(
+    pipe: ZeroNVSPipeline,
+    pair: Pair,
+    perceptual: PerceptualDistance | None,
+    config: DenoiserTrainingConfig,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the terms of the loss of a batch of pairs, weighted."""
+    device = pipe.unet.device
+    view, target = pair.input_view.to(device), pair.target_view.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
+        pixels = clip_pixels(view.image, pipe.image_encoder.config.image_size)
+        embedding = pipe.image_encoder(pixels).image_embeds.float()
+    signed = view.image * 2 - 1
+    latent = pipe.vae.encode(signed).latent_dist.mode()  # pyright: ignore
+    condition = Condition(embedding, latent, view, pair.scene_scale.to(device))
+    told = _dropped(pipe.prepare(condition, target.camera), config.dropout, generator)
+    clean = pipe.to_latent(target.image)
+    noise = torch.randn(clean.shape, generator=generator).to(device)
+    # Later (noisier) times more often: there it is decided what the view shows.
+    uniform = torch.rand(len(clean), generator=generator).sqrt()
+    timestep = (uniform * len(pipe.alphas_cumprod)).long().to(device)
+    signal = pipe.alphas_cumprod[timestep][:, None, None, None]
+    noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
+        predicted = pipe.unet(
+            torch.cat([noisy, told.concat], 1), timestep, encoder_hidden_states=told.tokens
+        ).sample
+    predicted = predicted.float()
+    weight = (1 / (1 - signal)).clamp_max(config.max_loss_weight)
+    losses = {"mse": (weight * (predicted - clean) ** 2).mean()}
+    if perceptual is not None and config.perceptual_weight > 0:
+        # Half of the batch is enough, and where there is little noise there is little to say.
+        noisiest = timestep.argsort(descending=True)[: max(1, len(timestep) // 2)]
+        losses["perceptual"] = config.perceptual_weight * _perceptual_loss(
+            perceptual,
+            _to_image(pipe, predicted)[noisiest],
+            target.image[noisiest],
+            config,
+            generator,
+        )
+    return losses
+
+
+def _perceptual_loss(
+    perceptual: PerceptualDistance,
+    predicted: Float[Tensor, "n 3 h w"],
+    truth: Float[Tensor, "n 3 h w"],
+    config: DenoiserTrainingConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    side = min(config.perceptual_crop_px, truth.shape[-1])
+    top, left = (
+        int(torch.randint(truth.shape[-1] - side + 1, (), generator=generator)) for _ in range(2)
+    )
+    window = (..., slice(top, top + side), slice(left, left + side))
+    with torch.autocast(truth.device.type, torch.bfloat16, enabled=config.mixed_precision):
+        with torch.no_grad():
+            wanted = perceptual.features(truth[window])
+        distance = perceptual.compare(perceptual.features(predicted[window]), wanted)
+    return distance.float().mean()
+
+
+def _to_image(pipe: ZeroNVSPipeline, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
+    unscaled = latent / pipe.vae.config["scaling_factor"]
+    return pipe.vae.decode(unscaled).sample * 0.5 + 0.5  # pyright: ignore
+
+
+def _dropped(told: CameraCondition, dropout: float, generator: torch.Generator) -> CameraCondition:
+    """Drop token, channels or both in three equal shares (published code, ddpm.py `get_input`)."""
+    draw = torch.rand(len(told), generator=generator).to(told.tokens.device)
+    token = (draw >= 2 * dropout).float()
+    channels = ((draw < dropout) | (draw >= 3 * dropout)).float()
+    return CameraCondition(
+        told.tokens * token[:, None, None], told.concat * channels[:, None, None, None]
+    )
+
+
+def _rate(step: int, config: DenoiserTrainingConfig) -> float:
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    left = config.steps - step
+    if left < config.decay_steps:
+        return warm * (0.1 + 0.9 * left / config.decay_steps)
+    return warm
+
+
+@torch.no_grad()
+def _update_average(average: dict[str, Tensor], modules: nn.Module, decay: float) -> None:
+    for name, value in modules.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+
+
+def _save_state(
+    state_dir: Path,
+    modules: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    config: DenoiserTrainingConfig,
+) -> None:
+    tensors = {f"weights.{name}": value for name, value in modules.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    with write_aside(state_dir / "state.safetensors") as aside:
+        contiguous = {name: value.contiguous().clone() for name, value in tensors.items()}
+        save_file(contiguous, aside, {"step": str(step)})
+    write_json(state_dir / "config.json", asdict(config) | {"step": step})
+
+
+def _load_state(
+    state_dir: Path,
+    modules: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    path = state_dir / "state.safetensors"
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    modules.load_state_dict(_under(tensors, "weights."))
+    for name, value in _under(tensors, "average.").items():
+        average[name].copy_(value)
+    stored: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        stored.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": stored, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    return int(json.loads((state_dir / "config.json").read_text())["step"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def export_average(state_dir: Path, pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:
+    """Put the averaged weights of a training state into `pipe` and return it, ready to use."""
+    tensors = _under(load_file(state_dir / "state.safetensors"), "average.")
+    for name in TRAINED:
+        getattr(pipe, name).load_state_dict(_under(tensors, f"{name}."))
+        getattr(pipe, name).eval()
+    return pipe
