@@ -27,7 +27,7 @@ class Camera:
     def from_fov(
         cls,
         camera_to_world: Float[Tensor, "*batch 4 4"],
-        fov_y_rad: float | Float[Tensor, "*#batch"],
+        fov_y_rad: float | int | Float[Tensor, "*#batch"],
         image_size_px: tuple[int, int],
     ) -> "Camera":
         """Make a camera with square pixels and a centred principal point.
