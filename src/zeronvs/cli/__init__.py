@@ -1,6 +1,62 @@
-"""The command line: one file a verb; the only place that prints, parses arguments or exits."""
+"""The command line: one file a verb; the only place that prints, parses arguments or exits.
+
+The verb is looked up by hand, and only its own module is imported: help answers in a moment.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from zeronvs import __version__
+from zeronvs.cli.frame import fail, guarded
+
+VERBS = {
+    "scene": "a walkable 360-degree scene of one photograph",
+    "views": "new views of one photograph, without a scene",
+    "estimate": "field of view, elevation, depth and scale of a photograph",
+    "render": "a video of a finished scene along a camera path",
+    "export": "files of a finished scene for other programs",
+    "model": "convert weights, or say what a model is",
+    "doctor": "what this machine can do, and what each missing part costs",
+}
+"""Each verb is the module of its name in this folder, with a function `run(arguments)`."""
 
 
-def main() -> None:
-    """Run the command line."""
-    raise SystemExit("not built yet")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit: 0 done, 1 the run went wrong, 2 wrong input, 130 stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words[0] if words else "--help"
+    if verb in ("--help", "-h", "help"):
+        print(help_text())
+        code = 0
+    elif verb in ("--version", "-V"):
+        print(f"zeronvs {__version__}")
+        code = 0
+    elif verb in VERBS:
+        code = guarded(lambda: importlib.import_module(f"zeronvs.cli.{verb}").run(words[1:]), words)
+    else:
+        code = fail(_unknown(verb), 2)
+    raise SystemExit(code)
+
+
+def help_text() -> str:
+    """Return the overview that `zeronvs --help` prints."""
+    verbs = "\n".join(f"  {verb:<10}{says}" for verb, says in VERBS.items())
+    return (
+        "usage: zeronvs VERB ...\n\n"
+        "One photograph in, new views and a 360-degree scene out.\n\n"
+        f"{verbs}\n\n"
+        "  zeronvs scene photo.jpg -o out      the whole way, no knobs\n"
+        "  zeronvs VERB --help                 what a verb can be told\n"
+        "  zeronvs --version"
+    )
+
+
+def _unknown(verb: str) -> str:
+    """Say what was probably meant."""
+    if "." in verb and not verb.startswith("-"):
+        return f"say what to do with it first: zeronvs scene {verb} -o out"
+    close = get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the verbs are: {', '.join(VERBS)}"
+    return f"there is no verb {verb!r}; {hint}"

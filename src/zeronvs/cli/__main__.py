@@ -1,0 +1,5 @@
+"""`python -m zeronvs.cli` is `zeronvs`."""
+
+from zeronvs.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""Reading a verb's arguments into its dataclass, and refusing what cannot be."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from zeronvs._core.errors import InputError
+
+Arguments = TypeVar("Arguments")
+
+Degrees = Annotated[float | None, tyro.conf.arg(metavar="DEGREES")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
+
+
+def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
+    """Fill the dataclass of a verb; its field docstrings are the help texts."""
+    return tyro.cli(
+        kind,
+        args=list(words),
+        prog=f"zeronvs {verb}",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def radians(degrees: float | None) -> float | None:
+    """Return the angle in radians; None stays None."""
+    return None if degrees is None else math.radians(degrees)
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse counts below 1; None stands for the preset's own.
+
+    Raises:
+        InputError: A count is too small; the flag has the argument's name.
+    """
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {count}; it must be at least 1")
+
+
+def check_anchors(anchors: int | None) -> None:
+    """Refuse a negative number of anchors; 0 means plain score distillation.
+
+    Raises:
+        InputError: The number is negative.
+    """
+    if anchors is not None and anchors < 0:
+        raise InputError(f"--anchors is {anchors}; it must be 0 (none) or more")
+
+
+def check_new_folder(out: Path, *, resume: bool) -> None:
+    """Refuse to mix two runs: a run goes into a new or an empty folder, or goes on with its own.
+
+    Raises:
+        InputError: `out` is a file, holds something else, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; -o names a folder")
+    if out.is_dir() and not resume and any(out.iterdir()):
+        held = "a run already" if (out / "run.json").exists() else "other files"
+        go_on = "add --resume to go on with it, or " if held == "a run already" else ""
+        raise InputError(f"{out} holds {held}; {go_on}give another folder with -o")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; a run folder cannot be made inside it")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest} cannot be written to; give another folder with -o")
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that this machine does not have; None chooses one.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=torch.device(device))
+    except Exception as error:  # each backend raises its own kind
+        kinds = ["cpu"]
+        if torch.cuda.is_available():
+            kinds += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise InputError(
+            f"--device {device}: there is no such device here; there is: {', '.join(kinds)}"
+        ) from error

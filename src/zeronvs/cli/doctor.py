@@ -1,0 +1,83 @@
+"""`zeronvs doctor`: what this machine can do, and what each missing part costs."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeronvs import __version__
+from zeronvs.cli.arguments import parse
+
+OPTIONAL = {
+    "gsplat": "splats are drawn by plain torch: slow, and only small pictures on a CPU",
+    "viser": "there is no viewer in the browser; open scene.ply in any splat viewer instead",
+    "beartype": "shapes are not checked while running (only the tests need it)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """Say what this machine can do, and what each missing part costs."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Print the findings."""
+    parse(DoctorArguments, words, "doctor")
+    from zeronvs.cli.report import print_table
+
+    print_table(list(findings()))
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """Yield what was found, one thing and its state at a time."""
+    import torch
+
+    yield "zeronvs", f"{__version__}, Python {platform.python_version()}"
+    for package in ("torch", "diffusers", "transformers"):
+        yield package, importlib.metadata.version(package)
+    yield "processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    memory_gib = _memory_gib()
+    if memory_gib is not None:
+        low = "" if memory_gib >= 4 else "  (the preview preset wants 4)"
+        yield "memory", f"{memory_gib:.1f} GiB{low}"
+    yield from _accelerators()
+    yield "model 'builtin'", _builtin_model()
+    for package, cost in OPTIONAL.items():
+        found = importlib.util.find_spec(package) is not None
+        yield package, importlib.metadata.version(package) if found else f"not installed: {cost}"
+    if importlib.util.find_spec("torchvision") is not None:
+        yield "torchvision", "installed, not needed; one that does not fit torch breaks diffusers"
+
+
+def _accelerators() -> Iterator[tuple[str, str]]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    elif torch.backends.mps.is_available():
+        yield "mps", "Apple GPU"
+    else:
+        yield "GPU", "none: scenes take minutes and are small (--preset preview)"
+
+
+def _builtin_model() -> str:
+    import zeronvs
+
+    folder = Path(zeronvs.__file__).parent / "models" / "builtin"
+    weights = list(folder.rglob("*.safetensors"))
+    if not weights:
+        return "missing: the installation is not whole; install the package again"
+    return f"{sum(file.stat().st_size for file in weights) / 2**20:.0f} MiB"
+
+
+def _memory_gib() -> float | None:
+    """Return the machine's memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None

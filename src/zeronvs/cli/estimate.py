@@ -1,0 +1,105 @@
+"""`zeronvs estimate`: where a photograph was taken from, as far as can be told."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from zeronvs.cli.arguments import Degrees, parse, radians
+
+if TYPE_CHECKING:
+    from zeronvs.data.photo import Photo
+    from zeronvs.estimation.camera_estimate import CameraEstimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateArguments:
+    """Estimate field of view, elevation, depth and scale of a photograph."""
+
+    photo: tyro.conf.Positional[Path]
+    """The photograph, in any common format."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """A folder for overlay.png (horizon and depth) and estimate.json; not written if not given."""
+    model: str = "builtin"
+    """The model whose depth estimator is asked; "none" for estimates without depth."""
+    fov_deg: Degrees = None
+    """Vertical field of view of the centre square in degrees, where it is known."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse the arguments, estimate, print, and write where asked."""
+    arguments = parse(EstimateArguments, words, "estimate")
+    from zeronvs.data.photo import load_photo
+    from zeronvs.estimation.camera_estimate import estimate_camera
+
+    photo = load_photo(arguments.photo)
+    depth_estimator = None
+    if arguments.model != "none":
+        from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+        depth_estimator = ZeroNVSPipeline.from_pretrained(arguments.model).depth_estimator
+    estimate = estimate_camera(
+        photo.image,
+        focal_px=photo.focal_px,
+        focal_source=photo.focal_source,
+        depth_estimator=depth_estimator,
+        fov_y_rad=radians(arguments.fov_deg),
+    )
+    _print(estimate, photo.notes)
+    if arguments.out is not None:
+        _write(arguments.out, photo, estimate)
+
+
+def _rows(estimate: "CameraEstimate") -> Iterator[tuple[str, float, float, str, str]]:
+    """Yield name, value, spread, source and flag, angles in degrees."""
+    fov, elevation, scale = estimate.fov_y_rad, estimate.elevation_rad, estimate.scene_scale
+    yield (
+        "fov_deg",
+        math.degrees(fov.value),
+        math.degrees(fov.spread),
+        fov.source,
+        "--fov-deg",
+    )
+    yield (
+        "elevation_deg",
+        math.degrees(elevation.value),
+        math.degrees(elevation.spread),
+        elevation.source,
+        "--elevation-deg",
+    )
+    yield "scene_scale", scale.value, scale.spread, scale.source, "--scene-scale"
+
+
+def _print(estimate: "CameraEstimate", notes: Sequence[str]) -> None:
+    from zeronvs.cli.report import print_table
+
+    rows = [("estimate", "value", "spread", "from", "flag")]
+    for name, value, spread, source, flag in _rows(estimate):
+        rows.append((name, f"{value:.3g}", f"{spread:.2g}", source, flag))
+    print_table(rows)
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _write(folder: Path, photo: "Photo", estimate: "CameraEstimate") -> None:
+    """Write the picture with its horizon, beside it the depth, and the numbers."""
+    from zeronvs._core.files import write_json
+    from zeronvs.export.images import write_image
+    from zeronvs.export.overlay import estimate_overlay
+
+    overlay = estimate_overlay(
+        photo.image,
+        fov_y_rad=estimate.fov_y_rad.value,
+        elevation_rad=estimate.elevation_rad.value,
+        relative_depth=estimate.relative_depth,
+    )
+    write_image(folder / "overlay.png", overlay)
+    numbers = {
+        name: {"value": value, "spread": spread, "source": source}
+        for name, value, spread, source, _ in _rows(estimate)
+    }
+    write_json(folder / "estimate.json", numbers)
+    print(f"\n{folder / 'overlay.png'}\n{folder / 'estimate.json'}")

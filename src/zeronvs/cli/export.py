@@ -1,0 +1,43 @@
+"""`zeronvs export`: files of a finished scene for other programs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from zeronvs.cli.arguments import Device, check_device, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write files of a finished scene for other programs."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The folder that `zeronvs scene` made."""
+    format: tuple[Literal["ply", "glb", "nerfstudio"], ...] = ("ply", "glb", "nerfstudio")
+    """ply: 3D Gaussian splats; glb: a mesh; nerfstudio: transforms.json with its pictures."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """The folder to write to; the run folder if not given."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse the arguments and export."""
+    arguments = parse(ExportArguments, words, "export")
+    check_device(arguments.device)
+    from zeronvs.cli.report import progress_bar
+    from zeronvs.pipeline import export_run
+
+    with progress_bar() as progress:
+        files = export_run(
+            arguments.run_dir,
+            arguments.format,
+            out=arguments.out,
+            device=arguments.device,
+            progress=progress,
+        )
+    for path in files:
+        print(path)

@@ -1,0 +1,79 @@
+"""What surrounds every verb: one clear line and the right exit code, whatever happens."""
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from zeronvs._core.errors import HealthError, InputError
+
+DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
+    """Run a verb and return the exit code; what the user can mend becomes one line on stderr.
+
+    Anything unforeseen keeps its traceback: that is a bug to be reported.
+
+    Args:
+        work: The verb.
+        words: The command line, for the hint how to go on.
+    """
+    _quieten()
+    try:
+        work()
+    except InputError as error:
+        return fail(str(error), WRONG_INPUT)
+    except HealthError as error:
+        return fail(str(error), WENT_WRONG)
+    except KeyboardInterrupt:
+        return fail(_how_to_go_on(words), STOPPED, label="stopped")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        return fail(_os_error(error), WRONG_INPUT)
+    except MemoryError:
+        return fail("the memory of this machine is used up; try --preset preview", WENT_WRONG)
+    except ImportError as error:
+        if "pip install" not in str(error):
+            raise
+        return fail(str(error), WRONG_INPUT)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing torch here is slow
+            raise
+        return fail(
+            "the memory of the GPU is used up; try --preset preview or --device cpu", WENT_WRONG
+        )
+    return DONE
+
+
+def fail(message: str, code: int, *, label: str = "error") -> int:
+    """Print one line to stderr and return the exit code."""
+    print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _how_to_go_on(words: Sequence[str]) -> str:
+    if not words or words[0] != "scene":
+        return "nothing half-written is left"
+    again = [*words, *(["--resume"] if "--resume" not in words else [])]
+    return f"what is done is kept; go on with: zeronvs {shlex.join(again)}"
+
+
+def _os_error(error: OSError) -> str:
+    """Say what the system said, and about which file."""
+    said = (error.strerror or str(error)).lower()
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{said}"
+
+
+def _quieten() -> None:
+    """Keep the chatter of libraries off the terminal, and idle threads off the processor."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,77 @@
+"""`zeronvs model`: convert released weights and back, or say what a model is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from zeronvs._core.errors import InputError
+from zeronvs.cli.arguments import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertArguments:
+    """Convert a released checkpoint to a folder that diffusers reads, or such a folder back."""
+
+    source: tyro.conf.Positional[Path]
+    """A .ckpt file in the layout of ZeroNVS or Zero-1-to-3, or a model folder."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The folder to make, or the .ckpt file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArguments:
+    """Say what a model is: its parts, their sizes, and the camera representation it needs."""
+
+    model: tyro.conf.Positional[str] = "builtin"
+    """builtin, a folder, or a hub id."""
+
+
+KINDS = {"convert": ConvertArguments, "info": InfoArguments}
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse the second word and its arguments, and do it."""
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: zeronvs model convert SOURCE -o OUT\n       zeronvs model info [MODEL]")
+        return
+    if words[0] not in KINDS:
+        raise InputError(f"there is no 'model {words[0]}'; there is: model convert, model info")
+    arguments = parse(KINDS[words[0]], words[1:], f"model {words[0]}")
+    if isinstance(arguments, ConvertArguments):
+        _convert(arguments)
+    else:
+        _info(arguments)
+
+
+def _convert(arguments: ConvertArguments) -> None:
+    """Convert in the direction that the source's kind asks for."""
+    if not arguments.source.exists():
+        raise InputError(f"{arguments.source}: there is no such file or folder")
+    if arguments.out.exists() and (arguments.out.is_file() or any(arguments.out.iterdir())):
+        raise InputError(f"{arguments.out} exists already; give another name with -o")
+    from zeronvs.diffusion import convert
+
+    if arguments.source.is_dir():
+        convert.convert_folder(arguments.source, arguments.out)
+    else:
+        convert.convert_checkpoint(arguments.source, arguments.out)
+    print(arguments.out)
+
+
+def _info(arguments: InfoArguments) -> None:
+    """Print a table of the parts."""
+    from zeronvs.cli.report import print_table
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+    pipe = ZeroNVSPipeline.from_pretrained(arguments.model)
+    rows = [("part", "class", "parameters")]
+    for name, part in pipe.components.items():
+        if part is not None:
+            count = sum(p.numel() for p in part.parameters()) if hasattr(part, "parameters") else 0
+            rows.append((name, type(part).__name__, f"{count:,}" if count else ""))
+    print_table(rows)
+    print(f"\nimage size: {pipe.image_size_px} px")
+    print(f"camera representation: {pipe.cc_projection.config['representation']}")

@@ -1,0 +1,141 @@
+"""Showing what is going on and what came out: a progress bar with an ETA, and tables."""
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from zeronvs._core.progress import Progress, ProgressEvent
+
+if TYPE_CHECKING:
+    from zeronvs.pipeline import RunResult
+
+FLAGS = {
+    "fov_y_rad": "--fov-deg",
+    "elevation_rad": "--elevation-deg",
+    "out": "-o",
+}
+"""Flags whose name is not simply that of the setting."""
+PLAIN_INTERVAL_S = 15.0
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show progress on stderr: a bar a stage in a terminal, now and then a line in a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainLines()
+        return
+    with Bars(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[values]}"),
+        console=console,
+    ) as bars:
+        yield StageBars(bars)
+
+
+class StageBars:
+    """One bar for each stage, in the order in which they begin."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Move the bar of the event's stage."""
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._bars.add_task(event.stage, values="")
+        self._bars.update(
+            self._tasks[event.stage],
+            completed=event.step,
+            total=event.total,
+            values=format_values(event),
+        )
+
+
+class PlainLines:
+    """A line when a stage begins and ends, and every few seconds in between."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = self._printed = time.monotonic()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Print the event if it is time."""
+        now = time.monotonic()
+        new = event.stage != self._stage
+        last = event.total is not None and event.step >= event.total
+        if new:
+            self._stage, self._began = event.stage, now
+        if not (new or last or now - self._printed > PLAIN_INTERVAL_S):
+            return
+        self._printed = now
+        counted = f" {event.step}/{event.total}" if event.total else ""
+        spent = now - self._began
+        left = ""
+        if event.total and event.step and not last:
+            left = f", {spent * (event.total - event.step) / event.step:.0f} s left"
+        values = format_values(event)
+        print(
+            f"{event.stage}{counted}: {spent:.0f} s{left}{'  ' if values else ''}{values}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def format_values(event: ProgressEvent) -> str:
+    """Return the event's numbers as short text."""
+    return "  ".join(f"{name} {value:.3g}" for name, value in event.values.items())
+
+
+def print_settings(rows: Iterable[tuple[str, object, str]]) -> None:
+    """Print settings with where each comes from and the flag that overrides it."""
+    lines = [(*readable(name, value), source, flag(name)) for name, value, source in rows]
+    print_table([("setting", "value", "from", "flag"), *lines])
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns; a line is never broken, so that it can be searched and cut."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def readable(name: str, value: object) -> tuple[str, str]:
+    """Return a setting's name and value as people read them: angles in degrees."""
+    if name.endswith("_rad") and isinstance(value, float):
+        return name.removesuffix("_rad").replace("_y", "") + "_deg", f"{math.degrees(value):.1f}"
+    return name, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def flag(name: str) -> str:
+    """Return the flag that sets a setting."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def print_result(result: "RunResult") -> None:
+    """Say what was made, with every estimate and where it comes from."""
+    print_settings(result.rows)
+    for note in result.notes:
+        print(f"note: {note}")
+    print(f"\n{result.run_dir} ({result.seconds:.0f} s)")
+    for path in result.files:
+        print(f"  {path.relative_to(result.run_dir)}")

@@ -1,0 +1,95 @@
+"""Arguments: what cannot be is refused in one line before any work begins."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from zeronvs._core.errors import InputError
+from zeronvs.cli.arguments import check_anchors, check_counts, check_device, check_new_folder, parse
+from zeronvs.cli.scene import SceneArguments
+from zeronvs.cli.views import ViewsArguments
+
+
+def test_the_shortest_scene_command_needs_a_photo_and_a_folder():
+    arguments = parse(SceneArguments, ["photo.jpg", "-o", "out"], "scene")
+    assert (arguments.photo, arguments.out) == (Path("photo.jpg"), Path("out"))
+    assert (arguments.preset, arguments.anchors, arguments.resume) == (None, None, False)
+
+
+def test_every_flag_of_a_scene_is_understood():
+    words = "p.jpg --out o --preset paper --model m --anchors 0 --seed 3 --device cpu --resume"
+    words += " --fov-deg -20 --elevation-deg 10.5 --scene-scale 0.5 --guidance-scale 9 --steps 5"
+    arguments = parse(SceneArguments, [*words.split(), "--dry-run"], "scene")
+    assert arguments.fov_deg == -20
+    assert arguments.elevation_deg == 10.5
+    assert arguments.anchors == 0
+    assert arguments.dry_run
+
+
+def test_the_published_sampling_settings_are_the_defaults_of_views():
+    arguments = parse(ViewsArguments, ["p.jpg", "-o", "out"], "views")
+    assert (arguments.steps, arguments.eta, arguments.guidance_scale) == (50, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("words", [[], ["p.jpg"], ["p.jpg", "-o", "o", "--steps", "many"]])
+def test_arguments_that_do_not_fit_end_with_code_two(words: list[str]):
+    with pytest.raises(SystemExit) as caught:
+        parse(SceneArguments, words, "scene")
+    assert caught.value.code == 2
+
+
+def test_counts_begin_at_one():
+    check_counts(frames=1, steps=None)
+    with pytest.raises(InputError, match="--batch-size is 0"):
+        check_counts(batch_size=0)
+
+
+def test_no_anchors_are_allowed_and_fewer_are_not():
+    check_anchors(0)
+    check_anchors(None)
+    with pytest.raises(InputError, match="--anchors is -1"):
+        check_anchors(-1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "meta7"])
+def test_a_device_that_is_not_there_is_refused(device: str):
+    with pytest.raises(InputError, match="no such device"):
+        check_device(device)
+
+
+def test_the_processor_is_always_there():
+    check_device("cpu")
+    check_device(None)
+
+
+def test_a_new_and_an_empty_folder_are_fine_and_nothing_is_made(tmp_path: Path):
+    check_new_folder(tmp_path, resume=False)
+    check_new_folder(tmp_path / "a" / "b", resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_are_not_mixed(tmp_path: Path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="--resume"):
+        check_new_folder(tmp_path, resume=False)
+    check_new_folder(tmp_path, resume=True)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="other files"):
+        check_new_folder(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_a_file_is_no_folder(tmp_path: Path, inside: str):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        check_new_folder(tmp_path / "file" / inside, resume=False)
+
+
+def test_nothing_is_not_a_number_of_degrees():
+    arguments = parse(SceneArguments, ["p", "-o", "o", "--fov-deg", "nan"], "scene")
+    assert arguments.fov_deg is not None
+    assert math.isnan(arguments.fov_deg)

@@ -1,0 +1,95 @@
+"""The frame of the command line: one clear line and the right exit code, whatever happens."""
+
+import errno
+
+import pytest
+import torch
+
+from zeronvs import __version__
+from zeronvs._core.errors import HealthError, InputError
+from zeronvs.cli import VERBS, main
+from zeronvs.cli.frame import guarded
+
+
+def exit_code(*words: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
+    assert exit_code("--help") == 0
+    printed = capsys.readouterr().out
+    for verb in VERBS:
+        assert f"\n  {verb}" in printed
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"zeronvs {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "model"])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(verb, "--help") == 0
+    assert f"zeronvs {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [("model",), ("model", "convert", "--help"), ("model", "info", "-h")]
+)
+def test_the_two_model_verbs_explain_themselves(words, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(*words) == 0
+    assert "zeronvs model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("secne", "scene"), ("photo.jpg", "zeronvs scene photo.jpg"), ("xyzzy", "the verbs are")],
+)
+def test_a_wrong_verb_gives_one_line_with_a_hint(word, hint, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(word) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert hint in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def raising(error: BaseException):
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("the photo is\nodd"), 2, "the photo is odd"),
+        (HealthError("all black"), 1, "all black"),
+        (KeyboardInterrupt(), 130, "--resume"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "out/x: no space left"),
+        (OSError(errno.EROFS, "Read-only file system", "out"), 2, "out: read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), 2, "permission denied"),
+        (ImportError("viser is not installed. Run: pip install 'zeronvs[web]'"), 2, "pip install"),
+        (MemoryError(), 1, "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "GPU"),
+    ],
+)
+def test_what_can_be_mended_becomes_one_line(error, code, says, capsys: pytest.CaptureFixture[str]):
+    assert guarded(raising(error), ["scene", "a.jpg", "-o", "out"]) == code
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.startswith("zeronvs: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), RuntimeError("bug"), ImportError("bug")])
+def test_a_bug_keeps_its_traceback(error: Exception):
+    with pytest.raises(type(error), match="bug"):
+        guarded(raising(error), [])
+
+
+def test_the_hint_how_to_go_on_can_be_pasted(capsys: pytest.CaptureFixture[str]):
+    guarded(raising(KeyboardInterrupt()), ["scene", "my photo.jpg", "-o", "out", "--resume"])
+    assert "zeronvs scene 'my photo.jpg' -o out --resume\n" in capsys.readouterr().err
