@@ -92,7 +92,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
         pixels = picture_to_tensor(image)
         if input_camera is None:
             pose, fov_y_rad = torch.eye(4), targets.fov_y_rad[0].float().cpu()
-            input_camera = Camera.from_fov(pose, fov_y_rad, tuple(pixels.shape[-2:]))
+            height_px, width_px = pixels.shape[-2:]
+            input_camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
         image = View(pixels, input_camera)
     elif input_camera is not None:
         raise InputError("input_camera was given beside a View, which has its own; give one.")

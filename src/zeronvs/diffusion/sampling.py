@@ -5,6 +5,7 @@ that ends in pure noise when eta is 1: a rounding error falls under a square roo
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -73,7 +74,7 @@ def ddim_timesteps(scheduler: DDIMScheduler, num_inference_steps: int) -> Int[Te
         raise InputError(
             f"{num_inference_steps} sampling steps were asked for; use between 1 and {limit}."
         )
-    stepper = DDIMScheduler.from_config(scheduler.config)
+    stepper: Any = DDIMScheduler.from_config(scheduler.config)
     stepper.set_timesteps(num_inference_steps)
     return stepper.timesteps
 
