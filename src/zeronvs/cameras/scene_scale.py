@@ -113,6 +113,35 @@ def align_disparity(
     return 1 / aligned.clamp(1 / most, 1 / least)
 
 
+def fit_disparity(
+    relative: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
+) -> tuple[float, float]:
+    """Fit scale and shift of a relative disparity so that wrong matches do not decide.
+
+    Reweighted least squares (towards least absolute error). A fit that would turn near and far
+    around is replaced by the constant median.
+
+    Args:
+        relative: Disparity up to scale and shift.
+        wanted: 1 / depth at the same places, 1 / scene units.
+
+    Returns:
+        Scale (>= 0) and shift.
+    """
+    relative, wanted = relative.double(), wanted.double()
+    weight = torch.ones_like(wanted)
+    scale, shift = 0.0, float(wanted.median())
+    for _ in range(10):
+        mean_relative = (weight * relative).sum() / weight.sum()
+        mean_wanted = (weight * wanted).sum() / weight.sum()
+        spread = (weight * (relative - mean_relative) ** 2).sum().clamp_min(1e-12)
+        both = (weight * (relative - mean_relative) * (wanted - mean_wanted)).sum()
+        scale, shift = float(both / spread), float(mean_wanted - both / spread * mean_relative)
+        residual = (scale * relative + shift - wanted).abs()
+        weight = 1.0 / residual.clamp_min(float(residual.median().clamp_min(1e-6)))
+    return (scale, shift) if scale > 0 else (0.0, float(wanted.median()))
+
+
 def fill_depth(
     sparse_depth_z: Float[Tensor, "*batch h w"], dense_depth_z: Float[Tensor, "*batch h w"]
 ) -> Float[Tensor, "*batch h w"]:

@@ -7,6 +7,7 @@ of a new view (the "warp + pose" condition of MegaScenes), and to make training 
 photographs (AdaMPI, arXiv:2205.11733).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,6 +179,16 @@ class SurfacePoints:
         """Return which points are known and show `camera` the side that was seen."""
         towards = F.normalize(camera.position[..., None, :] - self.position, dim=-1)
         return self.known & ((self.normal * towards).sum(-1) > BACK_FACING)
+
+
+def join_points(clouds: Sequence[SurfacePoints]) -> SurfacePoints:
+    """Return one cloud that holds the points of all."""
+    return SurfacePoints(
+        torch.cat([cloud.position for cloud in clouds], dim=1),
+        torch.cat([cloud.normal for cloud in clouds], dim=1),
+        torch.cat([cloud.color for cloud in clouds], dim=1),
+        torch.cat([cloud.known for cloud in clouds], dim=1),
+    )
 
 
 def surface_points(view: View, supersampling: int = 2) -> SurfacePoints:

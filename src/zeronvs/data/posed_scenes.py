@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 
 MIN_SPARSE_POINTS = 12
@@ -86,29 +87,11 @@ def align_disparity(
     column: Tensor,
     known_depth_z: Float[Tensor, " n"],
 ) -> Float[Tensor, "h w"]:
-    """Fit scale and shift of a relative disparity to known depths; return dense depth.
-
-    Reweighted least squares in disparity, so that wrong matches do not decide. A fit that would turn
-    near and far around is replaced by the median depth.
-    """
-    seen = disparity[row, column].double()
-    wanted = 1.0 / known_depth_z.double()
-    weight = torch.ones_like(wanted)
-    scale, shift = torch.zeros(()), wanted.median()
-    for _ in range(10):
-        mean_seen = (weight * seen).sum() / weight.sum()
-        mean_wanted = (weight * wanted).sum() / weight.sum()
-        spread = (weight * (seen - mean_seen) ** 2).sum().clamp_min(1e-9)
-        scale = (weight * (seen - mean_seen) * (wanted - mean_wanted)).sum() / spread
-        shift = mean_wanted - scale * mean_seen
-        residual = (scale * seen + shift - wanted).abs()
-        weight = 1.0 / residual.clamp_min(float(residual.median().clamp_min(1e-6)))
-    if scale <= 0:
-        return torch.full_like(disparity, float(known_depth_z.median()))
+    """Fit scale and shift of a relative disparity to known depths; return dense depth."""
+    scale, shift = fit_disparity(disparity[row, column], 1.0 / known_depth_z)
     far = FAR_FACTOR * float(torch.quantile(known_depth_z[:100_000], 0.98))
     near = 0.5 * float(torch.quantile(known_depth_z[:100_000], 0.02))
-    dense = 1.0 / (scale.float() * disparity + shift.float()).clamp(1.0 / far, 1.0 / near)
-    return dense
+    return 1.0 / (scale * disparity + shift).clamp(1.0 / far, 1.0 / near)
 
 
 def open_posed_scene(folder: Path) -> PosedScene:

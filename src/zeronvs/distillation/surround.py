@@ -1,0 +1,238 @@
+"""Views sampled all around the scene, one after the other, each knowing what the others showed.
+
+Starting from the photo, the next view on either side is told what the surfaces seen so far look
+like from there (all of them, the nearest in front), and the model fills in the rest. What is new is
+given a depth that continues the known depth, and the view joins the known ones. The two sides meet
+behind the scene. So views agree with each other where plain sampling draws each one anew.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose, rotation_angle_rad
+from zeronvs.cameras.scene_scale import fit_disparity
+from zeronvs.cameras.view import View
+from zeronvs.cameras.warp import (
+    SurfacePoints,
+    fill_holes,
+    join_points,
+    project,
+    splat_points,
+    surface_points,
+)
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation.anchors import quantized
+from zeronvs.distillation.supervision import SupervisedViews, single
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurroundConfig:
+    """Settings of sampling around the scene."""
+
+    count: int = 15
+    """Views on the circle, beside the photo."""
+    num_inference_steps: int = 8
+    guidance_scale: float = 1.5
+    eta: float = 0.0
+    clearance: float = 0.85
+    """Cameras stay nearer than this fraction of what the photo shows behind the scene's middle."""
+    min_distance: float = 0.55
+    """But no nearer than this to the origin, scene units."""
+    max_depth: float = 6.0
+    """Depth of sampled views is bounded, scene units."""
+    new_trust: float = 0.5
+    """Weight of invented pixels in the fit; pixels that repeat known surfaces weigh 1."""
+
+
+def surround_azimuths_rad(count: int) -> list[float]:
+    """Return the azimuths of `count` views, evenly around, nearest to the photo (0) first."""
+    step = 2 * math.pi / (count + 1)
+    offsets = [((k + 1) // 2) * (1 if k % 2 else -1) for k in range(1, count + 1)]
+    return [offset * step for offset in offsets]
+
+
+@torch.no_grad()
+def sample_surround(
+    pipe: ZeroNVSPipeline,
+    input_view: View,
+    elevation_rad: float,
+    scene_scale: float,
+    config: SurroundConfig,
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> SupervisedViews:
+    """Sample views around the scene.
+
+    Args:
+        pipe: A model of the warp kind with a depth estimator carries known surfaces along; any
+            other model draws every view from the photo alone, without depth.
+        input_view: The photo (one view) at the canonical camera, with depth for the warp kind.
+        elevation_rad: Its elevation.
+        scene_scale: Scene units per model unit.
+        config: Settings.
+        seed: View k uses a seed made of it.
+        progress: Told of every view.
+    """
+    size = (pipe.image_size_px, pipe.image_size_px)
+    azimuths = surround_azimuths_rad(config.count)
+    cameras = free_orbit(input_view, elevation_rad, torch.tensor(azimuths), config)
+    cameras = replace(
+        cameras.resized(*size), camera_to_world=cameras.camera_to_world.to(pipe.device)
+    )
+    if not pipe.warps_input or pipe.depth_estimator is None:
+        condition = pipe.encode(single(input_view), scene_scale)
+        images = pipe.sample(
+            condition,
+            cameras,
+            [seed * 1000 + k for k in range(config.count)],
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            eta=config.eta,
+            callback=progress,
+        )
+        return SupervisedViews(View(quantized(images), cameras))
+    known = [pipe.encode(single(input_view), scene_scale)]
+    clouds = [surface_points(known[0].view)]
+    views, trusts = [], []
+    for index in range(config.count):
+        camera = cameras[[index]]
+        moved, depth_z, validity = _look(clouds, camera)
+        angles = [
+            float(rotation_angle_rad(k.view.camera.camera_to_world, camera.camera_to_world))
+            for k in known
+        ]
+        nearest = min(range(len(known)), key=angles.__getitem__)
+        image = quantized(
+            pipe.sample(
+                known[nearest],
+                camera,
+                [seed * 1000 + index],
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                eta=config.eta,
+                warped=(moved, validity),
+            )
+        )
+        relative = pipe.depth_estimator.estimate_depth(image)
+        depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
+        view = View(image, camera, depth_z)
+        views.append(view)
+        trusts.append(torch.where(validity[:, 0] > 0, 1.0, config.new_trust))
+        known.append(pipe.encode(view, scene_scale))
+        # Only what is new joins the known surfaces: old ones keep their first, sharpest colours.
+        new = View(image, camera, depth_z * (1 - validity[:, 0]))
+        clouds.append(surface_points(new))
+        progress(ProgressEvent("sample views around", index + 1, config.count))
+    return SupervisedViews(
+        View(
+            torch.cat([view.image for view in views]),
+            cameras,
+            torch.cat([view.depth_z for view in views if view.depth_z is not None]),
+        ),
+        confidence=torch.cat(trusts),
+    )
+
+
+def free_orbit(
+    input_view: View,
+    elevation_rad: float,
+    azimuth_rad: Float[Tensor, " n"],
+    config: SurroundConfig | None = None,
+) -> Camera:
+    """Return cameras around the origin that keep in front of what the photo shows.
+
+    A camera that would stand behind a wall of the photo comes nearer to the origin instead, as far
+    as the clearance or the least distance; the distance changes smoothly with the azimuth.
+
+    Args:
+        input_view: The photo (one view) at the canonical camera; without depth, the orbit is a
+            circle.
+        elevation_rad: Elevation of all cameras.
+        azimuth_rad: Where on the orbit.
+        config: Clearance and least distance.
+    """
+    config = config or SurroundConfig()
+    full = float(input_view.camera.position.norm())
+    distance = torch.full_like(azimuth_rad, full)
+    if input_view.depth_z is not None:
+        ring_rad = torch.arange(72) * (2 * math.pi / 72)
+        ring = _free_distances(input_view, elevation_rad, ring_rad, full, config)
+        # The least of the neighbourhood, then its mean: smooth, and never beyond what is free.
+        padded = torch.cat([ring[-9:], ring, ring[:9]])[None, None]
+        least = -F.max_pool1d(-padded, 9, stride=1)
+        smooth = F.avg_pool1d(least, 11, stride=1)[0, 0]
+        distance = smooth[(azimuth_rad / (2 * math.pi / 72)).round().long() % 72]
+    poses = orbit_pose(azimuth_rad, torch.full_like(azimuth_rad, elevation_rad), distance)
+    lens = input_view.camera.to("cpu")
+    return Camera(
+        poses, lens.intrinsics_px.expand(len(azimuth_rad), 3, 3).clone(), lens.image_size_px
+    )
+
+
+def _free_distances(
+    input_view: View,
+    elevation_rad: float,
+    azimuth_rad: Float[Tensor, " n"],
+    full: float,
+    config: SurroundConfig,
+) -> Float[Tensor, " n"]:
+    assert input_view.depth_z is not None
+    depth_z, camera = input_view.depth_z.cpu(), input_view.camera.to("cpu")
+    height_px, width_px = camera.image_size_px
+    candidates = torch.linspace(full, min(config.min_distance, full), 24)
+    answer = torch.full_like(azimuth_rad, float(candidates[-1]))
+    for distance in candidates.flip(0):
+        poses = orbit_pose(
+            azimuth_rad,
+            torch.full_like(azimuth_rad, elevation_rad),
+            distance.expand_as(azimuth_rad),
+        )
+        uv_px, z = project(poses[:, :3, 3], camera)
+        column, row = uv_px[:, 0].long(), uv_px[:, 1].long()
+        seen = (z > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
+        wall = depth_z[row.clamp(0, height_px - 1), column.clamp(0, width_px - 1)]
+        blocked = seen & (wall > 0) & (z > config.clearance * wall)
+        answer = torch.where(blocked, answer, distance)
+    return answer
+
+
+def _look(
+    clouds: list[SurfacePoints], camera: Camera
+) -> tuple[
+    Float[Tensor, "1 3 h w"],  # known surfaces as the camera sees them, holes filled smoothly
+    Float[Tensor, "1 h w"],  # their depth, holes filled smoothly
+    Float[Tensor, "1 1 h w"],  # 1 where something known is seen
+]:
+    cloud = join_points(clouds)
+    uv_px, depth_z = project(cloud.position, camera)
+    values = torch.cat([cloud.color, depth_z[..., None]], dim=-1)
+    moved, validity = splat_points(
+        uv_px, depth_z, values, cloud.faces(camera), camera.image_size_px
+    )
+    return moved[:, :3].clamp(0, 1), moved[:, 3], validity
+
+
+def _continued_depth(
+    known_z: Float[Tensor, "1 h w"],
+    known: Bool[Tensor, "1 h w"],
+    relative: Float[Tensor, "1 h w"],
+    max_depth: float,
+) -> Float[Tensor, "1 h w"]:
+    """Keep known depth; elsewhere put the estimated depth, fitted to it and joined without step."""
+    if known.float().mean() < 0.02:
+        return relative.clamp(0.2, max_depth)
+    disparity = 1.0 / relative
+    scale, shift = fit_disparity(disparity[known], 1.0 / known_z[known].clamp_min(1e-3))
+    fitted = scale * disparity + shift
+    error = (1.0 / known_z.clamp_min(1e-3) - fitted)[:, None]
+    error = fill_holes(error, known[:, None].to(error.dtype))[:, 0]
+    depth_z = 1.0 / (fitted + error).clamp(1.0 / max_depth, 5.0)
+    return torch.where(known, known_z, depth_z)

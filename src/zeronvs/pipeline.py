@@ -1,0 +1,461 @@
+"""The whole story: one photograph in, a 360-degree scene out. Read this file first.
+
+    photo -> camera (field of view, elevation, scale, depth) -> what the model knows of the photo
+          -> views sampled around the scene, anchors -> a radiance field -> files
+
+`reconstruct` goes all the way. `sample_views` stops after the model: no scene is made.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zeronvs import __version__
+from zeronvs._core.files import write_json
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.data.photo import Photo, load_photo, square_view
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation import health
+from zeronvs.distillation.loop import distill
+from zeronvs.distillation.supervision import SupervisedViews, digest_view
+from zeronvs.distillation.surround import sample_surround
+from zeronvs.distillation.view_files import load_views, save_views
+from zeronvs.estimation.camera_estimate import CameraEstimate, estimate_camera
+from zeronvs.export.images import contact_sheet, write_image
+from zeronvs.export.video import write_video
+from zeronvs.presets import PRESETS, Preset, PresetName
+from zeronvs.run_folder import (
+    SCENE_FILE,
+    camera_record,
+    export_cameras,
+    orbit_distances,
+    path_cameras,
+    render_frames,
+    write_record,
+    write_scene_mesh,
+    write_scene_splats,
+    write_view_files,
+)
+from zeronvs.scene.scene import Scene
+
+Row = tuple[str, Any, str]
+"""Name, value and source of a setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoSettings:
+    """What scenes and views have in common; None means: estimate it, or choose for me."""
+
+    photo: Path
+    out: Path
+    model: str = "builtin"
+    seed: int = 0
+    device: str | None = None
+    fov_y_rad: float | None = None
+    """Vertical field of view of the photo's centre square."""
+    elevation_rad: float | None = None
+    scene_scale: float | None = None
+    """Scene units per model unit (the paper's q)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSettings(PhotoSettings):
+    """What `zeronvs scene` is told."""
+
+    preset: PresetName | None = None
+    anchors: int | None = None
+    resume: bool = False
+    guidance_scale: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsSettings(PhotoSettings):
+    """What `zeronvs views` is told."""
+
+    path: str = "orbit"
+    frames: int = 24
+    samples: int = 1
+    steps: int = 50
+    eta: float = 1.0
+    guidance_scale: float = 3.0
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resolved:
+    """Everything that was left open, decided."""
+
+    rows: list[Row]
+    photo: Photo
+    estimate: CameraEstimate
+    input_view: View
+    """The photo's centre square at the canonical camera, with depth where the model has it."""
+    pipe: ZeroNVSPipeline
+    device: str
+    preset: Preset | None
+    """Of a scene; views need none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What came out."""
+
+    run_dir: Path
+    rows: list[Row]
+    notes: list[str]
+    files: list[Path]
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
+    """Read the photo, load the model, estimate the camera; nothing is written.
+
+    Raises:
+        InputError: The photo, the model or a number cannot be used.
+    """
+    photo = load_photo(settings.photo)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = ZeroNVSPipeline.from_pretrained(settings.model).to(device)
+    estimate = estimate_camera(
+        photo.image,
+        focal_px=photo.focal_px,
+        focal_source=photo.focal_source,
+        depth_estimator=pipe.depth_estimator,
+        fov_y_rad=settings.fov_y_rad,
+        elevation_rad=settings.elevation_rad,
+        scene_scale=settings.scene_scale,
+    )
+    rows: list[Row] = [
+        ("model", settings.model, "default" if settings.model == "builtin" else "given"),
+        ("device", device, "given" if settings.device else "best available"),
+        ("seed", settings.seed, "given" if settings.seed else "default"),
+    ]
+    for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
+        value = getattr(estimate, name)
+        rows.append((name, value.value, value.source))
+    preset = None
+    if isinstance(settings, SceneSettings):
+        preset, more = _choose_preset(settings, device)
+        rows += more
+    else:
+        rows += [
+            (name, getattr(settings, name), "default or given")
+            for name in ("path", "frames", "samples", "steps", "eta", "guidance_scale")
+        ]
+    return Resolved(
+        rows=rows,
+        photo=photo,
+        estimate=estimate,
+        input_view=_input_view(photo, estimate, pipe),
+        pipe=pipe,
+        device=device,
+        preset=preset,
+    )
+
+
+def _choose_preset(settings: SceneSettings, device: str) -> tuple[Preset, list[Row]]:
+    """Return the preset with the explicit settings put in, and where each setting comes from."""
+    name: PresetName = settings.preset or ("preview" if device == "cpu" else "fast")
+    preset = PRESETS[name]
+    distill_config = preset.distill
+    chosen = "given" if settings.preset else f"for {device}"
+    rows: list[Row] = [("preset", name, chosen)]
+    if settings.steps is not None:
+        distill_config = distill_config.with_steps(settings.steps)
+    if settings.anchors is not None:
+        anchors = replace(distill_config.anchors, count=settings.anchors)
+        distill_config = replace(distill_config, anchors=anchors)
+    if settings.guidance_scale is not None:
+        distill_config = replace(distill_config, guidance_scale=settings.guidance_scale)
+        if preset.surround is not None:
+            surround = replace(preset.surround, guidance_scale=settings.guidance_scale)
+            preset = replace(preset, surround=surround)
+    values = {
+        "steps": (distill_config.steps, settings.steps),
+        "anchors": (distill_config.anchors.count, settings.anchors),
+        "guidance_scale": (
+            distill_config.guidance_scale
+            if preset.surround is None
+            else preset.surround.guidance_scale,
+            settings.guidance_scale,
+        ),
+    }
+    for key, (value, told) in values.items():
+        rows.append((key, value, f"preset {name}" if told is None else "given"))
+    return replace(preset, distill=distill_config), rows
+
+
+def _input_view(photo: Photo, estimate: CameraEstimate, pipe: ZeroNVSPipeline) -> View:
+    """Put the photo's centre square at the canonical camera: distance 1, looking at the origin."""
+    elevation_rad = torch.tensor(estimate.elevation_rad.value)
+    view = square_view(
+        photo,
+        fov_y_rad=estimate.fov_y_rad.value,
+        size_px=pipe.image_size_px,
+        camera_to_world=orbit_pose(torch.tensor(0.0), elevation_rad, torch.tensor(1.0)),
+    )
+    if not pipe.warps_input or pipe.depth_estimator is None:
+        return view
+    relative = pipe.depth_estimator.estimate_depth(view.image[None].to(pipe.device))[0].cpu()
+    return View(view.image, view.camera, relative * estimate.scene_scale.value)
+
+
+def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResult:
+    """Make a 360-degree scene of one photograph, in the run folder `settings.out`.
+
+    Raises:
+        InputError: The input cannot be used; nothing is half-written.
+        HealthError: The run went wrong in a way that makes its result useless.
+    """
+    clock = _Clock()
+    with clock.stage("prepare"):
+        resolved = resolve(settings)
+    preset, view, out = resolved.preset, resolved.input_view, settings.out
+    assert preset is not None
+    elevation_rad = resolved.estimate.elevation_rad.value
+    scene_scale = resolved.estimate.scene_scale.value
+    distances = orbit_distances(view, elevation_rad)
+    record = _record(settings, resolved, "running") | {
+        "input_camera": camera_record(view.camera),
+        "orbit_distances": distances.tolist(),
+    }
+    write_record(out, record)
+    write_image(out / "input.png", resolved.photo.image)
+
+    supervised = None
+    if preset.surround is not None:
+        with clock.stage("sample views"):
+            supervised = _surround(settings, resolved, preset, progress)
+    with clock.stage("fit the scene"):
+        scene = distill(
+            resolved.pipe,
+            view,
+            elevation_rad,
+            scene_scale,
+            preset.distill,
+            run_dir=out,
+            seed=settings.seed,
+            device=resolved.device,
+            supervised=supervised,
+            progress=progress,
+            resume=settings.resume,
+        )
+        scene.save(out / SCENE_FILE)
+    metrics, findings = _write_outputs(scene, resolved, distances, out, clock, progress)
+    notes = [*resolved.photo.notes, *(finding.message for finding in findings)]
+    record |= {
+        "status": "complete",
+        "seconds": clock.seconds,
+        "total_seconds": clock.total,
+        "peak_memory_mib": peak_memory_mib(),
+        "findings": [vars(finding) for finding in findings],
+        "notes": notes,
+    }
+    write_json(out / "metrics.json", metrics)
+    write_record(out, record)
+    return RunResult(
+        run_dir=out,
+        rows=resolved.rows,
+        notes=notes,
+        files=_files(out),
+        seconds=clock.total,
+        metrics=metrics,
+    )
+
+
+def _surround(
+    settings: SceneSettings, resolved: Resolved, preset: Preset, progress: Progress
+) -> SupervisedViews:
+    """Sample the views around the scene, or read those that a stopped run has sampled already."""
+    assert preset.surround is not None
+    folder = settings.out / "sampled"
+    kept = load_views(folder) if settings.resume else None
+    if kept is not None and len(kept) == preset.surround.count:
+        return SupervisedViews(kept)
+    sampled = sample_surround(
+        resolved.pipe,
+        resolved.input_view,
+        resolved.estimate.elevation_rad.value,
+        resolved.estimate.scene_scale.value,
+        preset.surround,
+        seed=settings.seed,
+        progress=progress,
+    )
+    health.raise_errors(health.check_images(sampled.views.image, "the sampled views"))
+    save_views(folder, sampled.views)
+    return SupervisedViews(sampled.views)
+
+
+def _write_outputs(
+    scene: Scene,
+    resolved: Resolved,
+    distances: torch.Tensor,
+    out: Path,
+    clock: "_Clock",
+    progress: Progress,
+) -> tuple[dict[str, float], list[health.Finding]]:
+    """Render, export and check the finished scene."""
+    assert resolved.preset is not None
+    outputs, camera = resolved.preset.outputs, resolved.input_view.camera
+    metrics: dict[str, float] = {}
+    with clock.stage("render"):
+        orbit = path_cameras("orbit", camera, outputs.orbit_frames, outputs.size_px, distances)
+        frames, depths = render_frames(scene, orbit, progress, "render the orbit")
+        write_video(out / "orbit.mp4", frames)
+        sway = path_cameras("lemniscate", camera, outputs.sway_frames, outputs.size_px)
+        near_frames, _ = render_frames(scene, sway, progress, "render views")
+        write_video(out / "views.mp4", near_frames)
+        kept = slice(0, None, max(1, outputs.orbit_frames // 24))
+        write_view_files(out, frames[kept], depths[kept], orbit[kept])
+        photo = resolved.input_view
+        seen, _ = render_frames(scene, _batch_of_one(photo.camera))
+        error = (seen[0] - photo.image).square().mean()
+        metrics["input_view_psnr_db"] = float(-10 * torch.log10(error.clamp_min(1e-10)))
+    findings = health.check_images(frames, "the orbit") + health.check_scene(
+        scene, orbit[:: max(1, outputs.orbit_frames // 12)].resized(32, 32)
+    )
+    health.raise_errors(findings)
+    with clock.stage("export"):
+        progress(ProgressEvent("export splats", 0, 1))
+        cameras = export_cameras(camera, distances)
+        _, metrics["splat_psnr_db"] = write_scene_splats(scene, cameras, out, outputs.splat_seconds)
+        progress(ProgressEvent("export splats", 1, 1))
+        progress(ProgressEvent("export mesh", 0, 1))
+        write_scene_mesh(scene, out, outputs.mesh_resolution)
+        progress(ProgressEvent("export mesh", 1, 1))
+    return metrics, findings
+
+
+def sample_views(settings: ViewsSettings, progress: Progress = silent) -> RunResult:
+    """Sample new views of one photograph along a path; no scene is made.
+
+    Raises:
+        InputError: The input cannot be used; nothing is half-written.
+        HealthError: The sampled views are of no use.
+    """
+    clock = _Clock()
+    with clock.stage("prepare"):
+        resolved = resolve(settings)
+    pipe, view = resolved.pipe, resolved.input_view
+    distances = orbit_distances(view, resolved.estimate.elevation_rad.value)
+    cameras = path_cameras(
+        settings.path, view.camera, settings.frames, pipe.image_size_px, distances
+    )
+    with clock.stage("sample views"):
+        repeated = cameras[torch.arange(len(cameras)).repeat_interleave(settings.samples)]
+        condition = pipe.encode(view, resolved.estimate.scene_scale.value)
+        images = pipe.sample(
+            condition,
+            repeated,
+            [settings.seed * 100_000 + k for k in range(len(repeated))],
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            eta=settings.eta,
+            batch_size=settings.batch_size,
+            callback=progress,
+        ).cpu()
+    findings = health.check_images(images, "the sampled views")
+    health.raise_errors(findings)
+    out = settings.out
+    write_image(out / "input.png", resolved.photo.image)
+    for sample in range(settings.samples):
+        folder = out if settings.samples == 1 else out / f"sample_{sample}"
+        chosen = images[sample :: settings.samples]
+        write_view_files(folder, chosen, None, cameras)
+        write_video(folder / "views.mp4", chosen)
+    if settings.samples > 1:
+        write_image(out / "sheet.png", contact_sheet(images, columns=settings.samples))
+    notes = [*resolved.photo.notes, *(finding.message for finding in findings)]
+    record = _record(settings, resolved, "complete") | {
+        "input_camera": camera_record(view.camera),
+        "seconds": clock.seconds,
+        "total_seconds": clock.total,
+        "peak_memory_mib": peak_memory_mib(),
+        "notes": notes,
+    }
+    write_record(out, record)
+    return RunResult(
+        run_dir=out, rows=resolved.rows, notes=notes, files=_files(out), seconds=clock.total
+    )
+
+
+class _Clock:
+    """Seconds that each stage took."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 2)
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return round(time.monotonic() - self._began, 2)
+
+
+def peak_memory_mib() -> dict[str, float]:
+    """Return the highest memory of this process so far, and of the GPU where one was used."""
+    unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
+    return {name: round(value, 1) for name, value in peak.items()}
+
+
+def _batch_of_one(camera: Camera) -> Camera:
+    return replace(
+        camera,
+        camera_to_world=camera.camera_to_world[None],
+        intrinsics_px=camera.intrinsics_px[None],
+    )
+
+
+def _record(settings: PhotoSettings, resolved: Resolved, status: str) -> dict[str, Any]:
+    """Return what run.json says of how the run was made."""
+    estimates = {
+        name: vars(getattr(resolved.estimate, name))
+        for name in ("fov_y_rad", "elevation_rad", "scene_scale")
+    }
+    told = {name: str(v) if isinstance(v, Path) else v for name, v in vars(settings).items()}
+    size_px = resolved.preset.outputs.size_px if resolved.preset else resolved.pipe.image_size_px
+    return {
+        "program": f"zeronvs {__version__}",
+        "torch": torch.__version__,
+        "status": status,
+        "settings": told | {"output_size_px": size_px},
+        "resolved": [{"name": n, "value": v, "source": s} for n, v, s in resolved.rows],
+        "estimates": estimates,
+        "photo_fingerprint": digest_view(resolved.input_view),
+    }
+
+
+def _files(out: Path) -> list[Path]:
+    """Return the files of a run folder that a person looks for."""
+    names = (
+        "orbit.mp4",
+        "views.mp4",
+        "sheet.png",
+        "scene/scene.ply",
+        "scene/mesh.glb",
+        "cameras/transforms.json",
+        "run.json",
+    )
+    return [out / name for name in names if (out / name).exists()]

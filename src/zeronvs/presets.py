@@ -1,0 +1,106 @@
+"""What `--preset` stands for. Data only; the numbers behind it: docs/numbers.md."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zeronvs.distillation.anchors import AnchorConfig
+from zeronvs.distillation.config import DistillConfig, RenderStage
+from zeronvs.distillation.losses import LossWeights
+from zeronvs.distillation.noise_levels import NoiseLevelConfig, PiecewiseLinear
+from zeronvs.distillation.surround import SurroundConfig
+from zeronvs.distillation.viewpoints import ViewpointConfig
+from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.proposal import ProposalConfig
+from zeronvs.scene.renderer import RenderConfig
+
+PresetName = Literal["preview", "fast", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What is made of a finished scene."""
+
+    size_px: int = 256
+    """Side of rendered views and videos."""
+    orbit_frames: int = 72
+    """Frames of orbit.mp4."""
+    sway_frames: int = 48
+    """Frames of views.mp4, which stays close to the photo."""
+    splat_seconds: float = 60.0
+    """Time for making the splats look like the field."""
+    mesh_resolution: int = 192
+    """Cells along each side of the mesh's box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One recipe from a photo to a run folder."""
+
+    distill: DistillConfig
+    surround: SurroundConfig | None = None
+    """Views sampled around the scene first, to which it is fitted; None: pure distillation."""
+    outputs: OutputConfig = field(default_factory=OutputConfig)
+
+
+PREVIEW = Preset(
+    surround=SurroundConfig(),
+    distill=DistillConfig(
+        steps=450,
+        stages=(RenderStage(from_step=0, sds_views=1, sds_size_px=64, reference_size_px=128),),
+        weights=LossWeights(
+            sds=0.0,
+            normal_smoothness=0.0,
+            orientation=0.0,
+            distortion=1.0,
+            supervised_depth=20.0,
+            free_space=20.0,
+        ),
+        anchors=AnchorConfig(count=0),
+        reference_rays=768,
+        supervised_rays=2304,
+        supervised_error="huber",
+        field_learning_rate=PiecewiseLinear(((0, 2e-2), (300, 1e-2), (450, 1e-3))),
+        proposal_learning_rate=PiecewiseLinear(((0, 2e-2), (300, 1e-2), (450, 1e-3))),
+        field_config=FieldConfig.small(),
+        proposal_config=ProposalConfig.small(),
+        render_config=RenderConfig.small(),
+    ),
+    outputs=OutputConfig(
+        size_px=160, orbit_frames=48, sway_frames=24, splat_seconds=15.0, mesh_resolution=96
+    ),
+)
+"""For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
+
+FAST = Preset(
+    surround=SurroundConfig(count=31, num_inference_steps=25),
+    distill=DistillConfig(
+        steps=1500,
+        stages=(RenderStage(from_step=0, sds_views=2, sds_size_px=128, reference_size_px=128),),
+        weights=LossWeights(
+            normal_smoothness=0.0,
+            orientation=0.0,
+            distortion=1.0,
+            supervised_depth=20.0,
+            free_space=20.0,
+        ),
+        sds_from_step=750,
+        sds_every=2,
+        noise_levels=NoiseLevelConfig(
+            lowest=PiecewiseLinear(((0, 0.02),)),
+            highest=PiecewiseLinear(((0, 0.5), (750, 0.5), (1500, 0.1))),
+            anisotropic_delay_steps=0.0,
+        ),
+        viewpoints=ViewpointConfig(progressive_until_step=0, distance_range=(0.9, 1.3)),
+        reference_rays=2048,
+        supervised_rays=8192,
+        field_learning_rate=PiecewiseLinear(((0, 1e-2), (750, 5e-3), (1500, 5e-4))),
+        proposal_learning_rate=PiecewiseLinear(((0, 1e-2), (750, 5e-3), (1500, 5e-4))),
+        proposal_config=ProposalConfig(contracted=True),
+    ),
+)
+"""For one GPU: more views, the published field, and distillation at falling noise to polish."""
+
+PAPER = Preset(distill=DistillConfig())
+"""The published recipe: 4,000 steps of anchored score distillation (paper B.1, B.2)."""
+
+PRESETS: dict[PresetName, Preset] = {"preview": PREVIEW, "fast": FAST, "paper": PAPER}
