@@ -82,9 +82,8 @@ def forward_warp(
         target: b cameras; their image size is the size of the result.
         supersampling: Points per pixel along each axis; 2 closes the cracks of a 2x approach.
     """
-    cloud = surface_points(view, supersampling)
-    uv_px, depth_z = project(cloud.position, target)
-    return splat_points(uv_px, depth_z, cloud.color, cloud.faces(target), target.image_size_px)
+    moved, validity = warp_view(view, target, supersampling=supersampling)
+    return moved.image, validity
 
 
 def warp_view(
@@ -96,10 +95,27 @@ def warp_view(
     """Move a batch of views into target cameras together with their depth (see `forward_warp`)."""
     cloud = surface_points(view, supersampling)
     uv_px, depth_z = project(cloud.position, target)
-    values = torch.cat([cloud.color, depth_z[..., None]], dim=-1)
     known = cloud.faces(target)
-    moved, validity = splat_points(uv_px, depth_z, values, known, target.image_size_px)
-    return View(moved[:, :3], target, moved[:, 3] * validity[:, 0]), validity
+    moved, validity = splat_points(uv_px, depth_z, depth_z[..., None], known, target.image_size_px)
+    # Splatted colours are blurred twice. Depth is smooth and loses little by that: colours are read
+    # from the view itself, where the splatted surface says that they lie.
+    image = _read_back(view, target, moved[:, 0]) * validity
+    return View(fill_holes(image, validity), target, moved[:, 0] * validity[:, 0]), validity
+
+
+def _read_back(
+    view: View, target: Camera, depth_z: Float[Tensor, "b h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Return the colours that the view shows of the surface points at the target's pixels."""
+    points = rearrange(unproject_depth(depth_z, target), "b h w c -> b (h w) c")
+    uv_px, _ = project(points, view.camera)
+    height_px, width_px = view.camera.image_size_px
+    size = torch.tensor([width_px, height_px], dtype=uv_px.dtype, device=uv_px.device)
+    grid = rearrange(uv_px / size * 2 - 1, "b (h w) c -> b h w c", h=depth_z.shape[-2])
+    image = F.grid_sample(
+        view.image, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return image.clamp(0, 1)
 
 
 def splat_points(
