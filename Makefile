@@ -11,7 +11,7 @@ WORKERS ?= 2
 .PHONY: scene test lint clean
 
 scene: .venv/.ready
-	$(BIN)/zeronvs scene examples/coffee.png -o out/coffee
+	$(BIN)/zeronvs scene examples/coffee.png -o out/coffee --resume
 
 test: .venv/.ready-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
