@@ -17,6 +17,7 @@ VERBS = {
     "estimate": "field of view, elevation, depth and scale of a photograph",
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
+    "train": "the built-in model from a folder of data",
     "model": "convert weights, or say what a model is",
     "doctor": "what this machine can do, and what each missing part costs",
 }

@@ -144,7 +144,7 @@ class PairStream(IterableDataset):
         window = (slice(top, top + side), slice(left, left + side))
         size = (self.size_px, self.size_px)
         image = self.pack.photo_image[index, :, *window].float()[None] / 255
-        image = F.interpolate(image, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        image = F.interpolate(image, size, mode="bicubic", antialias=True)[0].clamp(0, 1)
         disparity = self.pack.photo_disparity[index, *window].float()[None, None] / 255
         disparity = F.interpolate(disparity, size, mode="bilinear")[0, 0]
         # Scale and shift of a relative disparity are unknown: draw how far the far end is.

