@@ -99,14 +99,20 @@ def warp_view(
     moved, validity = splat_points(uv_px, depth_z, depth_z[..., None], known, target.image_size_px)
     # Splatted colours are blurred twice. Depth is smooth and loses little by that: colours are read
     # from the view itself, where the splatted surface says that they lie.
-    image = _read_back(view, target, moved[:, 0]) * validity
+    image = read_back(view, target, moved[:, 0]) * validity
     return View(fill_holes(image, validity), target, moved[:, 0] * validity[:, 0]), validity
 
 
-def _read_back(
+def read_back(
     view: View, target: Camera, depth_z: Float[Tensor, "b h w"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return the colours that the view shows of the surface points at the target's pixels."""
+    """Return the colours that the view shows of the surface points at the target's pixels.
+
+    Args:
+        view: b views; colours beyond their borders are those of the border.
+        target: b cameras.
+        depth_z: Depth of the surfaces at the targets' pixels, scene units.
+    """
     points = rearrange(unproject_depth(depth_z, target), "b h w c -> b (h w) c")
     uv_px, _ = project(points, view.camera)
     height_px, width_px = view.camera.image_size_px

@@ -24,6 +24,7 @@ from zeronvs.cameras.warp import (
     fill_holes,
     join_points,
     project,
+    read_back,
     splat_points,
     surface_points,
 )
@@ -104,7 +105,7 @@ def sample_surround(
     views, trusts = [], []
     for index in range(config.count):
         camera = cameras[[index]]
-        moved, depth_z, validity = _look(clouds, camera)
+        moved, depth_z, validity = _look([k.view for k in known], clouds, camera)
         angles = [
             float(rotation_angle_rad(k.view.camera.camera_to_world, camera.camera_to_world))
             for k in known
@@ -205,19 +206,28 @@ def _free_distances(
 
 
 def _look(
-    clouds: list[SurfacePoints], camera: Camera
+    views: list[View], clouds: list[SurfacePoints], camera: Camera
 ) -> tuple[
     Float[Tensor, "1 3 h w"],  # known surfaces as the camera sees them, holes filled smoothly
     Float[Tensor, "1 h w"],  # their depth, holes filled smoothly
     Float[Tensor, "1 1 h w"],  # 1 where something known is seen
 ]:
+    """Look at the surfaces that the views have found; view k found those of cloud k."""
     cloud = join_points(clouds)
     uv_px, depth_z = project(cloud.position, camera)
-    values = torch.cat([cloud.color, depth_z[..., None]], dim=-1)
+    counts = torch.tensor([c.position.shape[1] for c in clouds], device=depth_z.device)
+    finder = torch.arange(len(clouds), device=depth_z.device).repeat_interleave(counts)
+    found_by = F.one_hot(finder, len(clouds)).to(depth_z.dtype)[None]
+    values = torch.cat([depth_z[..., None], found_by], dim=-1)
     moved, validity = splat_points(
         uv_px, depth_z, values, cloud.faces(camera), camera.image_size_px
     )
-    return moved[:, :3].clamp(0, 1), moved[:, 3], validity
+    # The colours are read from the view that found the surface, which keeps them sharp.
+    best = moved[:, 1:].argmax(dim=1, keepdim=True)
+    image = torch.zeros_like(moved[:, :1]).expand(-1, 3, -1, -1)
+    for index, view in enumerate(views):
+        image = torch.where(best == index, read_back(view, camera, moved[:, 0]), image)
+    return fill_holes(image * validity, validity), moved[:, 0], validity
 
 
 def _continued_depth(
