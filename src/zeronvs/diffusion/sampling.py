@@ -88,12 +88,15 @@ def split_prediction(
     Float[Tensor, "n c h w"],  # the clean latent implied
     Float[Tensor, "n c h w"],  # the noise implied
 ]:
-    """Split noisy latents as the network's output says: Eq. 12 of DDIM, or v (arXiv:2202.00512)."""
+    """Split noisy latents as the network's output says: noise, image, or v (2202.00512)."""
     signal = float(scheduler.alphas_cumprod[timestep])
     signal_root, noise_root = signal**0.5, (1.0 - signal) ** 0.5
     if scheduler.config["prediction_type"] == "v_prediction":
         clean = signal_root * noisy_latent - noise_root * output
         noise = signal_root * output + noise_root * noisy_latent
+    elif scheduler.config["prediction_type"] == "sample":
+        clean = output
+        noise = (noisy_latent - signal_root * output) / max(noise_root, 1e-4)
     else:
         clean = (noisy_latent - noise_root * output) / max(signal_root, 1e-4)
         noise = output
