@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 
+from zeronvs._core.random import seeded_generator
 from zeronvs.distillation.losses import (
     LossWeights,
     depth_error,
+    free_space_loss,
     normal_smoothness_loss,
     opaque_loss,
     robust_error,
 )
+from zeronvs.distillation.supervision import PixelBatch
+from zeronvs.scene.field import RadianceField
 
 
 def test_the_default_weights_are_the_published_ones():
@@ -65,3 +69,36 @@ def test_a_depth_that_starts_at_zero_does_not_break_the_loss():
     error.backward()
     assert torch.isfinite(error)
     assert torch.isfinite(depth_z.grad).all()
+
+
+class Fog(RadianceField):
+    """The same density everywhere on one side of a plane, and nothing on the other."""
+
+    def __init__(self, density, starts_at_x):
+        self.value, self.starts_at_x = density, starts_at_x
+
+    def density(self, points):
+        return self.value * (points[..., 0] > self.starts_at_x).float()
+
+    def color(self, points):
+        return torch.zeros_like(points)
+
+
+def rays_along_x(depth_z):
+    count = len(depth_z)
+    directions = torch.tensor([[1.0, 0.0, 0.0]]).expand(count, 3)
+    one = torch.ones(count)
+    return PixelBatch(torch.zeros(count, 3), directions, one, torch.zeros(count, 3), depth_z, one)
+
+
+def test_content_before_the_known_depth_costs_the_light_it_takes():
+    pixels = rays_along_x(torch.full((64,), 2.0))
+    everywhere = free_space_loss(Fog(0.4, -1.0), pixels, 0.2, seeded_generator(0))
+    assert everywhere == pytest.approx(1 - math.exp(-0.4 * (0.85 * 2.0 - 0.2)), rel=1e-4)
+
+
+def test_content_behind_the_known_depth_and_on_rays_of_unknown_depth_is_free():
+    known = rays_along_x(torch.full((64,), 2.0))
+    assert free_space_loss(Fog(9.0, 1.8), known, 0.2, seeded_generator(0)) == 0
+    unknown = rays_along_x(torch.zeros(64))
+    assert free_space_loss(Fog(9.0, -1.0), unknown, 0.2, seeded_generator(0)) == 0

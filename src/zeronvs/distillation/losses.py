@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs.distillation.supervision import PixelBatch
+from zeronvs.scene.field import RadianceField
+
 RobustKind = Literal["squared", "absolute", "huber"]
 
 
@@ -32,6 +35,9 @@ class LossWeights:
     """Colour error on supervised views other than the photo, before each view's own weight."""
     supervised_depth: float = 0.0
     """Error of the log depth on views that carry depth."""
+    free_space: float = 0.0
+    """Content before the known depth, on views that carry depth. Without it a few views are best
+    explained by a picture hung before each camera, and nothing stands between them."""
 
     @property
     def needs_normals(self) -> bool:
@@ -88,3 +94,33 @@ def depth_error(
     target = torch.where(known, target_depth_z, torch.ones_like(target_depth_z))
     log_ratio = depth_z.clamp(min=1e-3).log() - target.log()
     return torch.where(known, robust_error(log_ratio, "huber", knee), torch.zeros_like(log_ratio))
+
+
+def free_space_loss(
+    field: RadianceField,
+    pixels: PixelBatch,
+    near: float,
+    generator: torch.Generator,
+    *,
+    margin: float = 0.15,
+    samples: int = 2,
+) -> Float[Tensor, ""]:
+    """Return the mean share of light lost between the camera and the known depth.
+
+    One minus exp(-optical depth), the optical depth estimated from a few random points a ray.
+
+    Args:
+        field: Asked for its density only.
+        pixels: Rays with depth; those of unknown depth are free.
+        near: Distance at which rays start, scene units.
+        generator: CPU generator.
+        margin: Share of the distance before the known depth that may hold content.
+        samples: Random points a ray.
+    """
+    end = (1.0 - margin) * pixels.depth_z / pixels.z_per_unit_distance
+    length = (end - near).clamp(min=0.0)
+    fraction = torch.rand((len(end), samples), generator=generator).to(end.device)
+    distance = near + length[:, None] * fraction
+    points = pixels.origins[:, None] + distance[..., None] * pixels.directions[:, None]
+    optical_depth = field.density(points) * length[:, None]
+    return (pixels.trust[:, None] * -torch.expm1(-optical_depth)).mean()

@@ -22,6 +22,7 @@ from zeronvs.distillation.anchors import anchor_gate, choose_conditions, nearest
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.losses import (
     depth_error,
+    free_space_loss,
     normal_smoothness_loss,
     opaque_loss,
     robust_error,
@@ -143,6 +144,10 @@ class Objective:
             depth_z = rendering.distance * pixels.z_per_unit_distance
             error = pixels.trust * depth_error(depth_z, pixels.depth_z)
             terms[f"{name} depth"] = weights.supervised_depth * error.mean()
+        if weights.free_space > 0:
+            near = config.render_config.near
+            lost = free_space_loss(self.scene.field, pixels, near, generator)
+            terms[f"{name} free space"] = weights.free_space * lost
         return terms | self._ray_regularizers(rendering, name)
 
     def _score_distillation(self, step: int) -> LossTerms:

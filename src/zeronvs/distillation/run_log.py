@@ -26,9 +26,9 @@ def cut_back(path: Path, step: int) -> None:
     write_bytes(path, "".join(line + "\n" for line in kept).encode())
 
 
-def _step(line: str) -> float:
+def _step(line: str) -> int | float:
     """Return the step that a line tells of; infinity where the line is not whole."""
     try:
-        return json.loads(line)["step"]
+        return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
