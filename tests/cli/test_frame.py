@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from zeronvs import __version__
 from zeronvs._core.errors import HealthError, InputError
@@ -74,6 +75,8 @@ def raising(error: BaseException):
         (ImportError("viser is not installed. Run: pip install 'zeronvs[web]'"), 2, "pip install"),
         (MemoryError(), 1, "memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), 1, "GPU"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 2, "disk"),
+        (RuntimeError("[enforce fail at inline_container.cc:672]"), 2, "disk"),
     ],
 )
 def test_what_can_be_mended_becomes_one_line(error, code, says, capsys: pytest.CaptureFixture[str]):

@@ -10,6 +10,14 @@ from pathlib import Path
 import pytest
 
 from zeronvs.cli import VERBS
+from zeronvs.cli.arguments import parse
+from zeronvs.cli.doctor import DoctorArguments
+from zeronvs.cli.estimate import EstimateArguments
+from zeronvs.cli.export import ExportArguments
+from zeronvs.cli.model import ConvertArguments, InfoArguments
+from zeronvs.cli.render import RenderArguments
+from zeronvs.cli.scene import SceneArguments
+from zeronvs.cli.views import ViewsArguments
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/tour.md", "docs/conventions.md")
@@ -117,6 +125,27 @@ def commands(text: str, program: str) -> list[list[str]]:
 def test_documents_name_verbs_that_exist(document: str, repository: Path):
     for words in commands((repository / document).read_text(), "zeronvs"):
         assert words[1] in {*VERBS, "--help", "--version", "VERB"}, " ".join(words)
+
+
+ARGUMENTS = {
+    "scene": SceneArguments,
+    "views": ViewsArguments,
+    "estimate": EstimateArguments,
+    "render": RenderArguments,
+    "export": ExportArguments,
+    "doctor": DoctorArguments,
+    "model convert": ConvertArguments,
+    "model info": InfoArguments,
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_documents_are_understood(document: str, repository: Path):
+    for words in commands((repository / document).read_text(), "zeronvs"):
+        words = words[: words.index("#")] if "#" in words else words
+        verb = " ".join(words[1:3]) if words[1] == "model" else words[1]
+        if verb in ARGUMENTS and len(words) > len(verb.split()) + 1 and "..." not in words:
+            parse(ARGUMENTS[verb], words[len(verb.split()) + 1 :], verb)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

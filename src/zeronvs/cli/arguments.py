@@ -54,6 +54,22 @@ def check_anchors(anchors: int | None) -> None:
         raise InputError(f"--anchors is {anchors}; it must be 0 (none) or more")
 
 
+def check_sampling(*, seed: int, guidance_scale: float | None, eta: float | None = None) -> None:
+    """Refuse settings of the sampler that mean nothing.
+
+    Raises:
+        InputError: A setting is outside its range; NaN always is.
+    """
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed is {seed}; it must lie between 0 and {2**31 - 1}")
+    if guidance_scale is not None and not 0.0 <= guidance_scale <= 1000.0:
+        raise InputError(
+            f"--guidance-scale is {guidance_scale:g}; it must lie between 0 and 1000 (1 is none)"
+        )
+    if eta is not None and not 0.0 <= eta <= 1.0:
+        raise InputError(f"--eta is {eta:g}; it must lie between 0 and 1")
+
+
 def check_new_folder(out: Path, *, resume: bool) -> None:
     """Refuse to mix two runs: a run goes into a new or an empty folder, or goes on with its own.
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from zeronvs._core.errors import HealthError, InputError
 
@@ -40,12 +41,11 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
         if "pip install" not in str(error):
             raise
         return fail(str(error), WRONG_INPUT)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing torch here is slow
+    except Exception as error:
+        told = _library_error(error)
+        if told is None:
             raise
-        return fail(
-            "the memory of the GPU is used up; try --preset preview or --device cpu", WENT_WRONG
-        )
+        return fail(*told)
     return DONE
 
 
@@ -62,11 +62,25 @@ def _how_to_go_on(words: Sequence[str]) -> str:
     return f"what is done is kept; go on with: zeronvs {shlex.join(again)}"
 
 
+def _library_error(error: Exception) -> tuple[str, int] | None:
+    """Recognise by name what libraries raise in their own way; importing them here is slow."""
+    kind, said = type(error).__name__, str(error)
+    if kind == "OutOfMemoryError":
+        line = "the memory of the GPU is used up; try --preset preview or --device cpu"
+        return line, WENT_WRONG
+    full_for_torch = "inline_container" in said or "PytorchStreamWriter" in said
+    if full_for_torch or (kind == "SafetensorError" and "os error" in said):
+        return "a file could not be written; the disk may be full, or may not be writable", 2
+    return None
+
+
 def _os_error(error: OSError) -> str:
     """Say what the system said, and about which file."""
     said = (error.strerror or str(error)).lower()
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{said}"
+    if not error.filename:
+        return said
+    path = Path(os.fsdecode(error.filename))
+    return f"{path.parent if '.part' in path.name else path}: {said}"
 
 
 def _quieten() -> None:

@@ -16,6 +16,7 @@ from zeronvs.cli.arguments import (
     check_counts,
     check_device,
     check_new_folder,
+    check_sampling,
     parse,
     radians,
 )
@@ -61,6 +62,7 @@ def run(words: Sequence[str]) -> None:
     arguments = parse(SceneArguments, words, "scene")
     check_counts(steps=arguments.steps)
     check_anchors(arguments.anchors)
+    check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)

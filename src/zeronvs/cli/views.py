@@ -14,6 +14,7 @@ from zeronvs.cli.arguments import (
     check_counts,
     check_device,
     check_new_folder,
+    check_sampling,
     parse,
     radians,
 )
@@ -68,6 +69,7 @@ def run(words: Sequence[str]) -> None:
         steps=arguments.steps,
         batch_size=arguments.batch_size,
     )
+    check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale, eta=arguments.eta)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=False)
     check_device(arguments.device)
