@@ -21,6 +21,7 @@ from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import (
     SurfacePoints,
+    continue_image,
     fill_holes,
     join_points,
     project,
@@ -227,7 +228,7 @@ def _look(
     image = torch.zeros_like(moved[:, :1]).expand(-1, 3, -1, -1)
     for index, view in enumerate(views):
         image = torch.where(best == index, read_back(view, camera, moved[:, 0]), image)
-    return fill_holes(image * validity, validity), moved[:, 0], validity
+    return continue_image(image * validity, validity), moved[:, 0], validity
 
 
 def _continued_depth(

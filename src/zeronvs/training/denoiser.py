@@ -166,7 +166,9 @@ def denoising_losses(
     signed = view.image * 2 - 1
     latent = pipe.vae.encode(signed).latent_dist.mode()  # pyright: ignore
     condition = Condition(embedding, latent, view, pair.scene_scale.to(device))
-    told = _dropped(pipe.prepare(condition, target.camera), config.dropout, generator)
+    warped = None if pair.warped is None else tuple(part.to(device) for part in pair.warped)
+    told = pipe.prepare(condition, target.camera, warped)  # pyright: ignore[reportArgumentType]
+    told = _dropped(told, config.dropout, generator)
     clean = pipe.to_latent(target.image)
     noise = torch.randn(clean.shape, generator=generator).to(device)
     # Later (noisier) times more often: there it is decided what the view shows.

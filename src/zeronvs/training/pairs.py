@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.cameras.warp import warp_view
+from zeronvs.cameras.warp import forward_warp, warp_view
 from zeronvs.data.procedural import random_cameras, random_scene
 from zeronvs.training.pack import TrainingPack
 
@@ -30,6 +30,8 @@ class Pair:
     """Its depth is never looked at."""
     scene_scale: Tensor
     """20 % quantile of the input view's depth (the paper's q), scene units."""
+    warped: tuple[Tensor, Tensor] | None = None
+    """Of a batch: what the targets see of the input views, and where (see `forward_warp`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +182,11 @@ def mirror(view: View) -> View:
 
 
 def collate(pairs: list[Pair]) -> Pair:
-    """Stack pairs into a batch."""
-    return Pair(
-        _stack([pair.input_view for pair in pairs]),
-        _stack([pair.target_view for pair in pairs]),
-        torch.stack([pair.scene_scale for pair in pairs]),
-    )
+    """Stack pairs into a batch, and warp the input views: loader processes do the geometry."""
+    input_view = _stack([pair.input_view for pair in pairs])
+    target_view = _stack([pair.target_view for pair in pairs])
+    scale = torch.stack([pair.scene_scale for pair in pairs])
+    return Pair(input_view, target_view, scale, forward_warp(input_view, target_view.camera))
 
 
 def _stack(views: list[View]) -> View:
