@@ -19,6 +19,10 @@ class ConvertArguments:
     """A .ckpt file in the layout of ZeroNVS or Zero-1-to-3, or a model folder."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make, or the .ckpt file."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML file of the checkpoint; the one beside it, or that of the released models, if not given."""
+    half: bool = False
+    """Store float16: half the size, and slow on processors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +56,30 @@ def _convert(arguments: ConvertArguments) -> None:
         raise InputError(f"{arguments.source}: there is no such file or folder")
     if arguments.out.exists() and (arguments.out.is_file() or any(arguments.out.iterdir())):
         raise InputError(f"{arguments.out} exists already; give another name with -o")
+    from zeronvs.cli.report import progress_bar
     from zeronvs.diffusion import convert
 
-    if arguments.source.is_dir():
-        convert.convert_folder(arguments.source, arguments.out)
-    else:
-        convert.convert_checkpoint(arguments.source, arguments.out)
+    with progress_bar() as progress:
+        if arguments.source.is_dir():
+            convert.export_checkpoint(
+                arguments.source, arguments.out, half=arguments.half, progress=progress
+            )
+            print(arguments.out)
+            return
+        report = convert.convert_checkpoint(
+            arguments.source,
+            arguments.out,
+            config_path=arguments.config,
+            half=arguments.half,
+            progress=progress,
+        )
     print(arguments.out)
+    weights = "moving average (EMA)" if report.uses_ema else "as trained (there is no EMA)"
+    print(f"weights of the denoiser: {weights}")
+    print(f"tensors: {len(report.converted)} converted, {len(report.derived)} derived, ", end="")
+    print(
+        f"{len(report.replaced)} replaced by the EMA, {len(report.unused)} not used by the method"
+    )
 
 
 def _info(arguments: InfoArguments) -> None:
