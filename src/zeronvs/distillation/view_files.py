@@ -1,7 +1,8 @@
 """Views kept in a run folder, so that a resumed run reads what it sampled instead of resampling.
 
 A folder of views holds `000.png`, `001.png`, ... and `transforms.json` (nerfstudio layout, OpenGL
-camera-to-world), and `depth.safetensors` where the views have depth. Images on the 8-bit grid
+camera-to-world), `depth.safetensors` where the views have depth, and `trust.safetensors` where the
+scene is fitted to them. Images on the 8-bit grid
 (`anchors.quantized`) come back exactly; so do cameras, since JSON keeps every digit of a float.
 """
 
@@ -18,6 +19,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside, write_json
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
+from zeronvs.distillation.supervision import SupervisedViews
 
 
 def save_views(folder: Path, views: View) -> None:
@@ -55,14 +57,43 @@ def load_views(folder: Path) -> View | None:
         depths = folder / "depth.safetensors"
         depth_z = safetensors.torch.load_file(depths)["depth_z"] if has_depth else None
     except (OSError, safetensors.SafetensorError) as error:
-        message = f"{folder} is damaged ({error}). Delete it and start the run anew."
-        raise InputError(message) from error
+        raise _damaged(folder, error) from error
     camera = Camera(
         torch.tensor([frame["transform_matrix"] for frame in frames]),
         torch.tensor([_intrinsics(frame) for frame in frames]),
         (frames[0]["h"], frames[0]["w"]),
     )
     return View(torch.stack(images), camera, depth_z)
+
+
+def save_supervised(folder: Path, supervised: SupervisedViews) -> None:
+    """Write views together with how far they are trusted."""
+    trust = {"weight": supervised.weight, "confidence": supervised.confidence}
+    given = {name: value.cpu().contiguous() for name, value in trust.items() if value is not None}
+    with write_aside(folder / "trust.safetensors") as aside:
+        safetensors.torch.save_file(given, aside)
+    save_views(folder, supervised.views)
+
+
+def load_supervised(folder: Path) -> SupervisedViews | None:
+    """Read what `save_supervised` wrote; None where the folder is missing or was not finished.
+
+    Raises:
+        InputError: The folder says it is whole, but a file is missing or damaged.
+    """
+    views = load_views(folder)
+    if views is None:
+        return None
+    try:
+        trust = safetensors.torch.load_file(folder / "trust.safetensors")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _damaged(folder, error) from error
+    return SupervisedViews(views, trust.get("weight"), trust.get("confidence"))
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    """Return the error of a folder that was written but cannot be read."""
+    return InputError(f"{folder} is damaged ({error}). Delete it and start the run anew.")
 
 
 def _transforms(views: View) -> dict[str, Any]:

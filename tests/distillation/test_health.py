@@ -1,0 +1,86 @@
+"""What goes wrong is found, named and answered with a remedy; what is well is left alone."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from sphere_world import ring_cameras, sphere_views
+
+from zeronvs._core.errors import HealthError
+from zeronvs._core.random import seeded_generator
+from zeronvs.distillation import health
+from zeronvs.distillation.supervision import single
+from zeronvs.scene.scene import Scene
+
+
+def names(findings):
+    return [(finding.check, finding.severity) for finding in findings]
+
+
+def scene_of_density(tiny_config, bias):
+    field_config = replace(tiny_config.field_config, blob_strength=0.0, density_bias=bias)
+    return Scene(field_config, tiny_config.render_config, generator=seeded_generator(0))
+
+
+def test_losses_that_are_numbers_pass_and_others_are_errors():
+    assert health.check_losses({"rgb": 1.0, "sds": 0.0}, 7) == []
+    findings = health.check_losses({"rgb": math.nan, "sds": math.inf}, 7)
+    assert names(findings) == [("finite loss", "error")] * 2
+    with pytest.raises(HealthError, match=r"the rgb loss became nan at step 7.*--resume"):
+        health.raise_errors(findings)
+
+
+def test_weights_that_are_not_finite_are_found_by_name():
+    module = torch.nn.Linear(2, 2)
+    assert health.check_weights(module, 3) == []
+    with torch.no_grad():
+        module.bias[0] = math.inf
+    assert "bias" in health.check_weights(module, 3)[0].message
+
+
+def test_pictures_of_something_pass():
+    images = sphere_views(ring_cameras([0.0, 1.0, 2.0], size_px=8)).image
+    assert health.check_images(images, "the video") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(0.0, "black"), (0.5, "of one colour"), (math.nan, "NaN")]
+)
+def test_one_bad_picture_warns_and_many_are_an_error(value, kind):
+    images = sphere_views(ring_cameras([0.0, 1.0, 2.0, 3.0], size_px=8)).image
+    images[0] = value
+    severity = "error" if kind == "NaN" else "warn"
+    assert names(health.check_images(images, "the video")) == [(f"images: {kind}", severity)]
+    images[:3] = value
+    findings = health.check_images(images, "the video")
+    assert names(findings) == [(f"images: {kind}", "error")]
+    with pytest.raises(HealthError, match="3 of 4 images of the video"):
+        health.raise_errors(findings)
+
+
+def test_a_model_that_listens_to_the_camera_passes_and_one_that_does_not_is_found(pipe, input_view):
+    condition = pipe.encode(single(input_view), 0.7)
+    assert health.check_guidance(pipe, condition, ring_cameras([0.5, -0.5])) == []
+    same = ring_cameras([0.5, 0.5])
+    assert names(health.check_guidance(pipe, condition, same)) == [("guidance", "error")]
+
+
+def test_a_zero_gradient_is_found():
+    assert health.check_sds_gradient(torch.ones(1, 4, 2, 2), 1) == []
+    findings = health.check_sds_gradient(torch.zeros(1, 4, 2, 2), 1)
+    assert names(findings) == [("sds gradient", "error")]
+
+
+def test_an_empty_scene_is_an_error(tiny_config):
+    scene = scene_of_density(tiny_config, -30.0)
+    findings = health.check_scene(scene, ring_cameras([0.0, 2.0]))
+    assert names(findings) == [("empty scene", "error")]
+
+
+def test_cameras_inside_dense_content_are_found_and_cameras_in_the_open_are_not(tiny_config):
+    cameras = ring_cameras([0.0, 2.0])
+    dense = scene_of_density(tiny_config, 10.0)
+    assert health.cameras_inside(scene_of_density(tiny_config, -10.0), cameras) == 0.0
+    assert health.cameras_inside(dense, cameras) == 1.0
+    assert ("cameras inside", "warn") in names(health.check_scene(dense, cameras))

@@ -1,0 +1,62 @@
+"""Views in a run folder come back exactly, or say that they are damaged."""
+
+import pytest
+import torch
+from sphere_world import ring_cameras, sphere_views
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.view import View
+from zeronvs.distillation.anchors import quantized
+from zeronvs.distillation.supervision import SupervisedViews
+from zeronvs.distillation.view_files import (
+    load_supervised,
+    load_views,
+    save_supervised,
+    save_views,
+)
+
+
+@pytest.fixture
+def views():
+    exact = sphere_views(ring_cameras([0.5, 1.9, 4.1], size_px=12))
+    return View(quantized(exact.image), exact.camera, exact.depth_z)
+
+
+def test_pixels_cameras_and_depth_come_back_exactly(views, tmp_path):
+    save_views(tmp_path, views)
+    again = load_views(tmp_path)
+    assert torch.equal(again.image, views.image)
+    assert torch.equal(again.camera.camera_to_world, views.camera.camera_to_world)
+    assert torch.equal(again.camera.intrinsics_px, views.camera.intrinsics_px)
+    assert again.camera.image_size_px == views.camera.image_size_px
+    assert torch.equal(again.depth_z, views.depth_z)
+
+
+def test_views_without_depth_come_back_without(views, tmp_path):
+    save_views(tmp_path, views)
+    save_views(tmp_path, View(views.image, views.camera))
+    assert load_views(tmp_path).depth_z is None
+
+
+def test_how_far_views_are_trusted_comes_back_with_them(views, tmp_path):
+    confidence = torch.rand(3, 12, 12)
+    save_supervised(tmp_path, SupervisedViews(views, confidence=confidence))
+    again = load_supervised(tmp_path)
+    assert again.weight is None
+    assert torch.equal(again.confidence, confidence)
+    assert torch.equal(again.views.image, views.image)
+
+
+def test_a_folder_that_was_not_finished_counts_as_missing(views, tmp_path):
+    assert load_views(tmp_path / "nowhere") is None
+    assert load_supervised(tmp_path / "nowhere") is None
+    save_views(tmp_path, views)
+    (tmp_path / "transforms.json").unlink()
+    assert load_views(tmp_path) is None
+
+
+def test_a_damaged_folder_says_so_and_what_to_do(views, tmp_path):
+    save_views(tmp_path, views)
+    (tmp_path / "001.png").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"is damaged .*Delete it"):
+        load_views(tmp_path)
