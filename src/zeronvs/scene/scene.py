@@ -72,7 +72,7 @@ class Scene(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.field.grid.table.device
+        return next(self.parameters()).device
 
     def render(
         self,
