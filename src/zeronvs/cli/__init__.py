@@ -18,6 +18,7 @@ VERBS = {
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
     "train": "the built-in model from a folder of data",
+    "evaluate": "the model on held-out scenes, beside the input copied and warped",
     "model": "convert weights, or say what a model is",
     "doctor": "what this machine can do, and what each missing part costs",
 }

@@ -45,7 +45,7 @@ class PosedScene:
         return len(self.frames)
 
     def view(self, index: int) -> View:
-        """Return one frame with its camera and a dense depth map (0 everywhere if none is known)."""
+        """Return one frame with its camera and a dense depth map (all 0 if none is known)."""
         frame = self.frames[index]
         with Image.open(self.folder / frame["file"]) as opened:
             pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255
@@ -136,10 +136,17 @@ def crop_square(view: View, size_px: int) -> View:
     side = min(height_px, width_px)
     top, left = (height_px - side) // 2, (width_px - side) // 2
     image = view.image[..., top : top + side, left : left + side]
-    image = F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]
+    image = resize_area(image, size_px)
     depth_z = None
     if view.depth_z is not None:
         depth_z = view.depth_z[..., top : top + side, left : left + side]
         depth_z = F.interpolate(depth_z[None, None], (size_px, size_px), mode="nearest")[0, 0]
     camera = view.camera.cropped(top, left, side, side).resized(size_px, size_px)
     return View(image.clamp(0, 1), camera, depth_z)
+
+
+def resize_area(image: Float[Tensor, "c h w"], size_px: int) -> Float[Tensor, "c s s"]:
+    """Resize to a square: each pixel is the mean of what it covers, sharper than a tent filter."""
+    if min(image.shape[-2:]) >= size_px:
+        return F.interpolate(image[None], (size_px, size_px), mode="area")[0]
+    return F.interpolate(image[None], (size_px, size_px), mode="bilinear")[0]

@@ -1,8 +1,8 @@
 """A small network that guesses depth and field of view of one photograph.
 
-The encoder is EfficientNet-Lite0 (ImageNet features, Apache-2.0); the decoder, a U-Net's upward half,
-answers disparity at half the input resolution. Scale is unknowable from one photograph, so depth is
-relative: its 20 % quantile is 1, the paper's viewer-centric unit (section 3.3).
+The encoder is EfficientNet-Lite0 (ImageNet features, Apache-2.0); the decoder, a U-Net's upward
+half, answers disparity at half the input resolution. Scale is unknowable from one photograph, so
+depth is relative: its 20 % quantile is 1, the paper's viewer-centric unit (section 3.3).
 """
 
 import torch
@@ -65,9 +65,7 @@ class DepthNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, input_size_px: int = 160, decoder_channels: int = 64) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, 1, bias=False), _norm(32), nn.ReLU6()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), _norm(32), nn.ReLU6())
         stages, channels = [], 32
         for blocks, kernel, stride, expansion, outputs in ENCODER_STAGES:
             stage = []
@@ -161,19 +159,21 @@ def load_imagenet_encoder(net: DepthNet, weights: dict[str, Tensor]) -> None:
         _copy_conv_norm(net.stem, ["_conv_stem"], ["_bn0"], "", weights)
         number = 0
         for stage in net.stages:
-            for block in stage:
+            for block in stage.children():
                 expanded = f"_blocks.{number}._expand_conv.weight" in weights
                 convs = ["_expand_conv"] * expanded + ["_depthwise_conv", "_project_conv"]
                 norms = ["_bn0"] * expanded + ["_bn1", "_bn2"]
-                _copy_conv_norm(block.layers, convs, norms, f"_blocks.{number}.", weights)
+                _copy_conv_norm(
+                    block.get_submodule("layers"), convs, norms, f"_blocks.{number}.", weights
+                )
                 number += 1
 
 
 def _copy_conv_norm(
-    layers: nn.Sequential, convs: list[str], norms: list[str], prefix: str, weights: dict
+    layers: nn.Module, convs: list[str], norms: list[str], prefix: str, weights: dict[str, Tensor]
 ) -> None:
-    own_convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-    own_norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+    own_convs = [layer for layer in layers.children() if isinstance(layer, nn.Conv2d)]
+    own_norms = [layer for layer in layers.children() if isinstance(layer, nn.BatchNorm2d)]
     for conv, name in zip(own_convs, convs, strict=True):
         conv.weight.copy_(weights[f"{prefix}{name}.weight"])
     for norm, name in zip(own_norms, norms, strict=True):

@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -160,8 +161,9 @@ def denoising_losses(
     """Return the terms of the loss of a batch of pairs, weighted."""
     device = pipe.unet.device
     view, target = pair.input_view.to(device), pair.target_view.to(device)
+    clip_size_px: Any = pipe.image_encoder.config.image_size
     with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
-        pixels = clip_pixels(view.image, pipe.image_encoder.config.image_size)
+        pixels = clip_pixels(view.image, clip_size_px)
         embedding = pipe.image_encoder(pixels).image_embeds.float()
     signed = view.image * 2 - 1
     latent = pipe.vae.encode(signed).latent_dist.mode()  # pyright: ignore

@@ -1,0 +1,99 @@
+"""`zeronvs evaluate`: measure the model on held-out data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from zeronvs._core.errors import InputError
+from zeronvs.cli.arguments import Count, Device, check_counts, check_device, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateViewsArguments:
+    """Measure new views of posed scenes, beside the input copied and the input warped."""
+
+    folder: tyro.conf.Positional[Path]
+    """Posed scenes (a scene.json each) beside a pairs.json."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """A folder for metrics.json, table.md and contact sheets; not written if not given."""
+    model: str = "builtin"
+    """builtin, a folder, a hub id, or "none" for the baselines alone."""
+    steps: int = 8
+    """DDIM steps."""
+    guidance_scale: float = 1.5
+    """How strongly the model keeps to the input; 1 is none."""
+    eta: float = 0.0
+    """Noise added while sampling: 0 is deterministic DDIM."""
+    given_depth: bool = False
+    """Measure the model also with the depth that the warp baseline moves along."""
+    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    limit: Count = None
+    """Only so many pairs, spread evenly over the list."""
+    batch_size: int = 8
+    """Pairs sampled at once; less needs less memory."""
+    seed: int = 0
+    """The same seed gives the same views."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the CPU if not given."""
+
+
+KINDS = {"views": EvaluateViewsArguments}
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse the second word and its arguments, and measure."""
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: zeronvs evaluate views FOLDER [-o OUT]")
+        return
+    if words[0] not in KINDS:
+        raise InputError(f"there is no 'evaluate {words[0]}'; there is: evaluate views")
+    _views(parse(KINDS[words[0]], words[1:], f"evaluate {words[0]}"))
+
+
+def _views(arguments: EvaluateViewsArguments) -> None:
+    """Measure, print the table, and write where asked."""
+    check_counts(steps=arguments.steps, batch_size=arguments.batch_size, limit=arguments.limit)
+    check_device(arguments.device)
+    from zeronvs.cli.report import print_table, progress_bar
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.evaluation.metrics import find_perceptual_weights
+    from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
+    from zeronvs.evaluation.views_report import table_rows, write_views_report
+    from zeronvs.training.perceptual import PerceptualDistance
+
+    weights = arguments.perceptual_weights or find_perceptual_weights()
+    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
+    pipe = None
+    if arguments.model != "none":
+        pipe = ZeroNVSPipeline.from_pretrained(arguments.model)
+        pipe.to(arguments.device or "cpu")
+    config = ViewsEvaluationConfig(
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance_scale,
+        eta=arguments.eta,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        given_depth=arguments.given_depth,
+    )
+    with progress_bar() as progress:
+        evaluation = evaluate_views(pipe, arguments.folder, perceptual, config, progress)
+    print_table(table_rows(evaluation))
+    if perceptual is None:
+        print(
+            "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "
+            "run: pip install --no-deps stlpips-pytorch"
+        )
+    if arguments.out is not None:
+        files = write_views_report(
+            arguments.out,
+            evaluation,
+            config,
+            source=str(arguments.folder),
+            model=arguments.model,
+        )
+        print("\n" + "\n".join(str(path) for path in files))

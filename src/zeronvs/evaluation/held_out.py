@@ -1,0 +1,144 @@
+"""Pairs of frames that numbers are reported on: `pairs.json` in a folder of posed scenes.
+
+`pairs.json` is a list of `scene` (a folder beside it), `input` and `target` (files of that scene)
+and `motion_class` (small, medium, large, or any other name). Of both frames the centre square is
+taken, resized by area; cameras change with the crop. The scene scale is given: the 20 % quantile of
+the input's depth, which is a monocular disparity aligned to the scene's triangulated points.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.scene_scale import viewer_scale
+from zeronvs.cameras.view import View
+from zeronvs.data.posed_scenes import PosedScene, align_disparity, crop_square, open_posed_scene
+
+CLASS_ORDER = ("small", "medium", "large")
+KEYS = ("scene", "input", "target", "motion_class")
+MIN_KNOWN_POINTS = 12
+
+
+@dataclass(frozen=True)
+class PairName:
+    """One line of `pairs.json`."""
+
+    scene: str
+    input: str
+    target: str
+    motion_class: str
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutPair:
+    """One pair, read."""
+
+    name: PairName
+    input_view: View
+    """With dense depth: what the warp baseline moves along."""
+    target_view: View
+    scene_scale: float
+    """Scene units per model unit."""
+
+
+def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
+    """Read `pairs.json`; `limit` takes so many, spread evenly over the list.
+
+    Raises:
+        InputError: The file is missing, or is not such a list.
+    """
+    path = folder / "pairs.json"
+    if not path.is_file():
+        raise InputError(f"{folder} has no pairs.json; name a folder of posed scenes that has one")
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        names = [PairName(*(str(entry[key]) for key in KEYS)) for entry in content]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a list of pairs with {', '.join(KEYS)}: {error!r}"
+        ) from error
+    if not names:
+        raise InputError(f"{path} holds no pairs")
+    for name in names:
+        if Path(name.scene).name != name.scene or name.scene == "..":
+            raise InputError(f"{path} names a scene outside its folder: {name.scene!r}")
+    if limit is not None and limit < len(names):
+        names = [names[index * len(names) // limit] for index in range(limit)]
+    return names
+
+
+def motion_classes(names: Sequence[PairName]) -> list[str]:
+    """Return the classes that occur: small, medium, large, then others by name."""
+    found = {name.motion_class for name in names}
+    known = [name for name in CLASS_ORDER if name in found]
+    return known + sorted(found - set(known))
+
+
+class HeldOutScenes:
+    """The scenes of a folder; each is opened once."""
+
+    def __init__(self, folder: Path, size_px: int, depth_estimator: Any = None) -> None:
+        """Remember the folder.
+
+        Args:
+            folder: It holds the scenes.
+            size_px: Side of the squares.
+            depth_estimator: Image to relative depth; asked only for frames that come without a
+                monocular disparity and without measured depth.
+        """
+        self.folder, self.size_px = folder, size_px
+        self._estimate = getattr(depth_estimator, "estimate_depth", depth_estimator)
+        self._scenes: dict[str, PosedScene] = {}
+
+    def pair(self, name: PairName) -> HeldOutPair:
+        """Read one pair.
+
+        Raises:
+            InputError: A scene or frame is missing, or nothing says how deep the input is.
+        """
+        scene, index = self._find(name.scene, name.input)
+        source = crop_square(scene.view(index), self.size_px)
+        if source.depth_z is None or not bool((source.depth_z > 0).any()):
+            source = View(source.image, source.camera, self._estimated(scene, index, source))
+        assert source.depth_z is not None
+        known = source.depth_z > 0
+        scale = viewer_scale(source.depth_z) if bool(known.all()) else None
+        if scale is None:
+            scale = torch.quantile(source.depth_z[known], 0.2)
+        scene, index = self._find(name.scene, name.target)
+        target = crop_square(scene.view(index), self.size_px)
+        return HeldOutPair(name, source, target, float(scale))
+
+    def _find(self, name: str, file: str) -> tuple[PosedScene, int]:
+        if name not in self._scenes:
+            self._scenes[name] = open_posed_scene(self.folder / name)
+        scene = self._scenes[name]
+        for index, frame in enumerate(scene.frames):
+            if frame["file"] == file:
+                return scene, index
+        raise InputError(f"pairs.json asks for {file} of {name}, which that scene does not have")
+
+    def _estimated(self, scene: PosedScene, index: int, view: View) -> Tensor:
+        """Align the depth of the estimator to the triangulated points of a frame."""
+        frame = scene.frames[index]
+        chosen = scene.sparse_frame == index
+        uv_px = torch.from_numpy(scene.sparse_uv_px[chosen])
+        depth_z = torch.from_numpy(scene.sparse_depth_z[chosen])
+        side = min(frame["h"], frame["w"])
+        corner = torch.tensor([(frame["w"] - side) // 2, (frame["h"] - side) // 2])
+        pixel = torch.floor((uv_px - corner) * self.size_px / side).long()
+        inside = ((pixel >= 0) & (pixel < self.size_px)).all(-1)
+        if self._estimate is None or int(inside.sum()) < MIN_KNOWN_POINTS:
+            raise InputError(
+                f"nothing says how deep {frame['file']} of {scene.folder.name} is: it has no depth "
+                "map, and no disparity (or depth network) with enough points in sparse.npz"
+            )
+        pixel, depth_z = pixel[inside], depth_z[inside]
+        disparity = 1 / self._estimate(view.image[None])[0].cpu()
+        return align_disparity(disparity, pixel[:, 1], pixel[:, 0], depth_z)

@@ -1,0 +1,56 @@
+"""Distances between images in [0, 1], one number an image."""
+
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs._core.errors import InputError
+from zeronvs.training.builtin import packaged_file
+
+PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
+"""The AlexNet trunk: the one that no training loss uses."""
+SMALLEST_ERROR = 1e-10
+"""Keeps the PSNR of equal images finite: 100 dB."""
+
+
+def psnr(
+    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, " b"]:
+    """Return the peak signal-to-noise ratio in dB, over all pixels and channels of each image."""
+    error = (image - reference).square().mean((1, 2, 3)).clamp_min(SMALLEST_ERROR)
+    return -10 * error.log10()
+
+
+def ssim(
+    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"], *, window_px: int = 7
+) -> Float[Tensor, " b"]:
+    """Return the structural similarity in [-1, 1], the mean over channels.
+
+    Uniform window, sample covariance, only windows that lie inside the image: as scikit-image's
+    `structural_similarity` with data range 1 (Wang et al. 2004, with K1 = .01 and K2 = .03).
+    """
+    c_1, c_2 = 0.01**2, 0.03**2
+    count = window_px**2
+    x, y = image.double(), reference.double()
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, window_px, stride=1)
+
+    mean_x, mean_y = mean(x), mean(y)
+    unbiased = count / (count - 1)
+    variance_x = unbiased * (mean(x * x) - mean_x**2)
+    variance_y = unbiased * (mean(y * y) - mean_y**2)
+    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
+    luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
+    structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
+    return (luminance * structure).mean((1, 2, 3)).to(image.dtype)
+
+
+def find_perceptual_weights() -> Path | None:
+    """Return the weight file of an installed `stlpips-pytorch`, without importing that package."""
+    try:
+        return packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch")
+    except InputError:
+        return None

@@ -1,0 +1,203 @@
+"""New views of held-out scenes: ours beside the input copied and the input warped, pair by pair."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.cameras.camera import stack_cameras
+from zeronvs.cameras.view import View
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.evaluation.baselines import warped_input
+from zeronvs.evaluation.held_out import (
+    HeldOutPair,
+    HeldOutScenes,
+    PairName,
+    motion_classes,
+    read_pair_names,
+)
+from zeronvs.evaluation.metrics import psnr, ssim
+from zeronvs.training.perceptual import PerceptualDistance
+
+OURS = "ours"
+OURS_GIVEN_DEPTH = "ours, depth given"
+COPY = "input copied"
+SIZE_PX = 128
+"""The protocol's size, whatever size a model works at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsEvaluationConfig:
+    """Settings of one evaluation."""
+
+    num_inference_steps: int = 8
+    guidance_scale: float = 1.5
+    eta: float = 0.0
+    batch_size: int = 8
+    seed: int = 0
+    """Pair k of the list is sampled with seed + k."""
+    limit: int | None = None
+    """So many pairs, spread evenly over the list; None takes all."""
+    given_depth: bool = False
+    """Also let the model see the depth that the warp baseline moves along."""
+    sheet_rows: int = 12
+    """Pairs shown of each class."""
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """The metrics of one pair: method -> metric -> value."""
+
+    name: PairName
+    scores: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class ViewsEvaluation:
+    """What came out."""
+
+    pairs: tuple[PairScore, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    sheets: dict[str, list[Float[Tensor, "columns 3 h w"]]] = field(default_factory=dict)
+    """Class -> pictures of some pairs: input, truth, then the methods that are not the copy."""
+
+    def mean(self, motion_class: str, method: str, metric: str) -> float:
+        """Return the mean over the pairs of a class."""
+        values = [
+            pair.scores[method][metric]
+            for pair in self.pairs
+            if pair.name.motion_class == motion_class
+        ]
+        return sum(values) / len(values)
+
+    def classes(self) -> list[str]:
+        """Return the classes of motion, in order."""
+        return motion_classes([pair.name for pair in self.pairs])
+
+
+@torch.no_grad()
+def evaluate_views(
+    pipe: ZeroNVSPipeline | None,
+    folder: Path,
+    perceptual: PerceptualDistance | None,
+    config: ViewsEvaluationConfig,
+    progress: Progress = silent,
+) -> ViewsEvaluation:
+    """Measure new views of every pair of a folder of posed scenes.
+
+    Args:
+        pipe: The model; it is given the scene scale and estimates depth by itself. None measures
+            the baselines alone.
+        folder: Posed scenes beside a `pairs.json`.
+        perceptual: The distance to report; None leaves its column out.
+        config: Settings.
+        progress: Told of every batch.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
+    names = read_pair_names(folder, config.limit)
+    scenes = HeldOutScenes(folder, SIZE_PX, None if pipe is None else pipe.depth_estimator)
+    wanted = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
+    scores: list[PairScore] = []
+    sheets = defaultdict(list)
+    methods: tuple[str, ...] = ()
+    for start in range(0, len(names), config.batch_size):
+        pairs = [scenes.pair(name) for name in names[start : start + config.batch_size]]
+        seeds = [config.seed + start + offset for offset in range(len(pairs))]
+        answers = _answers(pipe, pairs, seeds, config)
+        methods = tuple(answers)
+        measured = _measure(answers, pairs, perceptual)
+        for offset, pair in enumerate(pairs):
+            scores.append(PairScore(pair.name, measured[offset]))
+            if start + offset in wanted[pair.name.motion_class]:
+                shown = [answers[method][offset] for method in methods if method != COPY]
+                pictures = [pair.input_view.image, pair.target_view.image, *shown]
+                sheets[pair.name.motion_class].append(torch.stack(pictures))
+        progress(ProgressEvent("evaluate views", start + len(pairs), len(names)))
+    metrics = ("PSNR", "SSIM") if perceptual is None else ("PSNR", "SSIM", "ST-LPIPS")
+    return ViewsEvaluation(tuple(scores), methods, metrics, dict(sheets))
+
+
+def _spread(names: Sequence[PairName], label: str, count: int) -> set[int]:
+    found = [index for index, name in enumerate(names) if name.motion_class == label]
+    count = min(count, len(found))
+    return {found[index * len(found) // count] for index in range(count)}
+
+
+def _answers(
+    pipe: ZeroNVSPipeline | None,
+    pairs: Sequence[HeldOutPair],
+    seeds: list[int],
+    config: ViewsEvaluationConfig,
+) -> dict[str, Float[Tensor, "b 3 h w"]]:
+    """Return every method's views of a batch of pairs, in the order of the table."""
+    cameras = stack_cameras([pair.target_view.camera for pair in pairs])
+    views = _stack([pair.input_view for pair in pairs])
+    answers: dict[str, Tensor] = {}
+    if pipe is not None:
+        scale = torch.tensor([pair.scene_scale for pair in pairs])
+        unknown_depth = View(views.image, views.camera)
+
+        def ours(view: View) -> Tensor:
+            images = pipe.sample(
+                pipe.encode(view, scale),
+                cameras,
+                seeds,
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                eta=config.eta,
+                batch_size=len(pairs),
+            )
+            return _at_protocol_size(images.cpu())
+
+        answers[OURS] = ours(unknown_depth if pipe.depth_estimator is not None else views)
+        if config.given_depth and pipe.warps_input:
+            answers[OURS_GIVEN_DEPTH] = ours(views)
+    answers |= warped_input(views, cameras)
+    return answers | {COPY: views.image}
+
+
+def _at_protocol_size(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+    if images.shape[-1] == SIZE_PX:
+        return images
+    return torch.nn.functional.interpolate(
+        images, (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True
+    ).clamp(0, 1)
+
+
+def _measure(
+    answers: dict[str, Float[Tensor, "b 3 h w"]],
+    pairs: Sequence[HeldOutPair],
+    perceptual: PerceptualDistance | None,
+) -> list[dict[str, dict[str, float]]]:
+    """Return method -> metric -> value for each pair."""
+    truth = torch.stack([pair.target_view.image for pair in pairs])
+    wanted = None if perceptual is None else perceptual.features(truth)
+    columns = {}
+    for method, images in answers.items():
+        columns[method] = {"PSNR": psnr(images, truth), "SSIM": ssim(images, truth)}
+        if perceptual is not None and wanted is not None:
+            columns[method]["ST-LPIPS"] = perceptual.compare(perceptual.features(images), wanted)
+    return [
+        {
+            method: {metric: float(values[index]) for metric, values in column.items()}
+            for method, column in columns.items()
+        }
+        for index in range(len(pairs))
+    ]
+
+
+def _stack(views: Sequence[View]) -> View:
+    depths = [view.depth_z for view in views if view.depth_z is not None]
+    return View(
+        torch.stack([view.image for view in views]),
+        stack_cameras([view.camera for view in views]),
+        torch.stack(depths),
+    )

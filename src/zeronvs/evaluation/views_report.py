@@ -1,0 +1,113 @@
+"""Writing an evaluation of views: a table, the numbers behind it, and pictures to look at."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from zeronvs._core.files import write_bytes, write_json
+from zeronvs.evaluation.views import COPY, ViewsEvaluation, ViewsEvaluationConfig
+from zeronvs.export.images import contact_sheet, write_image
+
+HEADER_PX = 16
+GAP_PX = 4
+FORMATS = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "ST-LPIPS": "{:.3f}"}
+BETTER = {"PSNR": "higher", "SSIM": "higher", "ST-LPIPS": "lower"}
+
+
+def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
+    """Return the table as rows of cells: a heading, then a row for each method."""
+    classes = evaluation.classes()
+    counts = {
+        label: sum(pair.name.motion_class == label for pair in evaluation.pairs)
+        for label in classes
+    }
+    heading = [
+        "",
+        *(f"{label} ({counts[label]}) {m}" for label in classes for m in evaluation.metrics),
+    ]
+    rows = [heading]
+    for method in evaluation.methods:
+        cells = [
+            FORMATS[metric].format(evaluation.mean(label, method, metric))
+            for label in classes
+            for metric in evaluation.metrics
+        ]
+        rows.append([method, *cells])
+    return rows
+
+
+def markdown_table(evaluation: ViewsEvaluation) -> str:
+    """Return the table in Markdown, with a line that says which way is better."""
+    rows = table_rows(evaluation)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    better = ", ".join(f"{metric}: {BETTER[metric]} is better" for metric in evaluation.metrics)
+    return "\n".join(lines) + f"\n\nMeans over the pairs of a class. {better}.\n"
+
+
+def write_views_report(
+    out: Path,
+    evaluation: ViewsEvaluation,
+    config: ViewsEvaluationConfig,
+    *,
+    source: str,
+    model: str,
+) -> list[Path]:
+    """Write `metrics.json`, `table.md` and a contact sheet for each class; return the files.
+
+    Args:
+        out: The folder.
+        evaluation: What to write.
+        config: Settings that it was made with.
+        source: What was measured on.
+        model: What was measured.
+    """
+    means = {
+        label: {
+            method: {m: evaluation.mean(label, method, m) for m in evaluation.metrics}
+            for method in evaluation.methods
+        }
+        for label in evaluation.classes()
+    }
+    pairs = [asdict(pair.name) | {"scores": pair.scores} for pair in evaluation.pairs]
+    write_json(
+        out / "metrics.json",
+        {
+            "model": model,
+            "source": source,
+            "settings": asdict(config),
+            "means": means,
+            "pairs": pairs,
+        },
+    )
+    write_bytes(out / "table.md", markdown_table(evaluation).encode())
+    files = [out / "metrics.json", out / "table.md"]
+    shown = [method for method in evaluation.methods if method != COPY]
+    for label, rows in evaluation.sheets.items():
+        path = out / f"sheet_{_file_name(label)}.png"
+        write_image(path, _sheet(rows, ["input (the copy)", "truth", *shown]))
+        files.append(path)
+    return files
+
+
+def _sheet(
+    rows: list[Float[Tensor, "columns 3 h w"]], titles: list[str]
+) -> Float[Tensor, "3 sheet_h sheet_w"]:
+    sheet = contact_sheet(torch.cat(rows), columns=len(titles), gap_px=GAP_PX)
+    width_px = rows[0].shape[-1]
+    header = Image.new("RGB", (sheet.shape[-1], HEADER_PX), "white")
+    draw = ImageDraw.Draw(header)
+    for column, title in enumerate(titles):
+        words = title.removeprefix("input ") if column > 1 else title
+        draw.text((column * (width_px + GAP_PX) + 2, 2), words, fill="black")
+    top = torch.from_numpy(np.array(header, dtype=np.float32) / 255).permute(2, 0, 1)
+    return torch.cat([top, sheet], dim=1)
+
+
+def _file_name(label: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in label)
