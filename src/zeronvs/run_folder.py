@@ -25,7 +25,7 @@ from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
 from zeronvs.cameras.view import View
 from zeronvs.distillation.surround import free_orbit
 from zeronvs.export.cameras_json import write_transforms
-from zeronvs.export.field_splats import splat_psnr, splats_from_scene
+from zeronvs.export.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
 from zeronvs.export.images import contact_sheet, write_image
 from zeronvs.export.mesh import write_mesh
 from zeronvs.export.overlay import depth_colours
@@ -253,10 +253,12 @@ def write_scene_splats(
     scene: Scene, cameras: Camera, folder: Path, seconds: float
 ) -> tuple[Path, float]:
     """Write scene.ply; return it with the PSNR (dB) between splat and field renders."""
-    splats = splats_from_scene(scene, cameras, seconds=seconds)
+    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_seconds=seconds))
     path = folder / "scene" / "scene.ply"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_splat_ply(path, splats)
-    return path, float(splat_psnr(scene, splats, cameras))
+    with torch.no_grad():
+        return path, splat_psnr(splats, scene, cameras)
 
 
 def write_scene_mesh(scene: Scene, folder: Path, resolution: int) -> Path:

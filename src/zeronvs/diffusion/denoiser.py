@@ -138,6 +138,11 @@ class ViewDenoiser(DiffusionPipeline):
             return self.vae.config["downscale"]
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
+    @property
+    def _pixel_dtype(self) -> torch.dtype:
+        """The autoencoder's precision; folding pixels needs no arithmetic and stays exact."""
+        return torch.float32 if isinstance(self.vae, PixelShuffleAutoencoder) else self.vae.dtype
+
     @torch.no_grad()
     def encode(self, view: View, scene_scale: float | Float[Tensor, " b"]) -> Condition:
         """Look at a batch of input views once.
@@ -177,7 +182,7 @@ class ViewDenoiser(DiffusionPipeline):
         return self._posterior(image).mode().float()
 
     def _posterior(self, image: Float[Tensor, "b 3 H W"]) -> Any:
-        signed = (image * 2.0 - 1.0).to(self.vae.dtype)
+        signed = (image * 2.0 - 1.0).to(self._pixel_dtype)
         return self.vae.encode(signed).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(
@@ -252,19 +257,37 @@ class ViewDenoiser(DiffusionPipeline):
         told: CameraCondition,
         guidance_scale: float,
     ) -> Float[Tensor, "n c h w"]:
-        inputs, tokens = torch.cat([noisy_latent, told.concat], dim=1), told.tokens
-        if guidance_scale != 1.0:
-            null = told.null()
-            inputs = torch.cat([torch.cat([noisy_latent, null.concat], dim=1), inputs])
-            tokens = torch.cat([null.tokens, tokens])
-            timestep = timestep.repeat(2)
-        dtype = self.unet.dtype
-        output = self.unet(inputs.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype))
-        output = output.sample.to(noisy_latent.dtype)
         if guidance_scale == 1.0:
-            return output
+            return self.answer(noisy_latent, timestep, told)
+        null = told.null()
+        both = CameraCondition(
+            torch.cat([null.tokens, told.tokens]), torch.cat([null.concat, told.concat])
+        )
+        output = self.answer(noisy_latent.repeat(2, 1, 1, 1), timestep.repeat(2), both)
         unguided, guided = output.chunk(2)
         return unguided + guidance_scale * (guided - unguided)
+
+    def answer(
+        self,
+        noisy_latent: Float[Tensor, "n c h w"],
+        timestep: Int[Tensor, " n"],
+        told: CameraCondition,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return what the network predicts, in the scheduler's kind of prediction, unguided.
+
+        A network of the warp kind that predicts clean latents answers the difference to the warped
+        input: what is known passes through untouched, and only what the warp lacks is learned.
+        """
+        dtype = self.unet.dtype
+        inputs = torch.cat([noisy_latent, told.concat], dim=1).to(dtype)
+        output = self.unet(inputs, timestep, encoder_hidden_states=told.tokens.to(dtype))
+        output = output.sample.to(noisy_latent.dtype)
+        if self.warps_input and self.scheduler.config["prediction_type"] == "sample":
+            channels = noisy_latent.shape[1]
+            output = output + self.vae.config["scaling_factor"] * told.concat[
+                :, channels : 2 * channels
+            ].to(output)
+        return output
 
     def to_latent(
         self, image: Float[Tensor, "n 3 H W"], generator: torch.Generator | None = None
@@ -281,6 +304,6 @@ class ViewDenoiser(DiffusionPipeline):
 
     def to_image(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Return the images in [0, 1] of scaled latents."""
-        unscaled = (latent / self.vae.config["scaling_factor"]).to(self.vae.dtype)
+        unscaled = (latent / self.vae.config["scaling_factor"]).to(self._pixel_dtype)
         decoded: Any = self.vae.decode(unscaled)
         return (decoded.sample.float() * 0.5 + 0.5).clamp(0.0, 1.0)

@@ -69,6 +69,9 @@ def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
         attention_head_dim=8,
         norm_num_groups=16,
     )
+    # The network starts by answering the warped input itself.
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)
     image_encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=128,
@@ -179,9 +182,7 @@ def denoising_losses(
     signal = pipe.alphas_cumprod[timestep][:, None, None, None]
     noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
-        predicted = pipe.unet(
-            torch.cat([noisy, told.concat], 1), timestep, encoder_hidden_states=told.tokens
-        ).sample
+        predicted = pipe.answer(noisy, timestep, told)
     predicted = predicted.float()
     weight = (1 / (1 - signal)).clamp_max(config.max_loss_weight)
     losses = {"mse": (weight * (predicted - clean) ** 2).mean()}
