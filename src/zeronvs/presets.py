@@ -83,6 +83,7 @@ FAST = Preset(
             supervised_depth=20.0,
             free_space=20.0,
         ),
+        anchors=AnchorConfig(num_inference_steps=50),
         sds_from_step=750,
         sds_every=2,
         noise_levels=NoiseLevelConfig(
