@@ -176,7 +176,7 @@ def fill_holes(
 
     An image without one valid pixel becomes mid-grey.
     """
-    if min(image.shape[-2:]) < 2:
+    if max(image.shape[-2:]) < 2:
         return torch.where(validity > 0, image, torch.full_like(image, 0.5))
     coarse_weight = F.avg_pool2d(validity, 2, ceil_mode=True)
     coarse = F.avg_pool2d(image * validity, 2, ceil_mode=True) / coarse_weight.clamp_min(1e-6)

@@ -45,12 +45,16 @@ class PosedScene:
         return len(self.frames)
 
     def view(self, index: int) -> View:
-        """Return one frame with its camera and a dense depth map (all 0 if none is known)."""
+        """Return one frame with its camera and a dense depth map (all 0 if none is known).
+
+        Raises:
+            InputError: The picture, its depth or its disparity cannot be read.
+        """
         frame = self.frames[index]
-        with Image.open(self.folder / frame["file"]) as opened:
-            pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return View(image, _camera(frame), self._depth(index, (frame["h"], frame["w"])))
+        size = (int(frame["h"]), int(frame["w"]))
+        pixels = _read_pixels(self.folder / frame["file"], "RGB", size)
+        image = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)
+        return View(image, _camera(frame), self._depth(index, size))
 
     def _depth(self, index: int, size: tuple[int, int]) -> Float[Tensor, "h w"]:
         frame = self.frames[index]
@@ -58,14 +62,13 @@ class PosedScene:
         measured = torch.zeros(size)
         depth_path = self.folder / f"{stem}_depth.png"
         if depth_path.exists():
-            with Image.open(depth_path) as opened:
-                values = np.asarray(opened).astype(np.float32)
+            values = _read_pixels(depth_path, None, size).astype(np.float32)
             measured = torch.from_numpy(values / self.depth_units)
         teacher_path = self.folder / f"{stem}_teacher.jpg"
         if not teacher_path.exists():
             return measured
-        with Image.open(teacher_path) as opened:
-            disparity = torch.from_numpy(np.asarray(opened.convert("L"), dtype=np.float32) / 255)
+        values = _read_pixels(teacher_path, "L", None)
+        disparity = torch.from_numpy(values.astype(np.float32) / 255)
         disparity = F.interpolate(disparity[None, None], size, mode="bilinear")[0, 0]
         chosen = self.sparse_frame == index
         uv = torch.from_numpy(self.sparse_uv_px[chosen].astype(np.int64))
@@ -104,11 +107,14 @@ def open_posed_scene(folder: Path) -> PosedScene:
         content = json.loads((folder / "scene.json").read_text())
         frames = tuple(content["frames"])
         for frame in frames:
-            if Path(frame["file"]).name != frame["file"]:
+            if Path(frame["file"]).name != frame["file"] or frame["file"] in ("", ".."):
                 raise InputError(f"{folder}/scene.json names a file outside its folder")
             _camera(frame)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{folder} is not a posed scene: {error}") from error
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise InputError(f"{folder} is not a posed scene: scene.json: {reason}") from error
     units = float(content.get("depth_png_units_per_scene_unit", 1.0))
     empty = np.zeros(0, np.float32)
     sparse_frame, sparse_uv, sparse_depth = empty.astype(np.int64), empty.reshape(0, 2), empty
@@ -118,6 +124,21 @@ def open_posed_scene(folder: Path) -> PosedScene:
             sparse_uv = stored["uv"].astype(np.float32)
             sparse_depth = stored["depth_z"].astype(np.float32)
     return PosedScene(folder, frames, units, sparse_frame, sparse_uv, sparse_depth)
+
+
+def _read_pixels(path: Path, mode: str | None, size: tuple[int, int] | None) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened if mode is None else opened.convert(mode))
+    except (OSError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise InputError(f"{path} cannot be read: {reason}") from error
+    if size is not None and pixels.shape[:2] != size:
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{path} is {width}x{height} px; its scene.json says {size[1]}x{size[0]} px"
+        )
+    return pixels
 
 
 def _camera(frame: dict) -> Camera:

@@ -131,7 +131,7 @@ def random_scene(generator: torch.Generator, textures: Float[Tensor, "n 3 t t"])
     center = torch.cat([uniform(-0.9, 0.9, boxes, 2), half_size[:, 2:]], 1)
     radius = uniform(0.1, 0.4, balls)
     ball_center = torch.cat([uniform(-0.9, 0.9, balls, 2), radius[:, None]], 1)
-    light = F.normalize(torch.cat([uniform(-1, 1, 2), uniform(0.5, 1.5, 1)]), dim=0)
+    light = F.normalize(torch.cat([uniform(-1.0, 1.0, 2), uniform(0.5, 1.5, 1)]), dim=0)
     count = 1 + boxes + balls
     chosen = torch.randint(len(textures), (count,), generator=generator)
     size = torch.cat([uniform(1.5, 3.0, 1), uniform(0.4, 1.2, count - 1)])

@@ -126,7 +126,9 @@ class PairStream(IterableDataset):
         pose = orbit_pose(torch.tensor(yaw), torch.tensor(pitch), torch.tensor(middle))
         home = orbit_pose(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(middle))
         away = torch.linalg.inv(home) @ pose
-        step = torch.tensor([self._uniform(-1, 1), self._uniform(-0.5, 0.5), self._uniform(-1, 1)])
+        step = torch.tensor(
+            [self._uniform(-1.0, 1.0), self._uniform(-0.5, 0.5), self._uniform(-1.0, 1.0)]
+        )
         away[:3, 3] += 0.2 * self._uniform() * middle * step
         camera = replace(target.camera, camera_to_world=target.camera.camera_to_world @ away)
         batch = View(target.image[None], _batched(target.camera), target.depth_z[None])
@@ -141,7 +143,7 @@ class PairStream(IterableDataset):
     def _photo_view(self) -> View:
         index = self._index(len(self.pack.photo_image))
         larger = self.pack.photo_image.shape[-1]
-        side = int(self._uniform(self.size_px, larger + 1))
+        side = int(self._uniform(float(self.size_px), larger + 1.0))
         top, left = self._index(larger - side + 1), self._index(larger - side + 1)
         window = (slice(top, top + side), slice(left, left + side))
         size = (self.size_px, self.size_px)
@@ -152,14 +154,14 @@ class PairStream(IterableDataset):
         # Scale and shift of a relative disparity are unknown: draw how far the far end is.
         far_end = math.exp(self._uniform(math.log(0.1), math.log(0.6)))
         depth_z = 1.0 / (far_end + (1 - far_end) * disparity)
-        fov_rad = math.radians(self._uniform(35, 75)) * side / larger
+        fov_rad = math.radians(self._uniform(35.0, 75.0)) * side / larger
         return View(image, Camera.from_fov(torch.eye(4), fov_rad, size), depth_z)
 
     def _procedural_pair(self) -> Pair:
         chosen = torch.randint(len(self.pack.photo_image), (8,), generator=self.generator)
         textures = self.pack.photo_image[chosen].float() / 255
         scene = random_scene(self.generator, textures)
-        fov_rad = math.radians(self._uniform(35, 75))
+        fov_rad = math.radians(self._uniform(35.0, 75.0))
         size = (self.size_px, self.size_px)
         cameras = random_cameras(self.generator, 2, fov_rad, size)
         source, target = scene.render(cameras[0]), scene.render(cameras[1])
