@@ -64,6 +64,12 @@ def test_the_published_recipe_runs_end_to_end_and_tells_of_every_term(
     assert all(weight.isfinite().all() for weight in scene.parameters())
 
 
+def test_a_model_that_warps_the_photo_distils_as_well(warp_pipe, input_view, tiny_config, tmp_path):
+    scene = run(warp_pipe, input_view, replace(tiny_config, steps=2), tmp_path)
+    assert all(weight.isfinite().all() for weight in scene.parameters())
+    assert "sds" in log_lines(tmp_path)[0]
+
+
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_weights(
     pipe, input_view, tiny_config, tmp_path, stop

@@ -6,12 +6,13 @@ the background grows varied (paper section 3.4 and supplement B.1).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose, rotation_angle_rad
 from zeronvs.cameras.view import View
@@ -69,16 +70,27 @@ def sample_anchors(
     *,
     config: AnchorConfig,
     seeds: list[int],
+    progress: Progress = silent,
 ) -> View:
-    """Sample the anchors from the photo with DDIM, one seed each; pixels on the 8-bit grid."""
-    condition = pipe.encode(input_view, scene_scale)
+    """Sample the anchors from the photo with DDIM; their pixels lie on the 8-bit grid.
+
+    Args:
+        pipe: The diffusion model.
+        input_view: The photo, batch of 1.
+        scene_scale: Scene units per model unit.
+        cameras: One per anchor.
+        config: Settings of the sampler.
+        seeds: One per anchor.
+        progress: Told of every step.
+    """
     image = pipe.sample(
-        condition,
+        pipe.encode(input_view, scene_scale),
         cameras,
         seeds,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         eta=config.eta,
+        callback=lambda event: progress(replace(event, stage="sample anchors")),
     )
     return View(quantized(image.float()), cameras)
 

@@ -199,7 +199,7 @@ def cameras_inside(scene: Scene, cameras: Camera, samples: int = 16) -> float:
     Rendering starts at the near plane, so such content is invisible in renders but not in exports.
     A camera counts when less than half the light of most of nine rays reaches the near plane.
     """
-    rays = camera_rays(cameras.resized(3, 3))
+    rays = camera_rays(cameras.resized(3, 3).to(scene.device))
     near = scene.render_config.near
     distance = (torch.arange(samples, device=rays.origins.device) + 0.5) / samples * near
     points = rays.origins[..., None, :] + distance[:, None] * rays.directions[..., None, :]

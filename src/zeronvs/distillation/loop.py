@@ -70,7 +70,15 @@ def distill(
     known = None
     if pipe is not None and config.uses_sds:
         anchors = obtain_anchors(
-            pipe, input_view, elevation_rad, scene_scale, config, run_dir, seed, resume=resume
+            pipe,
+            input_view,
+            elevation_rad,
+            scene_scale,
+            config,
+            run_dir=run_dir,
+            seed=seed,
+            progress=progress,
+            resume=resume,
         )
         known = KnownViews.encode(pipe, input_view, anchors, scene_scale)
         health.raise_errors(_check_model(pipe, known, input_view, elevation_rad))
@@ -120,10 +128,11 @@ def obtain_anchors(
     elevation_rad: float,
     scene_scale: float,
     config: DistillConfig,
+    *,
     run_dir: Path,
     seed: int,
-    *,
-    resume: bool,
+    progress: Progress = silent,
+    resume: bool = False,
 ) -> View | None:
     """Return the anchors: read from the run folder when resuming, else sampled and kept there."""
     count = config.anchors.count
@@ -146,6 +155,7 @@ def obtain_anchors(
             cameras,
             config=config.anchors,
             seeds=[seed * 1000 + index for index in range(count)],
+            progress=progress,
         )
         save_views(folder, kept)
     return kept.to(input_view.image.device)
@@ -252,8 +262,9 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
     values: dict[str, float] = {}
     for terms in objective.parts(run.step):
-        torch.stack(list(terms.values())).sum().backward()
-        values |= {name: float(term.detach()) for name, term in terms.items()}
+        stacked = torch.stack(list(terms.values()))
+        stacked.sum().backward()
+        values |= dict(zip(terms, stacked.tolist(), strict=True))
     health.raise_errors(health.check_losses(values, run.step + 1))
     values = {"loss": sum(values.values()), **values}
     if (run.step + 1) % config.log_every == 0:
