@@ -86,7 +86,7 @@ def test_gradients_of_the_spatial_gradient_equal_those_of_the_plain_grid(grid_an
 def test_the_cut_into_blocks_changes_nothing(monkeypatch):
     grid, points = random_grid(MIXED)
     whole = grid(points)
-    monkeypatch.setattr(hash_grid, "_BLOCK_ELEMENTS_CPU", 4 * 7)
+    monkeypatch.setattr(hash_grid, "_BLOCK_POINTS_CPU", 7)
     torch.testing.assert_close(grid(points), whole)
 
 

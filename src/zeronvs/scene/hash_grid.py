@@ -1,14 +1,16 @@
 """Multiresolution hash grid (Instant-NGP, arXiv:2201.05989, section 3) in plain torch.
 
-Fast on a CPU because points are taken in blocks whose temporaries stay in the cache, all levels of
-a block go through each operation together, and the eight corners are the leading axes, so that
-every operation runs along contiguous memory. No weights are formed: corners are interpolated axis
-by axis, and gradients are spread the same way. A plain twin lives in the tests.
+Fast on a CPU because one level's table and the temporaries of a block of points stay in the cache
+together, and the eight corners are the leading axes, so that every operation runs along contiguous
+memory. On a GPU all levels and points go through each operation at once. No weights are formed:
+corners are interpolated axis by axis, and gradients are spread the same way. A plain twin lives in
+the tests.
 
 Symbols: n points, l levels, f features per level; corner axes are ordered z, y, x.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _PRIMES = (1, 2654435761 - 2**32, 805459861)  # as int32; multiplication wraps, as the hash wants
-_BLOCK_ELEMENTS_CPU = 32768  # levels * points of one block: its eight corners fill 1 MiB
-_BLOCK_ELEMENTS_GPU = 1 << 26
+_BLOCK_POINTS_CPU = 16384  # points of one block: eight corners of a level fill 512 KiB
+_BLOCK_POINTS_GPU = 1 << 22
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-20  # keeps the last cell's index in range at 4096 cells
 
 
@@ -61,6 +63,17 @@ class GridLayout:
     """The first so many levels are dense, the others hashed."""
     hash_mask: int
     """Table size of a hashed level, minus one."""
+
+    def __getitem__(self, levels: slice) -> "GridLayout":
+        """Return the layout of some consecutive levels."""
+        start, stop, _ = levels.indices(self.cells.shape[0])
+        return GridLayout(
+            self.cells[levels],
+            self.strides[:, levels],
+            self.offsets[levels],
+            min(max(self.dense_levels - start, 0), stop - start),
+            self.hash_mask,
+        )
 
 
 class HashGrid(nn.Module):
@@ -131,11 +144,11 @@ class _Encode(torch.autograd.Function):
         ctx.save_for_backward(points, table)
         ctx.layout = layout
         features = table.new_empty(table.shape[0], layout.cells.shape[0], points.shape[0])
-        for block in _blocks(points, layout):
-            index, fraction = _corner_index(points[block], layout)
+        for levels, block in _blocks(points, layout):
+            index, fraction = _corner_index(points[block], layout[levels])
             for entries, out in zip(table, features, strict=True):
                 corners = entries.index_select(0, index.view(-1)).view(index.shape)
-                out[:, block] = _interpolate(corners, fraction)
+                out[levels, block] = _interpolate(corners, fraction)
         return features.flatten(0, 1)
 
     @staticmethod
@@ -154,12 +167,12 @@ def _table_gradient(points: Tensor, table: Tensor, gradient: Tensor, layout: Gri
     """Return the gradient of `table` under the gradient of the features ("features n")."""
     table_gradient = torch.zeros_like(table)
     gradient = gradient.unflatten(0, (table.shape[0], -1))
-    for block in _blocks(points, layout):
-        index, fraction = _corner_index(points[block], layout)
+    for levels, block in _blocks(points, layout):
+        index, fraction = _corner_index(points[block], layout[levels])
         spread = torch.empty(index.shape, dtype=gradient.dtype, device=gradient.device)
         for entries_gradient, feature_gradient in zip(table_gradient, gradient, strict=True):
-            _spread(feature_gradient[:, block], fraction, out=spread)
-            entries_gradient.index_add_(0, index.view(-1), spread.view(-1))
+            _spread(feature_gradient[levels, block], fraction, out=spread)
+            entries_gradient.scatter_add_(0, index.view(-1), spread.view(-1))
     return table_gradient
 
 
@@ -174,12 +187,12 @@ class _SpatialGradient(torch.autograd.Function):
         ctx.layout = layout
         gradient = gradient.unflatten(0, (table.shape[0], -1))
         point_gradient = points.new_zeros(3, points.shape[0])
-        for block in _blocks(points, layout):
-            index, fraction = _corner_index(points[block], layout)
+        for levels, block in _blocks(points, layout):
+            index, fraction = _corner_index(points[block], layout[levels])
             for entries, feature_gradient in zip(table, gradient, strict=True):
                 corners = entries.index_select(0, index.view(-1)).view(index.shape)
-                slopes = _slopes(corners, fraction, layout.cells)
-                slopes *= feature_gradient[:, block]
+                slopes = _slopes(corners, fraction, layout.cells[levels])
+                slopes *= feature_gradient[levels, block]
                 point_gradient[:, block] += slopes.sum(1)
         return point_gradient.T
 
@@ -193,34 +206,38 @@ class _SpatialGradient(torch.autograd.Function):
         per_level = gradient.unflatten(0, (table.shape[0], -1))
         table_gradient = torch.zeros_like(table)
         feature_gradient = torch.empty_like(per_level)
-        for block in _blocks(points, layout):
-            index, fraction = _corner_index(points[block], layout)
+        for levels, block in _blocks(points, layout):
+            index, fraction = _corner_index(points[block], layout[levels])
             flat = index.view(-1)
-            direction = gradients[0][block].T[:, None] * layout.cells
+            direction = gradients[0][block].T[:, None] * layout.cells[levels]
             derivative = _spread_derivative(direction, fraction)
             for feature, entries in enumerate(table):
                 corners = entries.index_select(0, flat).view(index.shape)
-                feature_gradient[feature, :, block] = (corners * derivative).sum((0, 1, 2))
-                spread = derivative * per_level[feature, :, block]
-                table_gradient[feature].index_add_(0, flat, spread.view(-1))
+                feature_gradient[feature, levels, block] = (corners * derivative).sum((0, 1, 2))
+                spread = derivative * per_level[feature, levels, block]
+                table_gradient[feature].scatter_add_(0, flat, spread.view(-1))
         return None, table_gradient, feature_gradient.flatten(0, 1), None
 
 
-def _blocks(points: Tensor, layout: GridLayout) -> list[slice]:
-    """Cut the points into blocks whose corner values stay in the cache."""
-    elements = _BLOCK_ELEMENTS_CPU if points.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
-    size = max(1, elements // layout.cells.shape[0])
-    return [slice(start, start + size) for start in range(0, points.shape[0], size)]
+def _blocks(points: Tensor, layout: GridLayout) -> Iterator[tuple[slice, slice]]:
+    """Cut the work into levels and points that go through each operation together."""
+    on_cpu = points.device.type == "cpu"
+    levels = layout.cells.shape[0]
+    level_step = 1 if on_cpu else levels
+    size = _BLOCK_POINTS_CPU if on_cpu else max(1, _BLOCK_POINTS_GPU // levels)
+    for level in range(0, levels, level_step):
+        for start in range(0, points.shape[0], size):
+            yield slice(level, level + level_step), slice(start, start + size)
 
 
 def _corner_index(points: Tensor, layout: GridLayout) -> tuple[Tensor, Tensor]:
     """Return the table entries of the corners around `points`, and where between them these lie.
 
     Returns:
-        Entries as int32 "2 2 2 l n".
+        Entries, "2 2 2 l n".
         Fractions of a cell along x, y, z, in [0, 1): "3 l n".
     """
-    position = points.T.clamp(0.0, _LARGEST_BELOW_ONE)[:, None] * layout.cells
+    position = points.T.contiguous().clamp(0.0, _LARGEST_BELOW_ONE)[:, None] * layout.cells
     cell = position.floor()
     fraction = position.sub_(cell)
     low = cell.int().mul_(layout.strides)
@@ -235,7 +252,7 @@ def _corner_index(points: Tensor, layout: GridLayout) -> tuple[Tensor, Tensor]:
         hashed = both[:, :, split:] & layout.hash_mask
         x, y, z = hashed[:, 0] | layout.offsets[split:], hashed[:, 1], hashed[:, 2]
         torch.bitwise_xor((z[:, None] ^ y)[:, :, None], x, out=index[..., split:, :])
-    return index, fraction
+    return index.long(), fraction  # int64 is read faster than int32
 
 
 def _interpolate(corners: Tensor, fraction: Tensor) -> Tensor:
