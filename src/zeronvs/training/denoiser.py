@@ -129,7 +129,8 @@ def train_denoiser(
     optimizer = torch.optim.AdamW(modules.parameters(), lr=config.learning_rate, weight_decay=0.01)
     average = {name: value.detach().clone() for name, value in modules.state_dict().items()}
     step = _load_state(state_dir, modules, average, optimizer)
-    stream = PairStream(pack, pairs, seed=config.seed + 104_729 * step)
+    first = config.batch * step
+    stream = PairStream(pack, pairs, config.seed, batch=config.batch, first=first)
     loader = iter(DataLoader(stream, config.batch, num_workers=workers, collate_fn=collate))
     saved = time.monotonic()
     while step < config.steps:
@@ -218,7 +219,7 @@ def _perceptual_loss(
     return distance.float().mean()
 
 
-def _to_image(pipe: ZeroNVSPipeline, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
+def _to_image(pipe: ZeroNVSPipeline, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
     unscaled = latent / pipe.vae.config["scaling_factor"]
     return pipe.vae.decode(unscaled).sample * 0.5 + 0.5  # pyright: ignore
 

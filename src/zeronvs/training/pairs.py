@@ -5,7 +5,9 @@ back (the photograph is the target, so the target is always real; after AdaMPI, 
 and procedural scenes, whose geometry is exact.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,11 +50,27 @@ class PairConfig:
 
 
 class PairStream(IterableDataset):
-    """An endless stream of pairs; the stream is a function of the seed."""
+    """An endless stream of pairs; pair k is a function of the seed and of k alone.
 
-    def __init__(self, pack: TrainingPack, config: PairConfig, seed: int) -> None:
+    So a run that goes on draws what it would have drawn, with any number of loader processes.
+    """
+
+    def __init__(
+        self, pack: TrainingPack, config: PairConfig, seed: int, *, batch: int = 1, first: int = 0
+    ) -> None:
+        """Remember where to draw from.
+
+        Args:
+            pack: Training images.
+            config: How pairs are drawn.
+            seed: Of the whole stream.
+            batch: Pairs in one batch of the loader, which takes its processes in turn.
+            first: Number of the first pair; a multiple of `batch`.
+        """
         super().__init__()
         self.pack, self.config, self.seed = pack, config, seed
+        self.batch, self.first = batch, first
+        self.generator = torch.Generator()
         self.scenes = [
             frames
             for number in pack.frame_scene.unique()
@@ -62,16 +80,17 @@ class PairStream(IterableDataset):
         self.scene_weight = torch.tensor([len(frames) ** 0.5 for frames in self.scenes])
         self.size_px = pack.frame_image.shape[-1]
 
-    def __iter__(self) -> "PairStream":
-        """Start the stream; workers of one loader draw different pairs."""
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield pairs from the first on; a loader process yields its own batches."""
         worker = torch.utils.data.get_worker_info()
-        self.generator = torch.Generator().manual_seed(
-            self.seed + 7919 * (worker.id if worker else 0)
-        )
-        return self
+        start, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in itertools.count(start, step):
+            for offset in range(self.batch):
+                yield self.pair(self.first + number * self.batch + offset)
 
-    def __next__(self) -> Pair:
-        """Draw one pair."""
+    def pair(self, number: int) -> Pair:
+        """Draw the pair of this number."""
+        self.generator.manual_seed((self.seed * 1_000_003 + number) % 2**63)
         draw = self._uniform()
         if draw < self.config.photo_share:
             pair = self._photo_pair()

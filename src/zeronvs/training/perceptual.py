@@ -6,6 +6,7 @@ training uses the VGG trunk, evaluation the AlexNet one.
 """
 
 from pathlib import Path
+from pickle import PickleError
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,12 @@ from zeronvs._core.errors import InputError
 
 VGG_SLICES = ((0, 2), (6, 8), (12, 14, 16), (20, 22, 24), (28, 30, 32))
 """Indices of the convolutions of each slice; blurred pooling stands between slices."""
+NEEDED = (
+    "scaling_layer.shift",
+    "scaling_layer.scale",
+    "net.slice1.0.weight",
+    "lin4.model.1.weight",
+)
 
 
 class PerceptualDistance(nn.Module):
@@ -26,19 +33,30 @@ class PerceptualDistance(nn.Module):
 
         Args:
             weights: The state dict of `alex_shift_tolerant.pth` or `vgg_shift_tolerant.pth`.
+
+        Raises:
+            ValueError: These are other weights.
         """
         super().__init__()
+        missing = [name for name in NEEDED if not isinstance(weights.get(name), Tensor)]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
         self.is_vgg = "net.slice1.2.weight" in weights
         for name, value in weights.items():
             self.register_buffer(name.replace(".", "_"), value.float(), persistent=False)
 
     @classmethod
     def from_file(cls, path: Path) -> "PerceptualDistance":
-        """Read a weight file (tensors only: no pickled code is run)."""
+        """Read a weight file (tensors only: no pickled code is run).
+
+        Raises:
+            InputError: There is no such file, or it holds something else.
+        """
         try:
-            return cls(torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is not an ST-LPIPS weight file: {error}") from error
+            return cls(dict(torch.load(path, map_location="cpu", weights_only=True)))
+        except (OSError, RuntimeError, TypeError, ValueError, EOFError, PickleError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} is not an ST-LPIPS weight file: {reason}") from error
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Return the five feature maps, each with unit length over its channels."""
