@@ -1,4 +1,4 @@
-"""The errors that a user can cause or meet. Each says what is wrong, what was seen and what to do."""
+"""The errors that a user can meet. Each says what is wrong, what was seen and what to do."""
 
 
 class InputError(ValueError):
