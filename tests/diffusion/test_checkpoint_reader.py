@@ -2,10 +2,12 @@
 
 import collections
 import functools
+import io
 import logging
 import logging.config
 import os
 import pickle
+import signal
 import subprocess
 import zipfile
 from pathlib import Path
@@ -132,7 +134,9 @@ def test_what_lightning_and_others_leave_beside_the_tensors_is_read_past(tmp_pat
         "functions": [torch.nn.functional.relu, leave_a_mark, functools.partial(leave_a_mark, 1)],
         "plain": [{1, 2}, frozenset({3}), 1 + 2j, b"bytes", bytearray(b"more"), slice(1, 2), None],
         "logger": logging.getLogger("training"),
-        "namespace": collections.deque([1, 2]),
+        "queue": collections.deque([1, 2]),
+        "bytes": io.BytesIO(b"log"),
+        "signal": signal.SIGTERM,
     }
     for protocol in (2, 3, 4, 5):
         torch.save(content, tmp_path / "a.ckpt", pickle_protocol=protocol)
@@ -149,6 +153,8 @@ def test_what_lightning_and_others_leave_beside_the_tensors_is_read_past(tmp_pat
         (eval, ("__import__('pathlib').Path('{mark}').touch()",)),
         (exec, ("open('{mark}', 'w')",)),
         (open, ("{mark}", "w")),
+        (io.FileIO, ("{mark}", "w")),
+        (signal.raise_signal, (9,)),
         (__import__, ("antigravity",)),
         (getattr, ("text", "upper")),
         (print, ("hello",)),

@@ -11,43 +11,23 @@ _DANGEROUS_MODULES = {
     *("shutil", "socket", "_socket", "socketserver", "ssl", "http", "urllib", "ftplib", "smtplib"),
     *("telnetlib", "poplib", "imaplib", "nntplib", "xmlrpc", "webbrowser", "antigravity"),
     *("importlib", "imp", "zipimport", "pkgutil", "runpy", "code", "codeop", "ctypes", "_ctypes"),
-    *("pickle", "_pickle", "pickletools", "marshal", "shelve", "dbm", "sqlite3", "copy"),
+    *("pickle", "_pickle", "pickletools", "marshal", "shelve", "dbm", "sqlite3"),
     *("multiprocessing", "_multiprocessing", "threading", "_thread", "concurrent", "asyncio"),
-    *("pty", "tty", "commands", "popen2", "signal", "resource", "mmap", "fcntl", "atexit", "sched"),
-    *("io", "_io", "tempfile", "zipfile", "tarfile", "glob", "fileinput", "linecache", "gc"),
+    *("pty", "tty", "commands", "popen2", "mmap", "fcntl"),
+    *("tempfile", "zipfile", "tarfile", "glob", "fileinput", "linecache"),
     *("pdb", "bdb", "cProfile", "profile", "pstats", "timeit", "trace", "doctest", "unittest"),
-    *(
-        "test",
-        "pydoc",
-        "idlelib",
-        "tkinter",
-        "turtle",
-        "turtledemo",
-        "lib2to3",
-        "ensurepip",
-        "venv",
-    ),
-    *(
-        "distutils",
-        "setuptools",
-        "pip",
-        "platform",
-        "_osx_support",
-        "site",
-        "sysconfig",
-        "nturl2path",
-    ),
+    *("pydoc", "idlelib", "tkinter", "turtle", "turtledemo", "lib2to3", "ensurepip", "venv"),
+    *("distutils", "setuptools", "pip", "_osx_support", "site", "sysconfig", "nturl2path"),
     *("dill", "cloudpickle", "joblib", "IPython", "requests", "pexpect", "paramiko", "fabric"),
 }
 """Modules (the first part of a name) that start programs, run code or reach files and networks."""
 
 _DANGEROUS_NAMES = {
     *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__", "open", "input")),
-    *(
-        f"builtins.{name}"
-        for name in ("getattr", "setattr", "delattr", "globals", "locals", "vars")
-    ),
+    *(f"builtins.{name}" for name in ("getattr", "setattr", "delattr")),
+    *(f"builtins.{name}" for name in ("globals", "locals", "vars")),
     *(f"builtins.{name}" for name in ("breakpoint", "help", "exit", "quit", "memoryview")),
+    *("io.open", "io.open_code", "io.FileIO", "_io.open", "_io.open_code", "_io.FileIO"),
     *(f"operator.{name}" for name in ("attrgetter", "methodcaller", "call")),
     *(f"types.{name}" for name in ("CodeType", "FunctionType", "LambdaType", "MethodType")),
     *("torch.hub", "torch.package", "torch.load", "torch.serialization.load", "torch.jit.load"),
