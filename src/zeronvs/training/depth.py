@@ -140,7 +140,8 @@ def _posed_loss(
     known = depth > 0
     error = -disparity.log() - depth.clamp_min(1e-3).log()
     masked = torch.where(known, error.detach(), torch.full_like(error, torch.nan))
-    error = error - masked.flatten(1).nanmedian(dim=1).values[:, None, None]
+    # Where nothing is known the median is NaN, and even times 0 it would stay so.
+    error = error - masked.flatten(1).nanmedian(dim=1).values.nan_to_num()[:, None, None]
     return _robust(error, known) + gradient_weight * _gradient(error, known)
 
 
