@@ -26,10 +26,12 @@ from zeronvs.cameras.view import View
 from zeronvs.data.photo import Photo, load_photo, square_view
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import health
+from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.loop import distill
+from zeronvs.distillation.losses import LossWeights
 from zeronvs.distillation.supervision import SupervisedViews, digest_view
 from zeronvs.distillation.surround import sample_surround
-from zeronvs.distillation.view_files import load_views, save_views
+from zeronvs.distillation.view_files import load_supervised, save_supervised
 from zeronvs.estimation.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.export.images import contact_sheet, write_image
 from zeronvs.export.video import write_video
@@ -86,9 +88,10 @@ class ViewsSettings(PhotoSettings):
     path: str = "orbit"
     frames: int = 24
     samples: int = 1
-    steps: int = 50
-    eta: float = 1.0
-    guidance_scale: float = 3.0
+    steps: int | None = None
+    """None, here and below: the model's own defaults."""
+    eta: float | None = None
+    guidance_scale: float | None = None
     batch_size: int = 8
 
 
@@ -147,12 +150,19 @@ def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
         rows.append((name, value.value, value.source))
     preset = None
     if isinstance(settings, SceneSettings):
-        preset, more = _choose_preset(settings, device)
+        preset, more = _choose_preset(settings, pipe, device)
         rows += more
     else:
+        usual = pipe.sampling_defaults
+        told = {
+            "steps": (settings.steps, usual.num_inference_steps),
+            "eta": (settings.eta, usual.eta),
+            "guidance_scale": (settings.guidance_scale, usual.guidance_scale),
+        }
+        rows += [(n, getattr(settings, n), "given") for n in ("path", "frames", "samples")]
         rows += [
-            (name, getattr(settings, name), "default or given")
-            for name in ("path", "frames", "samples", "steps", "eta", "guidance_scale")
+            (name, default if value is None else value, "model" if value is None else "given")
+            for name, (value, default) in told.items()
         ]
     return Resolved(
         rows=rows,
@@ -165,36 +175,58 @@ def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
     )
 
 
-def _choose_preset(settings: SceneSettings, device: str) -> tuple[Preset, list[Row]]:
+def _choose_preset(
+    settings: SceneSettings, pipe: ZeroNVSPipeline, device: str
+) -> tuple[Preset, list[Row]]:
     """Return the preset with the explicit settings put in, and where each setting comes from."""
     name: PresetName = settings.preset or ("preview" if device == "cpu" else "fast")
     preset = PRESETS[name]
-    distill_config = preset.distill
-    chosen = "given" if settings.preset else f"for {device}"
-    rows: list[Row] = [("preset", name, chosen)]
+    config = _fitted_to_model(preset.distill, pipe)
+    rows: list[Row] = [("preset", name, "given" if settings.preset else f"for {device}")]
     if settings.steps is not None:
-        distill_config = distill_config.with_steps(settings.steps)
+        config = config.with_steps(settings.steps)
     if settings.anchors is not None:
-        anchors = replace(distill_config.anchors, count=settings.anchors)
-        distill_config = replace(distill_config, anchors=anchors)
+        config = replace(config, anchors=replace(config.anchors, count=settings.anchors))
     if settings.guidance_scale is not None:
-        distill_config = replace(distill_config, guidance_scale=settings.guidance_scale)
-        if preset.surround is not None:
-            surround = replace(preset.surround, guidance_scale=settings.guidance_scale)
-            preset = replace(preset, surround=surround)
-    values = {
-        "steps": (distill_config.steps, settings.steps),
-        "anchors": (distill_config.anchors.count, settings.anchors),
-        "guidance_scale": (
-            distill_config.guidance_scale
-            if preset.surround is None
-            else preset.surround.guidance_scale,
-            settings.guidance_scale,
-        ),
-    }
-    for key, (value, told) in values.items():
-        rows.append((key, value, f"preset {name}" if told is None else "given"))
-    return replace(preset, distill=distill_config), rows
+        config = replace(config, guidance_scale=settings.guidance_scale)
+    chosen = f"preset {name}"
+    rows.append(("steps", config.steps, "given" if settings.steps else chosen))
+    anchors = config.anchors.count
+    rows.append(("anchors", anchors, chosen if settings.anchors is None else "given"))
+    if config.uses_sds:
+        fitted = "this kind of model" if pipe.warps_input else chosen
+        told = settings.guidance_scale is not None
+        rows.append(("guidance_scale", config.guidance_scale, "given" if told else fitted))
+    if anchors and not config.uses_sds:
+        # Anchors are conditions of score distillation; asking for them asks for it.
+        config = replace(config, weights=replace(config.weights, sds=_sds_weight(pipe)))
+    return replace(preset, distill=config), rows
+
+
+def _fitted_to_model(config: DistillConfig, pipe: ZeroNVSPipeline) -> DistillConfig:
+    """Return the recipe with score distillation scaled to the model.
+
+    The loss is a sum over the latent: a latent of more numbers would pull harder. The warp kind is
+    guided less, and sampled with its own number of steps.
+    """
+    if not pipe.warps_input:
+        return config
+    sds = _sds_weight(pipe) if config.weights.sds > 0 else 0.0
+    usual = pipe.sampling_defaults
+    anchors = replace(
+        config.anchors,
+        num_inference_steps=usual.num_inference_steps,
+        guidance_scale=usual.guidance_scale,
+        eta=usual.eta,
+    )
+    weights = replace(config.weights, sds=sds)
+    return replace(config, weights=weights, anchors=anchors, guidance_scale=1.0)
+
+
+def _sds_weight(pipe: ZeroNVSPipeline) -> float:
+    """Return the published weight of score distillation, per number of the published latent."""
+    numbers = pipe.unet.config["out_channels"] * pipe.unet.config["sample_size"] ** 2
+    return LossWeights().sds * (4 * 32 * 32) / numbers
 
 
 def _input_view(photo: Photo, estimate: CameraEstimate, pipe: ZeroNVSPipeline) -> View:
@@ -281,9 +313,9 @@ def _surround(
     """Sample the views around the scene, or read those that a stopped run has sampled already."""
     assert preset.surround is not None
     folder = settings.out / "sampled"
-    kept = load_views(folder) if settings.resume else None
-    if kept is not None and len(kept) == preset.surround.count:
-        return SupervisedViews(kept)
+    kept = load_supervised(folder) if settings.resume else None
+    if kept is not None and len(kept.views) == preset.surround.count:
+        return kept
     sampled = sample_surround(
         resolved.pipe,
         resolved.input_view,
@@ -294,8 +326,8 @@ def _surround(
         progress=progress,
     )
     health.raise_errors(health.check_images(sampled.views.image, "the sampled views"))
-    save_views(folder, sampled.views)
-    return SupervisedViews(sampled.views)
+    save_supervised(folder, sampled)
+    return sampled
 
 
 def _write_outputs(

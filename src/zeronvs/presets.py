@@ -45,34 +45,34 @@ class Preset:
 PREVIEW = Preset(
     surround=SurroundConfig(),
     distill=DistillConfig(
-        steps=450,
+        steps=400,
         stages=(RenderStage(from_step=0, sds_views=1, sds_size_px=64, reference_size_px=128),),
         weights=LossWeights(
             sds=0.0,
             normal_smoothness=0.0,
             orientation=0.0,
             distortion=1.0,
-            supervised_depth=20.0,
-            free_space=20.0,
+            supervised_depth=600.0,
+            free_space=200.0,
         ),
         anchors=AnchorConfig(count=0),
         reference_rays=768,
         supervised_rays=2304,
         supervised_error="huber",
-        field_learning_rate=PiecewiseLinear(((0, 2e-2), (300, 1e-2), (450, 1e-3))),
-        proposal_learning_rate=PiecewiseLinear(((0, 2e-2), (300, 1e-2), (450, 1e-3))),
+        field_learning_rate=PiecewiseLinear(((0, 2e-2), (250, 1e-2), (400, 1e-3))),
+        proposal_learning_rate=PiecewiseLinear(((0, 2e-2), (250, 1e-2), (400, 1e-3))),
         field_config=FieldConfig.small(),
         proposal_config=ProposalConfig.small(),
         render_config=RenderConfig.small(),
     ),
     outputs=OutputConfig(
-        size_px=160, orbit_frames=48, sway_frames=24, splat_seconds=15.0, mesh_resolution=96
+        size_px=160, orbit_frames=36, sway_frames=16, splat_seconds=20.0, mesh_resolution=96
     ),
 )
 """For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
 
 FAST = Preset(
-    surround=SurroundConfig(count=31, num_inference_steps=25),
+    surround=SurroundConfig(count=31),
     distill=DistillConfig(
         steps=1500,
         stages=(RenderStage(from_step=0, sds_views=2, sds_size_px=128, reference_size_px=128),),
@@ -80,8 +80,8 @@ FAST = Preset(
             normal_smoothness=0.0,
             orientation=0.0,
             distortion=1.0,
-            supervised_depth=20.0,
-            free_space=20.0,
+            supervised_depth=600.0,
+            free_space=200.0,
         ),
         anchors=AnchorConfig(num_inference_steps=50),
         sds_from_step=750,

@@ -23,7 +23,7 @@ class EvaluateViewsArguments:
     """builtin, a folder, a hub id, or "none" for the baselines alone."""
     steps: int = 8
     """DDIM steps."""
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     """How strongly the model keeps to the input; 1 is none."""
     eta: float = 0.0
     """Noise added while sampling: 0 is deterministic DDIM."""

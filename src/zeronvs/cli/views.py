@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from zeronvs.cli.arguments import (
+    Count,
     Degrees,
     Device,
     Number,
@@ -36,12 +37,12 @@ class ViewsArguments:
     """Views along the path."""
     samples: int = 1
     """Different answers for each view."""
-    steps: int = 50
-    """DDIM steps."""
-    eta: float = 1.0
-    """Noise added while sampling: 0 is deterministic DDIM, 1 is the published setting."""
-    guidance_scale: float = 3.0
-    """How strongly the model keeps to the photograph; 1 is none."""
+    steps: Count = None
+    """DDIM steps; the model's own if not given (built-in 8, released 50)."""
+    eta: Number = None
+    """Noise added while sampling, 0 (deterministic) to 1; the model's own if not given."""
+    guidance_scale: Number = None
+    """How strongly the model keeps to the photograph; 1 is none; the model's own if not given."""
     batch_size: int = 8
     """Views sampled at once; less needs less memory."""
     model: str = "builtin"

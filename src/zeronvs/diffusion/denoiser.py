@@ -1,6 +1,6 @@
 """The view-conditioned denoiser: what it is told of a view and of cameras, and what it answers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -37,6 +37,16 @@ Warped = tuple[
     Float[Tensor, "n 1 H W"],  # 1 where something is known, else 0
 ]
 """Images at the model's size that take the place of the warped input view."""
+
+
+class SamplingDefaults(NamedTuple):
+    """How a model is sampled where nothing else is asked for."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    """1 = none."""
+    eta: float
+    """DDIM's, in [0, 1]."""
 
 
 class ViewDenoiser(DiffusionPipeline):
@@ -126,6 +136,17 @@ class ViewDenoiser(DiffusionPipeline):
     def alphas_cumprod(self) -> Float[Tensor, " t"]:
         """The noise schedule: the share of signal variance at each training timestep."""
         return self.scheduler.alphas_cumprod.to(self._execution_device)
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """The published setting, or for the warp kind the one it was measured best with.
+
+        The warp kind is sampled without guidance: its null condition lacks the warped input, so
+        the difference that guidance would amplify is the picture itself (docs/log.md).
+        """
+        if self.warps_input:
+            return SamplingDefaults(8, 1.0, 0.0)
+        return SamplingDefaults(50, 3.0, 1.0)
 
     @property
     def warps_input(self) -> bool:

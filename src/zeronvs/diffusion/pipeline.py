@@ -80,9 +80,9 @@ class ZeroNVSPipeline(ViewDenoiser):
         cameras: Camera,
         seeds: list[int],
         *,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 3.0,
-        eta: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
         batch_size: int = 8,
         warped: Warped | None = None,
         callback: Progress | None = None,
@@ -94,7 +94,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             condition: Of 1 or of n input views.
             cameras: n target cameras.
             seeds: n seeds, one per sample; initial and later noise are drawn from it on the CPU.
-            num_inference_steps: DDIM steps.
+            num_inference_steps: DDIM steps; None, here and below: `sampling_defaults`.
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             batch_size: Samples at a time, which bounds the memory.
@@ -102,13 +102,16 @@ class ZeroNVSPipeline(ViewDenoiser):
             callback: Told of each step of each batch.
             on_step: May change the latents after each step.
         """
+        usual = self.sampling_defaults
+        steps = usual.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = usual.guidance_scale if guidance_scale is None else guidance_scale
         count = len(cameras)
         if len(seeds) != count or batch_size < 1:
             raise InputError(
                 f"{len(seeds)} seeds for {count} cameras in batches of {batch_size}; "
                 "give one seed per camera and batches of at least 1."
             )
-        total = -(-count // batch_size) * num_inference_steps
+        total = -(-count // batch_size) * steps
         images = []
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
@@ -124,17 +127,17 @@ class ZeroNVSPipeline(ViewDenoiser):
                 index: int, timestep: int, latent: Tensor, done: int = len(images)
             ) -> Tensor:
                 if callback is not None:
-                    step = done * num_inference_steps + index + 1
+                    step = done * steps + index + 1
                     callback(ProgressEvent("sample views", step, total))
                 return latent if on_step is None else on_step(index, timestep, latent)
 
             latent = ddim_sample(
-                lambda x, t, told=told: self._predict(x, t, told, guidance_scale),
+                lambda x, t, told=told: self._predict(x, t, told, guidance),
                 self.scheduler,
                 draw_noise(generators, shape).to(told.concat),
                 generators,
-                num_inference_steps=num_inference_steps,
-                eta=eta,
+                num_inference_steps=steps,
+                eta=usual.eta if eta is None else eta,
                 on_step=after_step,
             )
             images.append(self.to_image(latent))
@@ -148,9 +151,9 @@ class ZeroNVSPipeline(ViewDenoiser):
         *,
         input_camera: Camera | None = None,
         scene_scale: float = 0.7,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 3.0,
-        eta: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
         num_images_per_camera: int = 1,
         generator: Seeds = None,
         batch_size: int = 8,
@@ -166,7 +169,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             input_camera: Camera of `image`; by default it stands at the world's origin with the
                 field of view of the first target camera. A `View` brings its own.
             scene_scale: Scene units per model unit; 0.7 to 1.0 suits most photographs (paper, A.1).
-            num_inference_steps: DDIM steps.
+            num_inference_steps: DDIM steps; None, here and below: `sampling_defaults`.
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             num_images_per_camera: Samples per camera.

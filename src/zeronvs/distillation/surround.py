@@ -40,9 +40,10 @@ class SurroundConfig:
 
     count: int = 15
     """Views on the circle, beside the photo."""
-    num_inference_steps: int = 8
-    guidance_scale: float = 1.5
-    eta: float = 0.0
+    num_inference_steps: int | None = None
+    """None, here and below: the model's own defaults."""
+    guidance_scale: float | None = None
+    eta: float | None = None
     clearance: float = 0.85
     """Cameras stay nearer than this fraction of what the photo shows behind the scene's middle."""
     min_distance: float = 0.55

@@ -36,7 +36,7 @@ class ViewsEvaluationConfig:
     """Settings of one evaluation."""
 
     num_inference_steps: int = 8
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     eta: float = 0.0
     batch_size: int = 8
     seed: int = 0

@@ -41,12 +41,12 @@ class FieldConfig:
 
     @classmethod
     def small(cls) -> "FieldConfig":
-        """Return a field for a CPU: 6 levels up to 141 vertices, narrow heads, and no blob.
+        """Return a field for a CPU: 8 levels up to 979 vertices, narrow heads, and no blob.
 
         Without the blob, far space starts as thin fog, which photographs of whole scenes need:
         walls and sky are fitted as readily as what is near.
         """
-        grid = HashGridConfig(levels=6, log2_table_size=16, base_resolution=16, growth=1.55)
+        grid = HashGridConfig(levels=8, log2_table_size=18, base_resolution=16, growth=1.8)
         return cls(
             grid=grid, hidden_width=32, hidden_layers=1, blob_strength=0.0, density_bias=-1.0
         )

@@ -70,8 +70,8 @@ def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
         norm_num_groups=16,
     )
     # The network starts by answering the warped input itself.
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
+    for parameter in unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
     image_encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=128,
