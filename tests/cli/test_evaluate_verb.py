@@ -1,0 +1,69 @@
+"""`zeronvs evaluate views` from end to end, with a tiny model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Return a folder with one scene of two frames in front of a wall."""
+    folder = tmp_path / "scenes"
+    (folder / "wall").mkdir(parents=True)
+    random, frames = np.random.default_rng(0), []
+    for number in range(2):
+        pixels = random.integers(0, 255, (32, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "wall" / f"{number}.png")
+        depth = np.full((32, 48), 2000, np.uint16)
+        Image.fromarray(depth).save(folder / "wall" / f"{number}_depth.png")
+        pose = np.eye(4)[:3]
+        pose[0, 3] = 0.2 * number
+        frames.append(
+            {"file": f"{number}.png", "w": 48, "h": 32, "fx": 40, "fy": 40, "cx": 24, "cy": 16}
+            | {"c2w": pose.tolist()}
+        )
+    content = {"frames": frames, "depth_png_units_per_scene_unit": 1000}
+    (folder / "wall" / "scene.json").write_text(json.dumps(content))
+    pair = {"scene": "wall", "input": "0.png", "target": "1.png", "motion_class": "small"}
+    (folder / "pairs.json").write_text(json.dumps([pair]))
+    return folder
+
+
+def test_the_table_is_printed_and_written(
+    zeronvs, scenes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    words = ["evaluate", "views", scenes, "-o", out, "--model", model_folder, "--steps", 2]
+    assert zeronvs(*words, "--given-depth") == 0
+    printed = capsys.readouterr().out
+    for method in ("ours", "ours, depth given", "input warped, holes inpainted", "input copied"):
+        assert f"\n{method} " in printed
+    assert (out / "table.md").is_file()
+    assert (out / "sheet_small.png").is_file()
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["settings"]["num_inference_steps"] == 2
+    assert set(content["means"]) == {"small"}
+
+
+def test_baselines_need_no_model(zeronvs, scenes: Path, capsys: pytest.CaptureFixture[str]):
+    assert zeronvs("evaluate", "views", scenes, "--model", "none") == 0
+    printed = capsys.readouterr().out
+    assert "input copied" in printed
+    assert "\nours" not in printed
+    assert "ST-LPIPS" in printed or "no perceptual distance" in printed
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    zeronvs, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert zeronvs("evaluate", "views", tmp_path, "--model", "none") == 2
+    assert "pairs.json" in capsys.readouterr().err
+    assert zeronvs("evaluate", "depth", scenes) == 2
+    assert "evaluate views" in capsys.readouterr().err
+    wrong = tmp_path / "weights.pth"
+    wrong.write_bytes(b"nothing")
+    assert zeronvs("evaluate", "views", scenes, "--perceptual-weights", wrong) == 2
+    assert "not an ST-LPIPS weight file" in capsys.readouterr().err
