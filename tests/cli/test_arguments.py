@@ -27,9 +27,9 @@ def test_every_flag_of_a_scene_is_understood():
     assert arguments.dry_run
 
 
-def test_the_published_sampling_settings_are_the_defaults_of_views():
+def test_views_leave_the_sampler_to_the_model_where_nothing_is_said():
     arguments = parse(ViewsArguments, ["p.jpg", "-o", "out"], "views")
-    assert (arguments.steps, arguments.eta, arguments.guidance_scale) == (50, 1.0, 3.0)
+    assert (arguments.steps, arguments.eta, arguments.guidance_scale) == (None, None, None)
 
 
 @pytest.mark.parametrize("words", [[], ["p.jpg"], ["p.jpg", "-o", "o", "--steps", "many"]])
