@@ -1,11 +1,14 @@
-"""A coloured triangle mesh of the field's surface, as a .glb file.
+"""A coloured triangle mesh of what the field shows, as a .glb file.
 
-Marching cubes on the density inside the box that the contraction leaves as it is. The colours hold
-the photo's light already, so the file asks viewers not to light them again (KHR_materials_unlit).
-glTF wants y up: our x, y, z is written as x, z, -y.
+Views all around say how far the field is seen through; their depths are fused into one signed
+distance (Curless and Levoy 1996) whose zero level marching cubes turns into triangles. The density
+itself has no level that is the surface everywhere: thin and thick fog can look equally solid.
+
+The colours hold the photo's light already, so the file asks viewers not to light them again
+(KHR_materials_unlit). glTF wants y up: our x, y, z is written as x, z, -y.
 """
 
-import time
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,28 +20,31 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError
 from zeronvs._core.files import write_bytes
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.rays import camera_rays
+from zeronvs.cameras.warp import project
 from zeronvs.scene.scene import Scene
 
-_CHUNK_POINTS = 1 << 17
-_CLEAR_DENSITY = 0.1  # a box whose density stays below this, per box half side, holds nothing
-_REMEDY = "Train longer, look at the renders, or pass another threshold."
+_SLAB_POINTS = 1 << 20
+_SOLID = 0.5  # opacity from which a ray counts as meeting a surface
+_REMEDY = "Train longer, look at the renders, or use cameras that face the scene."
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """How the surface is found."""
 
-    resolution: int = 192
-    """Vertices of the density grid along each side of the box."""
+    resolution: int = 128
+    """Vertices of the distance grid along each side of the box."""
     half_side: float | None = None
-    """Half the side of the box around the origin, scene units; None: the field's radius."""
-    threshold: float = 20.0
-    """Density at the surface, per scene unit; 20 absorbs half of the light within 0.035. Where no
-    surface has it, a threshold between the densities that do occur is taken."""
+    """Half the side of the box around the origin, scene units; None: the field's radius, within
+    which space is not contracted."""
+    truncation: float = 0.1
+    """Distances count up to this, scene units; at least three steps of the grid. Larger is smoother
+    and closes more holes."""
     smallest_component: float = 0.02
     """Connected parts with fewer faces than this share of the largest part are dropped."""
-    max_seconds: float = 120.0
-    """The resolution is lowered if asking for the density would take longer than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,41 +57,56 @@ class SurfaceMesh:
     """Rows of `vertices`, counter-clockwise seen from outside."""
     colors: Float[Tensor, "v 3"]
     """sRGB in [0, 1]."""
-    threshold: float
-    """Density at the surface."""
 
 
-def extract_mesh(scene: Scene, config: MeshConfig | None = None) -> SurfaceMesh:
-    """Return the surface of a scene's field.
+def extract_mesh(
+    scene: Scene, cameras: Camera | None = None, config: MeshConfig | None = None
+) -> SurfaceMesh:
+    """Return the surface that a scene shows to some cameras.
+
+    Args:
+        scene: The scene.
+        cameras: A batch from all sides that matter; None: a ring at distance 1, where the photo was
+            taken from, and some above.
+        config: How the surface is found.
 
     Raises:
-        HealthError: The box is empty or full: there is no surface in it.
+        HealthError: The cameras see no surface inside of the box.
     """
     from skimage.measure import marching_cubes
 
     config = config or MeshConfig()
     half_side = config.half_side or scene.field.config.radius
-    resolution = _affordable_resolution(scene, half_side, config)
-    density = _density_grid(scene, half_side, resolution)
-    threshold = _surface_threshold(density, half_side, config.threshold)
-    step = 2.0 * half_side / (resolution - 1)
+    cameras = _sized(cameras or _cameras_around(), config.resolution)
+    distance, known = _fused_distance(scene, cameras, half_side, config)
+    if not (known & (distance <= 0)).any() or not (known & (distance > 0)).any():
+        raise HealthError(f"No surface is seen in the scene's box to make a mesh of. {_REMEDY}")
+    step = 2.0 * half_side / (config.resolution - 1)
     vertices, faces, _, _ = marching_cubes(
-        density, threshold, spacing=(step, step, step), gradient_direction="ascent"
+        -distance.numpy(), 0.0, spacing=(step,) * 3, gradient_direction="ascent", mask=known.numpy()
     )
     vertices, faces = _large_components(vertices - half_side, faces, config.smallest_component)
     points = torch.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32))
-    colors = _in_chunks(scene, points, "color")
-    return SurfaceMesh(points, torch.from_numpy(faces.astype(np.int64)), colors, threshold)
+    with torch.no_grad():
+        parts = points.split(_SLAB_POINTS)
+        colors = torch.cat([scene.field.color(part.to(scene.device)).cpu() for part in parts])
+    return SurfaceMesh(points, torch.from_numpy(faces.astype(np.int64)), colors)
 
 
 def write_mesh(
-    path: Path, scene: Scene, *, resolution: int | None = None, config: MeshConfig | None = None
+    path: Path,
+    scene: Scene,
+    *,
+    cameras: Camera | None = None,
+    resolution: int | None = None,
+    config: MeshConfig | None = None,
 ) -> SurfaceMesh:
     """Write the surface of a scene as .glb, whole or not at all, and return it.
 
     Args:
         path: Where to, with suffix .glb.
         scene: The scene.
+        cameras: As in `extract_mesh`.
         resolution: Shorthand for `MeshConfig.resolution`.
         config: How the surface is found.
 
@@ -95,51 +116,84 @@ def write_mesh(
     config = config or MeshConfig()
     if resolution is not None:
         config = replace(config, resolution=resolution)
-    mesh = extract_mesh(scene, config)
+    mesh = extract_mesh(scene, cameras, config)
     write_bytes(path, _glb(mesh))
     return mesh
 
 
-def _affordable_resolution(scene: Scene, half_side: float, config: MeshConfig) -> int:
-    """Lower the resolution until all densities can be had in time, by timing some."""
-    points = torch.rand(16384, 3, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-    start = time.monotonic()
-    _in_chunks(scene, points * half_side, "density")
-    per_second = points.shape[0] / max(time.monotonic() - start, 1e-6)
-    return max(16, min(config.resolution, int((per_second * config.max_seconds) ** (1 / 3))))
+def _cameras_around() -> Camera:
+    """Return a ring of 16 cameras at distance 1 that look a little down, and 4 from high above."""
+    azimuth = torch.cat([torch.arange(16) / 16, torch.arange(4) / 4]) * (2.0 * math.pi)
+    elevation = torch.tensor([0.25] * 16 + [1.0] * 4)
+    poses = orbit_pose(azimuth, elevation, torch.ones(20))
+    return Camera.from_fov(poses, math.radians(70.0), (64, 64))
 
 
-def _density_grid(scene: Scene, half_side: float, resolution: int) -> np.ndarray:
-    """Return the density on a grid over the box, axes x, y, z."""
-    along = torch.linspace(-half_side, half_side, resolution)
-    slabs = []
-    for x in along:
-        plane = torch.cartesian_prod(x[None], along, along)
-        slabs.append(_in_chunks(scene, plane, "density").view(resolution, resolution))
-    return torch.stack(slabs).numpy()
+def _sized(cameras: Camera, resolution: int) -> Camera:
+    """Return the cameras with images about as fine as the grid."""
+    height_px, width_px = cameras.image_size_px
+    factor = max(64, resolution // 2) / max(height_px, width_px)
+    return cameras.resized(max(1, round(height_px * factor)), max(1, round(width_px * factor)))
 
 
 @torch.no_grad()
-def _in_chunks(scene: Scene, points: Tensor, what: str) -> Tensor:
-    """Ask the field for density or colour at any number of points; the answer is on the CPU."""
-    ask = scene.field.density if what == "density" else scene.field.color
-    return torch.cat([ask(part.to(scene.device)).cpu() for part in points.split(_CHUNK_POINTS)])
+def _fused_distance(
+    scene: Scene, cameras: Camera, half_side: float, config: MeshConfig
+) -> tuple[Float[Tensor, "x y z"], Tensor]:
+    """Return on a grid the mean distance to what cameras see, and which cubes are known whole.
+
+    A grid point is positive in front of surfaces and negative behind them, in truncation lengths
+    within [-1, 1]; cameras from which it lies far behind a surface say nothing of it, and where
+    none says anything it is taken as solid.
+    """
+    device, resolution = scene.device, config.resolution
+    along = torch.linspace(-half_side, half_side, resolution, device=device)
+    truncation = max(config.truncation, 6.0 * half_side / (resolution - 1))
+    cameras = cameras.to(device)
+    depths = [_median_depth(scene, cameras[index]) for index in range(len(cameras))]
+    distances, known = [], []
+    for slab in along.split(max(1, _SLAB_POINTS // resolution**2)):
+        points = torch.cartesian_prod(slab, along, along)
+        total, count = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
+        for index, depth in enumerate(depths):
+            distance, says = _distance_of_view(points, cameras[index], depth, truncation)
+            total += distance * says
+            count += says
+        shape = (slab.shape[0], resolution, resolution)
+        mean = torch.where(count > 0, total / count.clamp(min=1.0), -1.0)
+        distances.append(mean.view(shape).cpu())
+        known.append((count > 0).view(shape).cpu())
+    return torch.cat(distances), _whole_cubes(torch.cat(known))
 
 
-def _surface_threshold(density: np.ndarray, half_side: float, wanted: float) -> float:
-    """Return the wanted threshold, or one between the densities that occur."""
-    if not np.isfinite(density).all():
-        raise HealthError(f"The density is not finite, so there is no surface. {_REMEDY}")
-    low, high = float(density.min()), float(density.max())
-    if low < wanted < high:
-        return wanted
-    if high * half_side < _CLEAR_DENSITY or high - low < 1e-3 * high:
-        kind = "empty" if high * half_side < _CLEAR_DENSITY else "filled evenly"
-        raise HealthError(
-            f"The scene's box is {kind} (density {low:.3g} to {high:.3g}), so there is no surface "
-            f"to make a mesh of. {_REMEDY}"
-        )
-    return 0.5 * (float(np.quantile(density, 0.5)) + high)
+def _whole_cubes(known: Tensor) -> Tensor:
+    """Return at the far corner of each cube of the grid whether its eight corners are known."""
+    for axis in range(3):
+        before = torch.zeros_like(known.narrow(axis, 0, 1))
+        before = torch.cat([before, known.narrow(axis, 0, known.shape[axis] - 1)], dim=axis)
+        known = known & before
+    return known
+
+
+def _median_depth(scene: Scene, camera: Camera) -> Float[Tensor, "h w"]:
+    """Return how deep one camera sees; infinite where it sees through."""
+    rays = camera_rays(camera)
+    seen = scene.render_rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
+    distance = seen.median_distance.masked_fill(seen.opacity < _SOLID, math.inf)
+    return distance.view(camera.image_size_px) * rays.z_per_unit_distance
+
+
+def _distance_of_view(
+    points: Float[Tensor, "n 3"], camera: Camera, depth: Float[Tensor, "h w"], truncation: float
+) -> tuple[Float[Tensor, " n"], Tensor]:
+    """Return how far `points` lie in front of what one view sees, and where it says anything."""
+    uv_px, depth_z = project(points, camera)
+    height_px, width_px = depth.shape
+    column, row = uv_px.floor().long().unbind(-1)
+    inside = (depth_z > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
+    surface = depth[row.clamp(0, height_px - 1), column.clamp(0, width_px - 1)]
+    distance = (surface - depth_z) / truncation
+    return distance.clamp(-1.0, 1.0), inside & (distance > -1.0)
 
 
 def _large_components(
