@@ -6,6 +6,7 @@
 `reconstruct` goes all the way. `sample_views` stops after the model: no scene is made.
 """
 
+import json
 import resource
 import sys
 import time
@@ -21,21 +22,14 @@ from zeronvs import __version__
 from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.poses import orbit_pose
-from zeronvs.cameras.view import View
-from zeronvs.data.photo import Photo, load_photo, square_view
-from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import health
-from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.loop import distill
-from zeronvs.distillation.losses import LossWeights
 from zeronvs.distillation.supervision import SupervisedViews, digest_view
 from zeronvs.distillation.surround import sample_surround
 from zeronvs.distillation.view_files import load_supervised, save_supervised
-from zeronvs.estimation.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.export.images import contact_sheet, write_image
 from zeronvs.export.video import write_video
-from zeronvs.presets import PRESETS, Preset, PresetName
+from zeronvs.presets import Preset
 from zeronvs.run_folder import (
     SCENE_FILE,
     camera_record,
@@ -49,65 +43,14 @@ from zeronvs.run_folder import (
     write_view_files,
 )
 from zeronvs.scene.scene import Scene
-
-Row = tuple[str, Any, str]
-"""Name, value and source of a setting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhotoSettings:
-    """What scenes and views have in common; None means: estimate it, or choose for me."""
-
-    photo: Path
-    out: Path
-    model: str = "builtin"
-    seed: int = 0
-    device: str | None = None
-    fov_y_rad: float | None = None
-    """Vertical field of view of the photo's centre square."""
-    elevation_rad: float | None = None
-    scene_scale: float | None = None
-    """Scene units per model unit (the paper's q)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneSettings(PhotoSettings):
-    """What `zeronvs scene` is told."""
-
-    preset: PresetName | None = None
-    anchors: int | None = None
-    resume: bool = False
-    guidance_scale: float | None = None
-    steps: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewsSettings(PhotoSettings):
-    """What `zeronvs views` is told."""
-
-    path: str = "orbit"
-    frames: int = 24
-    samples: int = 1
-    steps: int | None = None
-    """None, here and below: the model's own defaults."""
-    eta: float | None = None
-    guidance_scale: float | None = None
-    batch_size: int = 8
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Resolved:
-    """Everything that was left open, decided."""
-
-    rows: list[Row]
-    photo: Photo
-    estimate: CameraEstimate
-    input_view: View
-    """The photo's centre square at the canonical camera, with depth where the model has it."""
-    pipe: ZeroNVSPipeline
-    device: str
-    preset: Preset | None
-    """Of a scene; views need none."""
+from zeronvs.settings import (
+    PhotoSettings,
+    Resolved,
+    Row,
+    SceneSettings,
+    ViewsSettings,
+    resolve,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,128 +63,6 @@ class RunResult:
     files: list[Path]
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
-    """Read the photo, load the model, estimate the camera; nothing is written.
-
-    Raises:
-        InputError: The photo, the model or a number cannot be used.
-    """
-    photo = load_photo(settings.photo)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = ZeroNVSPipeline.from_pretrained(settings.model).to(device)
-    estimate = estimate_camera(
-        photo.image,
-        focal_px=photo.focal_px,
-        focal_source=photo.focal_source,
-        depth_estimator=pipe.depth_estimator,
-        fov_y_rad=settings.fov_y_rad,
-        elevation_rad=settings.elevation_rad,
-        scene_scale=settings.scene_scale,
-    )
-    rows: list[Row] = [
-        ("model", settings.model, "default" if settings.model == "builtin" else "given"),
-        ("device", device, "given" if settings.device else "best available"),
-        ("seed", settings.seed, "given" if settings.seed else "default"),
-    ]
-    for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
-        value = getattr(estimate, name)
-        rows.append((name, value.value, value.source))
-    preset = None
-    if isinstance(settings, SceneSettings):
-        preset, more = _choose_preset(settings, pipe, device)
-        rows += more
-    else:
-        usual = pipe.sampling_defaults
-        told = {
-            "steps": (settings.steps, usual.num_inference_steps),
-            "eta": (settings.eta, usual.eta),
-            "guidance_scale": (settings.guidance_scale, usual.guidance_scale),
-        }
-        rows += [(n, getattr(settings, n), "given") for n in ("path", "frames", "samples")]
-        rows += [
-            (name, default if value is None else value, "model" if value is None else "given")
-            for name, (value, default) in told.items()
-        ]
-    return Resolved(
-        rows=rows,
-        photo=photo,
-        estimate=estimate,
-        input_view=_input_view(photo, estimate, pipe),
-        pipe=pipe,
-        device=device,
-        preset=preset,
-    )
-
-
-def _choose_preset(
-    settings: SceneSettings, pipe: ZeroNVSPipeline, device: str
-) -> tuple[Preset, list[Row]]:
-    """Return the preset with the explicit settings put in, and where each setting comes from."""
-    name: PresetName = settings.preset or ("preview" if device == "cpu" else "fast")
-    preset = PRESETS[name]
-    config = _fitted_to_model(preset.distill, pipe)
-    rows: list[Row] = [("preset", name, "given" if settings.preset else f"for {device}")]
-    if settings.steps is not None:
-        config = config.with_steps(settings.steps)
-    if settings.anchors is not None:
-        config = replace(config, anchors=replace(config.anchors, count=settings.anchors))
-    if settings.guidance_scale is not None:
-        config = replace(config, guidance_scale=settings.guidance_scale)
-    chosen = f"preset {name}"
-    rows.append(("steps", config.steps, "given" if settings.steps else chosen))
-    anchors = config.anchors.count
-    rows.append(("anchors", anchors, chosen if settings.anchors is None else "given"))
-    if config.uses_sds:
-        fitted = "this kind of model" if pipe.warps_input else chosen
-        told = settings.guidance_scale is not None
-        rows.append(("guidance_scale", config.guidance_scale, "given" if told else fitted))
-    if anchors and not config.uses_sds:
-        # Anchors are conditions of score distillation; asking for them asks for it.
-        config = replace(config, weights=replace(config.weights, sds=_sds_weight(pipe)))
-    return replace(preset, distill=config), rows
-
-
-def _fitted_to_model(config: DistillConfig, pipe: ZeroNVSPipeline) -> DistillConfig:
-    """Return the recipe with score distillation scaled to the model.
-
-    The loss is a sum over the latent: a latent of more numbers would pull harder. The warp kind is
-    guided less, and sampled with its own number of steps.
-    """
-    if not pipe.warps_input:
-        return config
-    sds = _sds_weight(pipe) if config.weights.sds > 0 else 0.0
-    usual = pipe.sampling_defaults
-    anchors = replace(
-        config.anchors,
-        num_inference_steps=usual.num_inference_steps,
-        guidance_scale=usual.guidance_scale,
-        eta=usual.eta,
-    )
-    weights = replace(config.weights, sds=sds)
-    return replace(config, weights=weights, anchors=anchors, guidance_scale=1.0)
-
-
-def _sds_weight(pipe: ZeroNVSPipeline) -> float:
-    """Return the published weight of score distillation, per number of the published latent."""
-    numbers = pipe.unet.config["out_channels"] * pipe.unet.config["sample_size"] ** 2
-    return LossWeights().sds * (4 * 32 * 32) / numbers
-
-
-def _input_view(photo: Photo, estimate: CameraEstimate, pipe: ZeroNVSPipeline) -> View:
-    """Put the photo's centre square at the canonical camera: distance 1, looking at the origin."""
-    elevation_rad = torch.tensor(estimate.elevation_rad.value)
-    view = square_view(
-        photo,
-        fov_y_rad=estimate.fov_y_rad.value,
-        size_px=pipe.image_size_px,
-        camera_to_world=orbit_pose(torch.tensor(0.0), elevation_rad, torch.tensor(1.0)),
-    )
-    if not pipe.warps_input or pipe.depth_estimator is None:
-        return view
-    relative = pipe.depth_estimator.estimate_depth(view.image[None].to(pipe.device))[0].cpu()
-    return View(view.image, view.camera, relative * estimate.scene_scale.value)
 
 
 def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResult:
@@ -263,6 +84,9 @@ def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResu
         "input_camera": camera_record(view.camera),
         "orbit_distances": distances.tolist(),
     }
+    finished = _finished(settings, record, resolved.rows) if settings.resume else None
+    if finished is not None:
+        return finished
     write_record(out, record)
     write_image(out / "input.png", resolved.photo.image)
 
@@ -303,6 +127,30 @@ def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResu
         notes=notes,
         files=_files(out),
         seconds=clock.total,
+        metrics=metrics,
+    )
+
+
+def _finished(settings: SceneSettings, record: dict[str, Any], rows: list[Row]) -> RunResult | None:
+    """Return what the run folder holds, where it is the finished run of just these settings."""
+    try:
+        old = json.loads((settings.out / "run.json").read_text())
+        metrics = json.loads((settings.out / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    told = [
+        {name: value for name, value in run["settings"].items() if name != "resume"}
+        for run in (old, json.loads(json.dumps(record)))
+    ]
+    same_photo = old.get("photo_fingerprint") == record["photo_fingerprint"]
+    if old.get("status") != "complete" or told[0] != told[1] or not same_photo:
+        return None
+    return RunResult(
+        run_dir=settings.out,
+        rows=rows,
+        notes=[*old["notes"], "This run was finished already; nothing was made anew."],
+        files=_files(settings.out),
+        seconds=float(old["total_seconds"]),
         metrics=metrics,
     )
 

@@ -179,6 +179,7 @@ def fitting_config(tiny_config, steps):
         proposal_config=replace(tiny_config.proposal_config, contracted=True),
         reference_rays=64,
         supervised_rays=448,
+        free_space_margin=0.15,
         field_learning_rate=constant(2e-2),
         proposal_learning_rate=constant(2e-2),
     )

@@ -74,6 +74,9 @@ class DistillConfig:
     supervised_knee: float = 0.1
     """Colour difference from which the robust errors stop growing quadratically."""
 
+    free_space_margin: float = 0.05
+    """Share of the distance before a known depth that may hold content."""
+
     field_learning_rate: PiecewiseLinear = PUBLISHED_LEARNING_RATE
     proposal_learning_rate: PiecewiseLinear = PUBLISHED_LEARNING_RATE
     random_background: bool = True

@@ -102,7 +102,7 @@ def free_space_loss(
     near: float,
     generator: torch.Generator,
     *,
-    margin: float = 0.05,
+    margin: float = 0.15,
     samples: int = 2,
 ) -> Float[Tensor, ""]:
     """Return the mean share of light lost between the camera and the known depth.

@@ -146,7 +146,8 @@ class Objective:
             terms[f"{name} depth"] = weights.supervised_depth * error.mean()
         if weights.free_space > 0:
             near = config.render_config.near
-            lost = free_space_loss(self.scene.field, pixels, near, generator)
+            margin = config.free_space_margin
+            lost = free_space_loss(self.scene.field, pixels, near, generator, margin=margin)
             terms[f"{name} free space"] = weights.free_space * lost
         return terms | self._ray_regularizers(rendering, name)
 
