@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from zeronvs._core.errors import InputError
-from zeronvs.cli.arguments import Count, Device, check_counts, check_device, parse
+from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_device, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,12 @@ class EvaluateViewsArguments:
     """A folder for metrics.json, table.md and contact sheets; not written if not given."""
     model: str = "builtin"
     """builtin, a folder, a hub id, or "none" for the baselines alone."""
-    steps: int = 8
-    """DDIM steps."""
-    guidance_scale: float = 1.0
-    """How strongly the model keeps to the input; 1 is none."""
-    eta: float = 0.0
-    """Noise added while sampling: 0 is deterministic DDIM."""
+    steps: Count = None
+    """DDIM steps; the model's own if not given."""
+    guidance_scale: Number = None
+    """How strongly the model keeps to the input; 1 is none; the model's own if not given."""
+    eta: Number = None
+    """Noise added while sampling, 0 (deterministic) to 1; the model's own if not given."""
     given_depth: bool = False
     """Measure the model also with the depth that the warp baseline moves along."""
     perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -92,7 +92,6 @@ def _views(arguments: EvaluateViewsArguments) -> None:
         files = write_views_report(
             arguments.out,
             evaluation,
-            config,
             source=str(arguments.folder),
             model=arguments.model,
         )

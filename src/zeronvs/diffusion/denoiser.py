@@ -49,6 +49,10 @@ class SamplingDefaults(NamedTuple):
     """DDIM's, in [0, 1]."""
 
 
+KNOWN_BORDER_PX = 3
+"""Over so many pixels beside a hole, a sampled view passes into what is known."""
+
+
 class ViewDenoiser(DiffusionPipeline):
     """The components of the pipeline, put together; `ZeroNVSPipeline` adds sampling and loading.
 
@@ -266,7 +270,7 @@ class ViewDenoiser(DiffusionPipeline):
         if self.scheduler.config["prediction_type"] == "epsilon":
             return output
         signal = self.alphas_cumprod[timestep][:, None, None, None]
-        if self.scheduler.config["prediction_type"] == "sample":
+        if self._predicts_clean:
             return (noisy_latent - signal.sqrt() * output) / (1.0 - signal).sqrt().clamp_min(1e-4)
         # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512), with x_t put in for x_0.
         return signal.sqrt() * output + (1.0 - signal).sqrt() * noisy_latent
@@ -303,12 +307,36 @@ class ViewDenoiser(DiffusionPipeline):
         inputs = torch.cat([noisy_latent, told.concat], dim=1).to(dtype)
         output = self.unet(inputs, timestep, encoder_hidden_states=told.tokens.to(dtype))
         output = output.sample.to(noisy_latent.dtype)
-        if self.warps_input and self.scheduler.config["prediction_type"] == "sample":
+        if self.warps_input and self._predicts_clean:
             channels = noisy_latent.shape[1]
             output = output + self.vae.config["scaling_factor"] * told.concat[
                 :, channels : 2 * channels
             ].to(output)
         return output
+
+    def keep_known(
+        self, image: Float[Tensor, "n 3 H W"], told: CameraCondition
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Put what the warped input knows back into samples, softly at the borders of holes.
+
+        A sampled view carries a little noise everywhere; where the input says what is seen, the
+        input is the better answer (docs/log.md). Only for networks that answer the difference to
+        the warped input, in pixels; samples of others are returned as they are.
+        """
+        answers_difference = self.warps_input and self._predicts_clean
+        if not (answers_difference and isinstance(self.vae, PixelShuffleAutoencoder)):
+            return image
+        channels = self.vae.latent_channels
+        warped = told.concat[:, channels : 2 * channels] * self.vae.config["scaling_factor"]
+        known = F.pixel_shuffle(told.concat[:, 2 * channels :], self._pixels_per_cell)
+        reach = KNOWN_BORDER_PX
+        around = F.pad(known, (reach, reach, reach, reach), value=1.0)
+        weight = known * F.avg_pool2d(around, 2 * reach + 1, stride=1)
+        return torch.lerp(image, self.to_image(warped), weight)
+
+    @property
+    def _predicts_clean(self) -> bool:
+        return self.scheduler.config["prediction_type"] == "sample"
 
     def to_latent(
         self, image: Float[Tensor, "n 3 H W"], generator: torch.Generator | None = None

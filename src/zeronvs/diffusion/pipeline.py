@@ -140,7 +140,7 @@ class ZeroNVSPipeline(ViewDenoiser):
                 eta=usual.eta if eta is None else eta,
                 on_step=after_step,
             )
-            images.append(self.to_image(latent))
+            images.append(self.keep_known(self.to_image(latent), told))
         return torch.cat(images)
 
     @torch.no_grad()

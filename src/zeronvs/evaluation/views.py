@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import stack_cameras
 from zeronvs.cameras.view import View
+from zeronvs.diffusion.denoiser import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.evaluation.baselines import warped_input
 from zeronvs.evaluation.held_out import (
@@ -35,9 +36,10 @@ SIZE_PX = 128
 class ViewsEvaluationConfig:
     """Settings of one evaluation."""
 
-    num_inference_steps: int = 8
-    guidance_scale: float = 1.0
-    eta: float = 0.0
+    num_inference_steps: int | None = None
+    """DDIM steps; None, here and below: the model's own (`sampling_defaults`)."""
+    guidance_scale: float | None = None
+    eta: float | None = None
     batch_size: int = 8
     seed: int = 0
     """Pair k of the list is sampled with seed + k."""
@@ -60,6 +62,9 @@ class PairScore:
 @dataclass(frozen=True, eq=False)
 class ViewsEvaluation:
     """What came out."""
+
+    config: ViewsEvaluationConfig
+    """What it was made with; settings that were left to the model are filled in."""
 
     pairs: tuple[PairScore, ...]
     methods: tuple[str, ...]
@@ -102,6 +107,8 @@ def evaluate_views(
     Raises:
         InputError: The folder cannot be read.
     """
+    if pipe is not None:
+        config = _resolved(config, pipe.sampling_defaults)
     names = read_pair_names(folder, config.limit)
     scenes = HeldOutScenes(folder, SIZE_PX, None if pipe is None else pipe.depth_estimator)
     wanted = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
@@ -122,7 +129,12 @@ def evaluate_views(
                 sheets[pair.name.motion_class].append(torch.stack(pictures))
         progress(ProgressEvent("evaluate views", start + len(pairs), len(names)))
     metrics = ("PSNR", "SSIM") if perceptual is None else ("PSNR", "SSIM", "ST-LPIPS")
-    return ViewsEvaluation(tuple(scores), methods, metrics, dict(sheets))
+    return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets))
+
+
+def _resolved(config: ViewsEvaluationConfig, usual: SamplingDefaults) -> ViewsEvaluationConfig:
+    missing = {key: value for key, value in usual._asdict().items() if getattr(config, key) is None}
+    return replace(config, **missing)
 
 
 def _spread(names: Sequence[PairName], label: str, count: int) -> set[int]:

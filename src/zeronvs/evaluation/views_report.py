@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from zeronvs._core.files import write_bytes, write_json
-from zeronvs.evaluation.views import COPY, ViewsEvaluation, ViewsEvaluationConfig
+from zeronvs.evaluation.views import COPY, ViewsEvaluation
 from zeronvs.export.images import contact_sheet, write_image
 
 HEADER_PX = 16
@@ -53,7 +53,6 @@ def markdown_table(evaluation: ViewsEvaluation) -> str:
 def write_views_report(
     out: Path,
     evaluation: ViewsEvaluation,
-    config: ViewsEvaluationConfig,
     *,
     source: str,
     model: str,
@@ -63,7 +62,6 @@ def write_views_report(
     Args:
         out: The folder.
         evaluation: What to write.
-        config: Settings that it was made with.
         source: What was measured on.
         model: What was measured.
     """
@@ -80,7 +78,7 @@ def write_views_report(
         {
             "model": model,
             "source": source,
-            "settings": asdict(config),
+            "settings": asdict(evaluation.config),
             "means": means,
             "pairs": pairs,
         },
