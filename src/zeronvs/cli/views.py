@@ -38,7 +38,7 @@ class ViewsArguments:
     samples: int = 1
     """Different answers for each view."""
     steps: Count = None
-    """DDIM steps; the model's own if not given (built-in 8, released 50)."""
+    """DDIM steps; the model's own if not given (built-in 2, released 50)."""
     eta: Number = None
     """Noise added while sampling, 0 (deterministic) to 1; the model's own if not given."""
     guidance_scale: Number = None

@@ -149,7 +149,7 @@ class ViewDenoiser(DiffusionPipeline):
         the difference that guidance would amplify is the picture itself (docs/log.md).
         """
         if self.warps_input:
-            return SamplingDefaults(8, 1.0, 0.0)
+            return SamplingDefaults(2, 1.0, 0.0)
         return SamplingDefaults(50, 3.0, 1.0)
 
     @property
