@@ -45,7 +45,7 @@ class Preset:
 PREVIEW = Preset(
     surround=SurroundConfig(),
     distill=DistillConfig(
-        steps=400,
+        steps=320,
         stages=(RenderStage(from_step=0, sds_views=1, sds_size_px=64, reference_size_px=128),),
         weights=LossWeights(
             sds=0.0,
@@ -59,14 +59,14 @@ PREVIEW = Preset(
         reference_rays=768,
         supervised_rays=2304,
         supervised_error="huber",
-        field_learning_rate=PiecewiseLinear(((0, 2e-2), (250, 1e-2), (400, 1e-3))),
-        proposal_learning_rate=PiecewiseLinear(((0, 2e-2), (250, 1e-2), (400, 1e-3))),
+        field_learning_rate=PiecewiseLinear(((0, 2e-2), (200, 1e-2), (320, 1e-3))),
+        proposal_learning_rate=PiecewiseLinear(((0, 2e-2), (200, 1e-2), (320, 1e-3))),
         field_config=FieldConfig.small(),
         proposal_config=ProposalConfig.small(),
         render_config=RenderConfig.small(),
     ),
     outputs=OutputConfig(
-        size_px=160, orbit_frames=36, sway_frames=16, splat_seconds=20.0, mesh_resolution=96
+        size_px=160, orbit_frames=36, sway_frames=16, splat_seconds=12.0, mesh_resolution=96
     ),
 )
 """For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
