@@ -25,8 +25,6 @@ images = pipe(
     cameras,
     input_camera=input_camera,
     scene_scale=0.8,
-    num_inference_steps=8,
-    guidance_scale=1.5,
     generator=0,
 ).images
 for number, image in enumerate(images):
