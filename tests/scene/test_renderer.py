@@ -77,7 +77,7 @@ def test_an_opaque_sphere_is_seen_at_its_surface():
     along = -(origins * directions).sum(-1)
     expected = along - (1.0 - (9.0 - along.square())).sqrt()
     torch.testing.assert_close(seen.distance, expected, atol=0.02, rtol=0)
-    torch.testing.assert_close(seen.median_distance, expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(seen.quantile_distance, expected, atol=0.02, rtol=0)
     torch.testing.assert_close(seen.opacity, torch.ones(16))
 
 
@@ -145,8 +145,17 @@ def test_proposal_sampling_beats_even_sampling_on_a_thin_shell():
     assert (guided.opacity - truth).abs().mean() < 0.5 * even_error
 
 
+def test_in_even_fog_shares_of_the_light_are_absorbed_at_known_distances():
+    origins, directions = rays_from([3.0, 0.0, 0.0])
+    share = torch.linspace(0.05, 0.95, 16)[:, None]
+    config = RenderConfig(near=0.5, far=8.0, proposal_samples=0, final_samples=2000)
+    seen = march_rays(Fog(1.0), None, origins, directions, config, quantile=share)
+    expected = 0.5 - torch.log(1.0 - share[:, 0] * (1.0 - math.exp(-7.5)))
+    torch.testing.assert_close(seen.quantile_distance, expected, atol=5e-3, rtol=0)
+
+
 def test_empty_space_is_seen_at_the_far_plane():
     origins, directions = rays_from([3.0, 0.0, 0.0])
     seen = march_rays(Fog(0.0), None, origins, directions, EVEN)
     torch.testing.assert_close(seen.distance, torch.full((16,), EVEN.far))
-    assert torch.isfinite(seen.median_distance).all()
+    assert torch.isfinite(seen.quantile_distance).all()

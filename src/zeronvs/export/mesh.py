@@ -179,7 +179,7 @@ def _median_depth(scene: Scene, camera: Camera) -> Float[Tensor, "h w"]:
     """Return how deep one camera sees; infinite where it sees through."""
     rays = camera_rays(camera)
     seen = scene.render_rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
-    distance = seen.median_distance.masked_fill(seen.opacity < _SOLID, math.inf)
+    distance = seen.quantile_distance.masked_fill(seen.opacity < _SOLID, math.inf)
     return distance.view(camera.image_size_px) * rays.z_per_unit_distance
 
 

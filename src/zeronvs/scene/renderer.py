@@ -61,8 +61,8 @@ class RayRendering:
     distance: Float[Tensor, " r"]
     """Distance along the ray, scene units: the inverse of the mean disparity, which far fog moves
     little; the far plane where nothing was met."""
-    median_distance: Float[Tensor, " r"]
-    """Distance at which half of what is absorbed is absorbed, no gradient."""
+    quantile_distance: Float[Tensor, " r"]
+    """Distance at which half (or another share) of what is absorbed is absorbed, no gradient."""
     normal: Float[Tensor, "r 3"] | None
     """Unit normals in world axes, against the density's gradient; where asked for."""
     interlevel_loss: Float[Tensor, " r"]
@@ -87,6 +87,7 @@ def march_rays(
     *,
     background: Float[Tensor, "r 3"] | None = None,
     jitter: Float[Tensor, "r 2"] | None = None,
+    quantile: Float[Tensor, "r 1"] | None = None,
     with_normals: bool = False,
 ) -> RayRendering:
     """Render rays.
@@ -99,6 +100,7 @@ def march_rays(
         config: How rays are sampled.
         background: RGB behind each ray; None: black.
         jitter: In [-0.5, 0.5), shifts the proposal and the final intervals; None: none.
+        quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
         with_normals: Also return normals, at the price of a second derivative in training.
     """
     rays = origins.shape[0]
@@ -133,7 +135,7 @@ def march_rays(
         rgb,
         opacity,
         _mean_distance(weights, distances, config.far),
-        _median_distance(weights, distances),
+        _quantile_distance(weights, distances, quantile),
         normal,
         interlevel,
         distortion_loss(edges, weights),
@@ -180,13 +182,13 @@ def _mean_distance(weights: Tensor, distances: Tensor, far: float) -> Tensor:
     return (opacity + epsilon) / (disparity + epsilon / far)
 
 
-def _median_distance(weights: Tensor, distances: Tensor) -> Tensor:
-    """Return where half of what is absorbed is absorbed, linear inside of the interval."""
+def _quantile_distance(weights: Tensor, distances: Tensor, quantile: Tensor | None) -> Tensor:
+    """Return where a share of what is absorbed is absorbed, linear inside of the interval."""
     weights, distances = weights.detach(), distances.detach()
     cumulative = weights.cumsum(dim=-1)
-    half = 0.5 * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, half).clamp(max=weights.shape[-1] - 1)
+    wanted = (0.5 if quantile is None else quantile) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, wanted).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(1, index)
-    share = (half - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
+    share = (wanted - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
     start, end = distances.gather(1, index), distances.gather(1, index + 1)
     return torch.lerp(start, end, share.clamp(0.0, 1.0))[:, 0]

@@ -128,6 +128,7 @@ class Scene(nn.Module):
         *,
         background: Float[Tensor, "*#r 3"] | None = None,
         generator: torch.Generator | None = None,
+        quantile: Float[Tensor, "r 1"] | None = None,
         with_normals: bool = False,
         chunk: int | None = None,
     ) -> RayRendering:
@@ -138,6 +139,7 @@ class Scene(nn.Module):
             directions: Unit vectors.
             background: RGB behind the scene, one for all rays or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
+            quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
             with_normals: Also render normals.
             chunk: As in `render`.
         """
@@ -161,6 +163,7 @@ class Scene(nn.Module):
                 self.render_config,
                 background=None if background is None else background[piece],
                 jitter=None if jitter is None else jitter[piece],
+                quantile=None if quantile is None else quantile[piece],
                 with_normals=with_normals,
             )
             parts.append(part)
