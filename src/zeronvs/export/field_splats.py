@@ -33,7 +33,7 @@ _KEY_PRIMES = (73856093, 19349663, 83492791, 2654435761)
 class FieldSplatsConfig:
     """How splats are taken from a field."""
 
-    max_splats: int = 80_000
+    max_splats: int = 60_000
     """Splats at most; where there would be more, cubes are larger."""
     cube_px: float = 1.0
     """Cubes measure at most this many pixels at their depth (at least half of it)."""

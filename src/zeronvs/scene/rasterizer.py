@@ -34,7 +34,7 @@ _WORK_ELEMENTS_GPU = 1 << 26
 class RasterConfig:
     """How splats are drawn; the image depends on `near` only."""
 
-    tile_px: int = 8
+    tile_px: int = 6
     """Side of a tile."""
     splats_per_round: int = 32
     """Splats of each tile composited at a time."""
