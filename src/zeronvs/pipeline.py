@@ -213,7 +213,8 @@ def _write_outputs(
         _, metrics["splat_psnr_db"] = write_scene_splats(scene, cameras, out, outputs.splat_seconds)
         progress(ProgressEvent("export splats", 1, 1))
         progress(ProgressEvent("export mesh", 0, 1))
-        write_scene_mesh(scene, out, outputs.mesh_resolution)
+        around = path_cameras("orbit", camera, 16, 64, distances)
+        write_scene_mesh(scene, around, out, outputs.mesh_resolution)
         progress(ProgressEvent("export mesh", 1, 1))
     return metrics, findings
 

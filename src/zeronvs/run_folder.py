@@ -229,7 +229,8 @@ def export_run(
         )
         written.append(path)
     if "glb" in formats:
-        written.append(write_scene_mesh(run.scene, folder, mesh_resolution))
+        around = path_cameras("orbit", run.input_camera, 16, 64, run.orbit_distances)
+        written.append(write_scene_mesh(run.scene, around, folder, mesh_resolution))
         progress(ProgressEvent("export mesh", 1, 1))
     if "nerfstudio" in formats:
         cameras = path_cameras("orbit", run.input_camera, 24, size_px, run.orbit_distances)
@@ -258,13 +259,13 @@ def write_scene_splats(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_splat_ply(path, splats)
     with torch.no_grad():
-        return path, splat_psnr(splats, scene, cameras[::2])
+        return path, splat_psnr(splats, scene, cameras[::4])
 
 
-def write_scene_mesh(scene: Scene, folder: Path, resolution: int) -> Path:
-    """Write mesh.glb and return where it lies."""
+def write_scene_mesh(scene: Scene, cameras: Camera, folder: Path, resolution: int) -> Path:
+    """Write mesh.glb, the surface that the cameras see, and return where it lies."""
     path = folder / "scene" / "mesh.glb"
-    write_mesh(path, scene, resolution=resolution)
+    write_mesh(path, scene, cameras=cameras, resolution=resolution)
     return path
 
 

@@ -4,6 +4,7 @@ The verb is looked up by hand, and only its own module is imported: help answers
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -24,9 +25,15 @@ VERBS = {
 }
 """Each verb is the module of its name in this folder, with a function `run(arguments)`."""
 
+THREAD_SPINS = "1000000"
+"""How often an idle OpenMP thread looks for work before it sleeps. Fitting a scene is thousands of
+small parallel pieces; with the default of libgomp threads fell asleep between them, and a step took
+twice the time (docs/log.md). Read by libgomp when torch is imported; the user's own value wins."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 1 the run went wrong, 2 wrong input, 130 stopped."""
+    os.environ.setdefault("GOMP_SPINCOUNT", THREAD_SPINS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     if verb in ("--help", "-h", "help"):

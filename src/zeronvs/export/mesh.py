@@ -27,6 +27,8 @@ from zeronvs.cameras.warp import project
 from zeronvs.scene.scene import Scene
 
 _SLAB_POINTS = 1 << 20
+_OUTSIDE = 0.01  # share of what is seen that may lie beyond each side of the box
+_MARGIN = 1.1
 _SOLID = 0.5  # opacity from which a ray counts as meeting a surface
 _REMEDY = "Train longer, look at the renders, or use cameras that face the scene."
 
@@ -38,9 +40,9 @@ class MeshConfig:
     resolution: int = 128
     """Vertices of the distance grid along each side of the box."""
     half_side: float | None = None
-    """Half the side of the box around the origin, scene units; None: the field's radius, within
-    which space is not contracted."""
-    truncation: float = 0.1
+    """Half the side of a box around the origin, scene units; None: a box around nearly all that the
+    cameras see, within the field's radius, inside of which space is not contracted."""
+    truncation: float = 0.05
     """Distances count up to this, scene units; at least three steps of the grid. Larger is smoother
     and closes more holes."""
     smallest_component: float = 0.02
@@ -76,17 +78,19 @@ def extract_mesh(
     from skimage.measure import marching_cubes
 
     config = config or MeshConfig()
-    half_side = config.half_side or scene.field.config.radius
-    cameras = _sized(cameras or _cameras_around(), config.resolution)
-    distance, known = _fused_distance(scene, cameras, half_side, config)
+    cameras = _sized(cameras or _cameras_around(), config.resolution).to(scene.device)
+    depths = [_median_depth(scene, cameras[index]) for index in range(len(cameras))]
+    centre, half_side = _box(scene, cameras, depths, config)
+    distance, known = _fused_distance(cameras, depths, centre, half_side, config)
     if not (known & (distance <= 0)).any() or not (known & (distance > 0)).any():
         raise HealthError(f"No surface is seen in the scene's box to make a mesh of. {_REMEDY}")
     step = 2.0 * half_side / (config.resolution - 1)
     vertices, faces, _, _ = marching_cubes(
         -distance.numpy(), 0.0, spacing=(step,) * 3, gradient_direction="ascent", mask=known.numpy()
     )
-    vertices, faces = _large_components(vertices - half_side, faces, config.smallest_component)
+    vertices, faces = _large_components(vertices, faces, config.smallest_component)
     points = torch.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32))
+    points += centre.cpu() - half_side
     with torch.no_grad():
         parts = points.split(_SLAB_POINTS)
         colors = torch.cat([scene.field.color(part.to(scene.device)).cpu() for part in parts])
@@ -136,9 +140,38 @@ def _sized(cameras: Camera, resolution: int) -> Camera:
     return cameras.resized(max(1, round(height_px * factor)), max(1, round(width_px * factor)))
 
 
+def _box(
+    scene: Scene, cameras: Camera, depths: list[Tensor], config: MeshConfig
+) -> tuple[Float[Tensor, "3"], float]:
+    """Return centre and half side of the cube to look for the surface in."""
+    centre, radius = (
+        torch.zeros(3, device=cameras.camera_to_world.device),
+        scene.field.config.radius,
+    )
+    if config.half_side is not None:
+        return centre, config.half_side
+    seen = []
+    for index, depth_z in enumerate(depths):
+        rays = camera_rays(cameras[index])
+        along = depth_z / rays.z_per_unit_distance
+        points = rays.origins + along[..., None] * rays.directions
+        seen.append(points[(points.norm(dim=-1) < radius) & depth_z.isfinite()])
+    points = torch.cat(seen)
+    if len(points) == 0:
+        return centre, radius
+    ordered = points.sort(dim=0).values
+    outside = round(_OUTSIDE * (len(points) - 1))
+    low, high = ordered[outside], ordered[len(points) - 1 - outside]
+    return (low + high) / 2, _MARGIN * float((high - low).max()) / 2
+
+
 @torch.no_grad()
 def _fused_distance(
-    scene: Scene, cameras: Camera, half_side: float, config: MeshConfig
+    cameras: Camera,
+    depths: list[Tensor],
+    centre: Float[Tensor, "3"],
+    half_side: float,
+    config: MeshConfig,
 ) -> tuple[Float[Tensor, "x y z"], Tensor]:
     """Return on a grid the mean distance to what cameras see, and which cubes are known whole.
 
@@ -146,14 +179,12 @@ def _fused_distance(
     within [-1, 1]; cameras from which it lies far behind a surface say nothing of it, and where
     none says anything it is taken as solid.
     """
-    device, resolution = scene.device, config.resolution
-    along = torch.linspace(-half_side, half_side, resolution, device=device)
+    resolution = config.resolution
+    along = torch.linspace(-half_side, half_side, resolution, device=cameras.camera_to_world.device)
     truncation = max(config.truncation, 6.0 * half_side / (resolution - 1))
-    cameras = cameras.to(device)
-    depths = [_median_depth(scene, cameras[index]) for index in range(len(cameras))]
     distances, known = [], []
     for slab in along.split(max(1, _SLAB_POINTS // resolution**2)):
-        points = torch.cartesian_prod(slab, along, along)
+        points = torch.cartesian_prod(slab, along, along) + centre
         total, count = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
         for index, depth in enumerate(depths):
             distance, says = _distance_of_view(points, cameras[index], depth, truncation)
@@ -175,6 +206,7 @@ def _whole_cubes(known: Tensor) -> Tensor:
     return known
 
 
+@torch.no_grad()
 def _median_depth(scene: Scene, camera: Camera) -> Float[Tensor, "h w"]:
     """Return how deep one camera sees; infinite where it sees through."""
     rays = camera_rays(camera)
