@@ -1,0 +1,206 @@
+"""The camera of one frame in a shard, from the JSON that lies beside it.
+
+Two forms are known, told apart by their keys (published code, ldm/data/webdataset_co3d.py and
+webdataset_re10k.py):
+
+    CO3D            R, T of PyTorch3D (row vectors), focal_length in NDC, principal_point (0, 0) and
+                    scale_adjustment, which multiplies the depth map
+    RealEstate10K   extrinsics: 4x4 OpenGL camera-to-world; intrinsics: 3x3 pixel to camera (inverse
+                    of K). ACID has the same. So do our shards, with the camera of the centre square
+
+Our shards carry more under one key, "zeronvs", which the published reader does not look at. The
+files are strangers': sizes are bounded and every number is checked.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from zeronvs._core.errors import InputError
+
+MAX_METADATA_BYTES = 65_536
+"""A frame's JSON is never larger; the published ones have 500 bytes."""
+OWN_KEY = "zeronvs"
+"""What only our shards say of a frame lies under this key."""
+ROTATION_TOLERANCE = 1e-2
+"""Entries of R^T R may differ from the identity by this much."""
+LARGEST_NUMBER = 1e9
+"""Larger entries of a pose or an intrinsic matrix are damage."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameCamera:
+    """The camera of one frame, and what its JSON says of its depth."""
+
+    camera_to_world: Float[np.ndarray, "4 4"]
+    """OpenGL, scene units."""
+    focal_px: tuple[float, float]
+    """(fx, fy), pixels of the stored picture."""
+    principal_px: tuple[float, float]
+    """(cx, cy) in the centre square of the stored picture, pixels."""
+    published_fov_rad: float
+    """The field of view that the published reader tells the model, radians.
+
+    That of the centre square, but for RealEstate10K JSON whose intrinsics are of a whole landscape
+    picture: there it is that of the width.
+    """
+    scale_adjustment: float
+    """Scene units per unit of the depth map."""
+    own: dict[str, Any] = field(default_factory=dict)
+    """What lies under our key, unchecked but for being a dictionary."""
+
+
+def parse_metadata(content: bytes) -> dict[str, Any]:
+    """Read the JSON of one frame.
+
+    Raises:
+        InputError: It is too large, no JSON, or not an object.
+    """
+    if len(content) > MAX_METADATA_BYTES:
+        raise InputError(f"metadata of {len(content)} bytes; at most {MAX_METADATA_BYTES}")
+    try:
+        metadata = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"metadata is not JSON: {type(error).__name__}") from error
+    if not isinstance(metadata, dict):
+        raise InputError("metadata is not a JSON object")
+    return metadata
+
+
+def frame_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> FrameCamera:
+    """Return the camera that a frame's JSON describes.
+
+    Args:
+        metadata: In one of the two forms.
+        image_size_px: (height, width) of the stored picture, before the centre crop.
+
+    Raises:
+        InputError: Neither form fits, or a number is missing, not finite or not a camera's.
+    """
+    if "extrinsics" in metadata:
+        return _re10k_camera(metadata, image_size_px)
+    if "focal_length" in metadata:
+        return _co3d_camera(metadata, image_size_px)
+    raise InputError("metadata has neither extrinsics (RealEstate10K) nor focal_length (CO3D)")
+
+
+def re10k_metadata(
+    camera_to_world: Float[np.ndarray, "4 4"],
+    focal_px: float,
+    side_px: int,
+    own: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the JSON of a frame whose centre square has square pixels and a centred camera.
+
+    Args:
+        camera_to_world: OpenGL, scene units.
+        focal_px: Focal length, pixels.
+        side_px: Side of the centre square, pixels.
+        own: What goes under our key; NaN is not allowed.
+    """
+    half = 0.5 * side_px
+    inverse = [[1 / focal_px, 0.0, -half / focal_px], [0.0, 1 / focal_px, -half / focal_px]]
+    return {
+        "extrinsics": [[float(value) for value in row] for row in camera_to_world],
+        "intrinsics": [*inverse, [0.0, 0.0, 1.0]],
+        OWN_KEY: own,
+    }
+
+
+def _re10k_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> FrameCamera:
+    pose = _matrix(metadata, "extrinsics", ((4, 4), (3, 4)))
+    pose = np.concatenate([pose[:3], [[0.0, 0.0, 0.0, 1.0]]])
+    _check_rotation(pose[:3, :3])
+    pixel_to_camera = _matrix(metadata, "intrinsics", ((3, 3),))
+    try:
+        intrinsics_px = np.linalg.inv(pixel_to_camera)
+    except np.linalg.LinAlgError as error:
+        raise InputError("intrinsics cannot be inverted") from error
+    fx, fy = float(intrinsics_px[0, 0]), float(intrinsics_px[1, 1])
+    cx, cy = float(intrinsics_px[0, 2]), float(intrinsics_px[1, 2])
+    _check_focal(fx, fy)
+    published_fov_rad = 2 * math.atan2(cx, fx)
+    own = metadata.get(OWN_KEY)
+    own = own if isinstance(own, dict) else {}
+    height_px, width_px = image_size_px
+    side_px = min(height_px, width_px)
+    if "principal_px" in own:
+        cx, cy = _numbers(own, "principal_px", 2)
+    else:
+        # Either K is of the centre square or of the whole picture: whichever centre is nearer.
+        cx = _in_square(cx, width_px, side_px)
+        cy = _in_square(cy, height_px, side_px)
+    return FrameCamera(pose, (fx, fy), (cx, cy), published_fov_rad, 1.0, own)
+
+
+def _co3d_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> FrameCamera:
+    rotation = _matrix(metadata, "R", ((3, 3),))
+    _check_rotation(rotation)
+    translation = np.array(_numbers(metadata, "T", 3))
+    # PyTorch3D: x_camera = R^T x + T; its x and z axes point against OpenGL's.
+    world_to_camera = np.concatenate([rotation.T, translation[:, None]], axis=1)
+    world_to_camera *= np.array([[-1.0], [1.0], [-1.0]])
+    pose = np.linalg.inv(np.concatenate([world_to_camera, [[0.0, 0.0, 0.0, 1.0]]]))
+    focal_ndc = _numbers(metadata, "focal_length", 2)
+    principal_ndc = _numbers(metadata, "principal_point", 2)
+    # Whether +-1 is the short side or every side: along the short side, which has the larger
+    # focal length, both conventions agree.
+    half_px = 0.5 * min(image_size_px)
+    focal_px = max(focal_ndc) * half_px
+    _check_focal(focal_px, focal_px)
+    principal_px = (half_px * (1 - principal_ndc[0]), half_px * (1 - principal_ndc[1]))
+    scale_adjustment = 1.0
+    if "scale_adjustment" in metadata:
+        scale_adjustment = _number(metadata["scale_adjustment"], "scale_adjustment")
+        if scale_adjustment <= 0:
+            raise InputError(f"scale_adjustment is {scale_adjustment}, not above 0")
+    fov_rad = 2 * math.atan2(1.0, max(focal_ndc))
+    return FrameCamera(pose, (focal_px, focal_px), principal_px, fov_rad, scale_adjustment)
+
+
+def _in_square(centre_px: float, length_px: int, side_px: int) -> float:
+    """Return a principal point in the centre square, given it there or in the whole picture."""
+    if abs(centre_px - 0.5 * length_px) < abs(centre_px - 0.5 * side_px):
+        return centre_px - (length_px - side_px) // 2
+    return centre_px
+
+
+def _check_rotation(rotation: Float[np.ndarray, "3 3"]) -> None:
+    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+        raise InputError(f"the pose is not a rotation (R^T R is off the identity by {error:.2g})")
+
+
+def _check_focal(fx: float, fy: float) -> None:
+    if not (0 < fx < LARGEST_NUMBER and 0 < fy < LARGEST_NUMBER):
+        raise InputError(f"focal lengths are {fx:g}, {fy:g} px; they must be above 0")
+
+
+def _matrix(
+    metadata: dict[str, Any], key: str, shapes: tuple[tuple[int, int], ...]
+) -> Float[np.ndarray, "rows columns"]:
+    rows = metadata.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise InputError(f"{key} is not a matrix")
+    if (len(rows), len(rows[0]) if rows else 0) not in shapes or len({len(r) for r in rows}) != 1:
+        raise InputError(f"{key} has not the shape of a {shapes[0][0]}x{shapes[0][1]} matrix")
+    return np.array([[_number(value, key) for value in row] for row in rows])
+
+
+def _numbers(metadata: dict[str, Any], key: str, count: int) -> list[float]:
+    values = metadata.get(key)
+    if not isinstance(values, list) or len(values) != count:
+        raise InputError(f"{key} is not a list of {count} numbers")
+    return [_number(value, key) for value in values]
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{key} holds {type(value).__name__}, not a number")
+    if not abs(value) < LARGEST_NUMBER:
+        raise InputError(f"{key} holds {value}, which no camera has")
+    return float(value)

@@ -1,0 +1,149 @@
+"""Pictures and depth maps as bytes in a shard: decoding with bounds, encoding.
+
+Pictures are PNG, JPEG or WebP. Depth maps are 16-bit PNG whose bits are float16 depth along the
+optical axis; 0 is unknown. Both are read as their centre square, whose side is the short side.
+"""
+
+import io
+import struct
+import warnings
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+
+from zeronvs._core.errors import InputError
+
+ImageFormat = Literal["png", "jpg", "webp"]
+"""How a picture is stored; the names are the extensions. The published reader knows only png."""
+IMAGE_EXTENSIONS: tuple[ImageFormat, ...] = ("png", "jpg", "webp")
+MAX_PICTURE_BYTES = 64 * 2**20
+"""A picture in a shard is never larger."""
+MAX_SIDE_PX = 8192
+"""A picture in a shard is never wider or higher."""
+_PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+_PICTURE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    EOFError,
+    struct.error,
+)
+"""What Pillow raises for damaged files."""
+_DEPTH_MODES = ("I;16", "I;16B", "I")
+
+
+def picture_size(content: bytes) -> tuple[int, int]:
+    """Return (height, width) of a picture without decoding it.
+
+    Raises:
+        InputError: It is no picture of a known format, or too large.
+    """
+    with _opened(content) as opened:
+        return opened.height, opened.width
+
+
+def decode_image(content: bytes) -> UInt8[np.ndarray, "s s 3"]:
+    """Return the centre square of a picture.
+
+    Raises:
+        InputError: It cannot be decoded.
+    """
+    with _opened(content) as opened:
+        try:
+            pixels = np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
+        except _PICTURE_ERRORS as error:
+            raise InputError(f"a picture cannot be decoded: {_first_line(error)}") from error
+    return centre_square(pixels)
+
+
+def decode_depth(content: bytes) -> Float32[np.ndarray, "s s"]:
+    """Return the centre square of a depth map as it is stored; negative and NaN become 0.
+
+    Raises:
+        InputError: It cannot be decoded, or is not 16-bit.
+    """
+    with _opened(content) as opened:
+        if opened.mode not in _DEPTH_MODES:
+            raise InputError(f"a depth map has mode {opened.mode}, not 16-bit grey")
+        try:
+            pixels = np.asarray(opened)
+        except _PICTURE_ERRORS as error:
+            raise InputError(f"a depth map cannot be decoded: {_first_line(error)}") from error
+    bits = np.ascontiguousarray(centre_square(pixels)).astype(np.uint16)
+    depth_z = bits.view(np.float16).astype(np.float32)
+    return np.where(np.isfinite(depth_z) & (depth_z > 0), depth_z, np.float32(0.0))
+
+
+def encode_image(
+    image: UInt8[np.ndarray, "h w 3"],
+    image_format: ImageFormat,
+    *,
+    quality: int = 95,
+    compress_level: int = 6,
+) -> bytes:
+    """Return a picture as bytes.
+
+    Args:
+        image: RGB.
+        image_format: How.
+        quality: Of JPEG and WebP, 1 to 100.
+        compress_level: Of PNG, 0 to 9; 0 stores pixels as they are, which reads fastest.
+    """
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image)
+    if image_format == "png":
+        picture.save(buffer, "PNG", compress_level=compress_level)
+    elif image_format == "jpg":
+        picture.save(buffer, "JPEG", quality=quality)
+    else:
+        picture.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_depth(depth_z: Float[np.ndarray, "h w"]) -> bytes:
+    """Return a depth map as bytes; see `round_depth` for what is kept of it."""
+    buffer = io.BytesIO()
+    bits = round_depth(depth_z).astype(np.float16).view(np.uint16)
+    Image.fromarray(bits).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def round_depth(depth_z: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Return depth as float16 keeps it; what it cannot hold (and NaN) becomes 0, unknown."""
+    largest = float(np.finfo(np.float16).max)
+    known = np.isfinite(depth_z) & (depth_z > 0) & (depth_z <= largest)
+    return np.where(known, depth_z, 0.0).astype(np.float16).astype(np.float32)
+
+
+def centre_square(pixels: np.ndarray) -> np.ndarray:
+    """Return the centre square of an array (h, w, ...), of its short side, as published."""
+    height_px, width_px = pixels.shape[:2]
+    side_px = min(height_px, width_px)
+    top, left = (height_px - side_px) // 2, (width_px - side_px) // 2
+    return pixels[top : top + side_px, left : left + side_px]
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Open a picture without decoding it; its size and its format are checked."""
+    if len(content) > MAX_PICTURE_BYTES:
+        raise InputError(f"a picture has {len(content)} bytes; at most {MAX_PICTURE_BYTES}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=list(_PILLOW_NAMES.values()))
+    except (*_PICTURE_ERRORS, Image.DecompressionBombError) as error:
+        raise InputError(f"a picture cannot be read: {_first_line(error)}") from error
+    if max(opened.size) > MAX_SIDE_PX or min(opened.size) < 1:
+        raise InputError(f"a picture is {opened.width}x{opened.height} px; at most {MAX_SIDE_PX}")
+    return opened
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return f"{type(error).__name__} {text[0] if text else ''}".strip()
