@@ -19,7 +19,11 @@ def write_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
+        # Some writers (safetensors) leave files that only their owner can read: give what is usual.
+        aside.touch()
+        mode = aside.stat().st_mode
         yield aside
+        aside.chmod(mode)
         with aside.open("rb") as handle:
             os.fsync(handle.fileno())
         aside.replace(path)
