@@ -1,85 +1,9 @@
-"""Tiny pipelines of both kinds, with the real classes and random weights."""
+"""Tiny pipelines of both kinds."""
 
 import pytest
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny_pipelines import tiny_released, tiny_warp
 
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.diffusion.projection import CameraProjection
-
-
-def tiny_image_encoder() -> CLIPVisionModelWithProjection:
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        projection_dim=12,
-    )
-    return CLIPVisionModelWithProjection(config)
-
-
-def tiny_unet(in_channels: int, out_channels: int, sample_size: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=12,
-    )
-
-
-def tiny_released() -> ZeroNVSPipeline:
-    torch.manual_seed(1)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    projection = CameraProjection(image_embed_dim=12, cross_attention_dim=12)
-    pipe = ZeroNVSPipeline(vae, tiny_image_encoder(), tiny_unet(8, 4, 8), scheduler, projection)
-    return evaluated(pipe)
-
-
-def tiny_warp(depth_estimator=None) -> ZeroNVSPipeline:
-    torch.manual_seed(2)
-    scheduler = DDIMScheduler(
-        clip_sample=False,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
-    projection = CameraProjection(image_embed_dim=12, cross_attention_dim=12)
-    vae = PixelShuffleAutoencoder(downscale=2)
-    unet = tiny_unet(3 * 12 + 4, 12, 8)
-    pipe = ZeroNVSPipeline(vae, tiny_image_encoder(), unet, scheduler, projection, depth_estimator)
-    return evaluated(pipe)
-
-
-def evaluated(pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:
-    for component in (pipe.vae, pipe.image_encoder, pipe.unet, pipe.cc_projection):
-        component.eval()
-    return pipe
 
 
 @pytest.fixture
