@@ -18,6 +18,7 @@ VERBS = {
     "estimate": "field of view, elevation, depth and scale of a photograph",
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
+    "data": "data sets to shards, checks with pictures, procedural scenes",
     "train": "the built-in model from a folder of data",
     "evaluate": "the model on held-out scenes, beside the input copied and warped",
     "model": "convert weights, or say what a model is",

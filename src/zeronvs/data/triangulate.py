@@ -1,0 +1,180 @@
+"""Sparse depth of posed frames that come without any: corners, found again along epipolar lines.
+
+RealEstate10K and ACID hand on cameras but no points, and the viewer scale (paper, section 3.3)
+needs some depth of every view. With the cameras given, a corner of one frame can lie in another
+only on a line; it is looked for there in a few frames at different distances, and a depth counts
+where at least two of them agree.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs.cameras.camera import Camera
+
+CORNERS = 500
+"""At most so many corners a frame."""
+PATCH_PX = 7
+"""Side of the patches that are compared."""
+STEPS = 160
+"""Inverse depths that are tried along each line."""
+MOST_SHIFT = 0.45
+"""The nearest depth moves a corner by this share of the image, at a sideways baseline."""
+LEAST_LIKENESS = 0.85
+"""Normalised correlation of patches below this is no match."""
+LEAST_LEAD = 0.05
+"""The best place must beat the best one elsewhere on the line by this much."""
+AGREEMENT = 0.06
+"""Depths of two frames within this ratio agree."""
+LEAST_PARALLAX_PX = 2.0
+"""A match that moved less along its line tells no depth."""
+BASELINES = (1 / 24, 1 / 12, 1 / 6, 1 / 3)
+"""Distances of the other frames, of the extent of the camera path."""
+MOST_TURN_RAD = 0.45
+
+
+def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndarray, "h w"]]:
+    """Return a sparse depth map for each frame, scene units; 0 = unknown.
+
+    Args:
+        images: RGB, uint8.
+        cameras: Their cameras, single, with a pose that is known to be right.
+    """
+    grey = [_grey(image) for image in images]
+    described = lru_cache(maxsize=24)(lambda index: _describe(grey[index]))
+    positions = torch.stack([camera.position for camera in cameras]).double()
+    axes = torch.stack([camera.camera_to_world[:3, 2] for camera in cameras]).double()
+    depths = []
+    for index, camera in enumerate(cameras):
+        drawn = np.zeros(camera.image_size_px, np.float32)
+        others = _others(index, positions, axes)
+        corner = _corners(grey[index])
+        if len(others) >= 2 and len(corner):
+            patches = _at(described(index), corner)
+            found = torch.stack(
+                [_along_lines(corner, patches, camera, cameras[o], described(o)) for o in others]
+            )
+            depth_z = _agreed(found)
+            known = torch.isfinite(depth_z)
+            column, row = corner[known].T.numpy()
+            drawn[row, column] = depth_z[known].float().numpy()
+        depths.append(drawn)
+    return depths
+
+
+def _grey(image: ndarray) -> Float[Tensor, "h w"]:
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return torch.from_numpy(image.astype(np.float32)) @ weights / 255
+
+
+def _describe(grey: Float[Tensor, "h w"]) -> Float[Tensor, "h w p"]:
+    """Return the patch about each pixel with mean 0 and length 1; flat patches are 0."""
+    half = PATCH_PX // 2
+    padded = F.pad(grey[None, None], (half, half, half, half), mode="replicate")
+    patches = F.unfold(padded, PATCH_PX)[0].T.reshape(*grey.shape, -1)
+    patches = patches - patches.mean(-1, keepdim=True)
+    length = patches.norm(dim=-1, keepdim=True)
+    return torch.where(length > 0.1, patches / length.clamp_min(1e-6), 0.0)
+
+
+def _corners(grey: Float[Tensor, "h w"]) -> Int[Tensor, "n 2"]:
+    """Return (column, row) of the strongest corners (least eigenvalue of the structure tensor)."""
+    blurred = F.avg_pool2d(grey[None, None], 3, 1, 1)
+    across = F.pad(blurred[..., 2:] - blurred[..., :-2], (1, 1))
+    down = F.pad(blurred[..., 2:, :] - blurred[..., :-2, :], (0, 0, 1, 1))
+    tensor = torch.cat([across**2, down**2, across * down], 1)
+    a, b, c = F.avg_pool2d(tensor, 5, 1, 2)[0]
+    strength = 0.5 * (a + b) - (0.25 * (a - b) ** 2 + c**2).sqrt()
+    peak = strength == F.max_pool2d(strength[None], 5, 1, 2)[0]
+    edge = PATCH_PX
+    inner = torch.zeros_like(peak)
+    inner[edge:-edge, edge:-edge] = True
+    candidate = torch.where(peak & inner & (strength > 1e-5), strength, 0.0).flatten()
+    value, place = candidate.topk(min(CORNERS, candidate.numel()))
+    place = place[value > 0]
+    return torch.stack([place % grey.shape[1], place // grey.shape[1]], dim=-1)
+
+
+def _others(index: int, positions: Float[Tensor, "n 3"], axes: Float[Tensor, "n 3"]) -> list[int]:
+    """Choose frames that look the same way from several distances."""
+    extent = float((positions - positions.mean(0)).norm(dim=-1).max()) * 2
+    distance = (positions - positions[index]).norm(dim=-1)
+    turn = torch.arccos((axes @ axes[index]).clamp(-1, 1))
+    usable = (turn < MOST_TURN_RAD) & (distance > 0.01 * extent)
+    chosen: list[int] = []
+    for part in BASELINES:
+        off = (distance - part * extent).abs()
+        off = torch.where(usable, off, torch.inf)
+        best = int(off.argmin())
+        if bool(torch.isfinite(off[best])) and best not in chosen:
+            chosen.append(best)
+    return chosen
+
+
+def _along_lines(
+    corner: Int[Tensor, "n 2"],
+    patches: Float[Tensor, "n p"],
+    camera: Camera,
+    other: Camera,
+    described: Float[Tensor, "h w p"],
+) -> Float[Tensor, " n"]:
+    """Return the depth at which another frame shows each corner again; NaN where it does not."""
+    height, width = other.image_size_px
+    here, there = camera.intrinsics_px.double(), other.intrinsics_px.double()
+    slope = (corner.double() + 0.5 - here[:2, 2]) / here[[0, 1], [0, 1]]
+    ray = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(corner))], -1).double()
+    turn = other.camera_to_world[:3, :3].double().T
+    far = ray @ camera.camera_to_world[:3, :3].double().T @ turn.T
+    shift = turn @ (camera.position - other.position).double()
+    nearest = float(here[0, 0] * shift.norm()) / (MOST_SHIFT * width)
+    inverse = torch.linspace(0, 1, STEPS, dtype=torch.float64) / nearest
+    local = far[:, None] + inverse[:, None] * shift
+    ahead = -local[..., 2] > 1e-6
+    z = torch.where(ahead, -local[..., 2], 1.0)
+    u = there[0, 0] * local[..., 0] / z + there[0, 2]
+    v = -there[1, 1] * local[..., 1] / z + there[1, 2]
+    edge = PATCH_PX // 2
+    inside = ahead & (u > edge) & (u < width - edge) & (v > edge) & (v < height - edge)
+    column, row = u.clamp(0, width - 1).long(), v.clamp(0, height - 1).long()
+    likeness = (described[row, column] * patches[:, None]).sum(-1)
+    likeness = torch.where(inside, likeness, -1.0)
+    best, place = likeness.max(1)
+    moved = torch.stack([u, v], -1)
+    at_best = moved.take_along_dim(place[:, None, None], 1)
+    elsewhere = (moved - at_best).norm(dim=-1) > 4
+    rival = torch.where(elsewhere, likeness, -1.0).amax(1)
+    parallax = (at_best[:, 0] - moved[:, 0]).norm(dim=-1)
+    good = (best > LEAST_LIKENESS) & (best - rival > LEAST_LEAD)
+    good &= (parallax > LEAST_PARALLAX_PX) & (place > 0) & (place < STEPS - 1)
+    w = _refined(likeness, place, inverse)
+    return torch.where(good, 1 / w.clamp_min(1e-12), torch.nan)
+
+
+def _refined(
+    likeness: Float[Tensor, "n s"], place: Int[Tensor, " n"], inverse: Float[Tensor, " s"]
+) -> Float[Tensor, " n"]:
+    """Return the inverse depth of the middle of the peak: the mean, weighted by likeness."""
+    offsets = torch.arange(-2, 3)
+    near = (place[:, None] + offsets).clamp(0, len(inverse) - 1)
+    around = likeness.take_along_dim(near, 1)
+    weight = (around - around.amax(1, keepdim=True) + 0.12).clamp_min(0).double()
+    return (weight * inverse[near]).sum(1) / weight.sum(1)
+
+
+def _at(described: Float[Tensor, "h w p"], corner: Int[Tensor, "n 2"]) -> Float[Tensor, "n p"]:
+    return described[corner[:, 1], corner[:, 0]]
+
+
+def _agreed(found: Float[Tensor, "others n"]) -> Float[Tensor, " n"]:
+    """Return the depth on which most frames agree, at least two of them; NaN elsewhere."""
+    close = ((found[:, None] / found[None]).log().abs() < AGREEMENT) & found.isfinite()[:, None]
+    votes = close.sum(0)
+    best, which = votes.max(0)
+    chosen = close[:, which, torch.arange(found.shape[1])]
+    total = torch.where(chosen, 1 / found, 0.0).sum(0)
+    return torch.where(best >= 2, best / total.clamp_min(1e-12), torch.nan)
