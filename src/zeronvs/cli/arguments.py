@@ -3,8 +3,9 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -16,6 +17,47 @@ Degrees = Annotated[float | None, tyro.conf.arg(metavar="DEGREES")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoArguments:
+    """What every verb that makes something of a photograph can be told."""
+
+    photo: tyro.conf.Positional[Path]
+    """The photograph, in any common format."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The folder to make."""
+    model: str = "builtin"
+    """builtin, a folder, or a hub id."""
+    seed: int = 0
+    """The same seed gives the same result."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+    fov_deg: Degrees = None
+    """Vertical field of view of the photograph's centre square; estimated if not given."""
+    elevation_deg: Degrees = None
+    """Height angle of the camera over what it looks at; estimated if not given."""
+    scene_scale: Number = None
+    """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
+    guidance_scale: Number = None
+    """How strongly the model keeps to the photograph, 1 is none; the preset's or the model's own if
+    not given."""
+    dry_run: bool = False
+    """Print the settings with where each comes from, and stop."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `SceneSettings` and `ViewsSettings` both take."""
+        return {
+            "photo": self.photo,
+            "out": self.out,
+            "model": self.model,
+            "seed": self.seed,
+            "device": self.device,
+            "fov_y_rad": radians(self.fov_deg),
+            "elevation_rad": radians(self.elevation_deg),
+            "scene_scale": self.scene_scale,
+            "guidance_scale": self.guidance_scale,
+        }
 
 
 def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
