@@ -8,6 +8,7 @@ import torch
 from zeronvs._core.random import seeded_generator
 from zeronvs.distillation.losses import (
     LossWeights,
+    clearance_loss,
     depth_error,
     free_space_loss,
     normal_smoothness_loss,
@@ -102,3 +103,15 @@ def test_content_behind_the_known_depth_and_on_rays_of_unknown_depth_is_free():
     assert free_space_loss(Fog(9.0, 1.8), known, 0.2, seeded_generator(0)) == 0
     unknown = rays_along_x(torch.zeros(64))
     assert free_space_loss(Fog(9.0, -1.0), unknown, 0.2, seeded_generator(0)) == 0
+
+
+def test_content_before_a_camera_that_no_view_stands_at_costs_the_light_it_takes():
+    """All known rays start at x = -1 and look at the origin; fog begins at x = 0.3."""
+    origins = torch.tensor([[-1.0, 0.0, 0.0]]).expand(256, 3)
+    directions, fog = -origins, Fog(2.0, 0.3)
+    near_home = clearance_loss(fog, origins, directions, 1.0, seeded_generator(0))
+    assert near_home == 0
+    everywhere = clearance_loss(Fog(2.0, -9.0), origins, directions, 1.0, seeded_generator(0))
+    assert everywhere == pytest.approx(1 - math.exp(-2.0 * 0.25), rel=1e-4)
+    all_round = clearance_loss(fog, origins, directions, math.pi, seeded_generator(0))
+    assert 0 < float(all_round) < float(everywhere)

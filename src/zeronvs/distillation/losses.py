@@ -124,3 +124,36 @@ def free_space_loss(
     points = pixels.origins[:, None] + distance[..., None] * pixels.directions[:, None]
     optical_depth = field.density(points) * length[:, None]
     return (pixels.trust[:, None] * -torch.expm1(-optical_depth)).mean()
+
+
+def clearance_loss(
+    field: RadianceField,
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    turn_rad: float,
+    generator: torch.Generator,
+    *,
+    share: float = 0.25,
+) -> Float[Tensor, ""]:
+    """Return the mean share of light lost right before cameras that stand between known ones.
+
+    What no view sees is free to hold anything, and what it holds near the path of a camera fills
+    whole frames. Rays are turned about the world's z, so that they start between the views.
+
+    Args:
+        field: Asked for its density only.
+        origins: Where rays of known views start, scene units.
+        directions: Unit directions.
+        turn_rad: Rays are turned by up to this, either way.
+        generator: CPU generator.
+        share: Nothing should stand within this share of the distance to the world's origin.
+    """
+    draws = torch.rand((2, len(origins)), generator=generator).to(origins.device)
+    turn = turn_rad * (2.0 * draws[0] - 1.0)
+    cosine, sine = turn.cos(), turn.sin()
+    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
+    about_z = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=-1)
+    length = share * origins.norm(dim=-1)
+    points = origins + (draws[1] * length)[:, None] * directions
+    points = (about_z.view(-1, 3, 3) @ points[..., None])[..., 0]
+    return -torch.expm1(-field.density(points) * length).mean()

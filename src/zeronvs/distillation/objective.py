@@ -5,6 +5,7 @@ its graph before the next is rendered ("accumulate" in the published configs).
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_gate, choose_conditions, nearest_view
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.losses import (
+    clearance_loss,
     depth_error,
     free_space_loss,
     normal_smoothness_loss,
@@ -117,8 +119,16 @@ class Objective:
     def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
         """Return the loss of random rays of the supervised views."""
         generator = step_generator(self.seed, step, "supervised")
-        weight, count = self.config.weights.supervised_rgb, self.config.supervised_rays
-        return self._rays(supervised, count, weight, "supervised", generator)
+        weights, count = self.config.weights, self.config.supervised_rays
+        terms = self._rays(supervised, count, weights.supervised_rgb, "supervised", generator)
+        if weights.free_space > 0:
+            rays = random_pixels(supervised, count // 4, generator)
+            between_rad = 2.0 * math.pi / (len(supervised.views) + 1)
+            lost = clearance_loss(
+                self.scene.field, rays.origins, rays.directions, between_rad, generator
+            )
+            terms["clearance"] = weights.free_space * lost
+        return terms
 
     def _rays(
         self,
