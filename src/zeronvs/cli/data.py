@@ -83,6 +83,8 @@ class CheckArguments:
     """Only so many scenes, evenly spread."""
     workers: Count = None
     """Processes; one a processor if not given."""
+    depth: Literal["builtin", "none"] = "builtin"
+    """Which network fills sparse depth in the pictures; the verdict does without."""
     images: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """As in data convert."""
     depth_unit: Number = None
@@ -191,6 +193,7 @@ def _check(arguments: CheckArguments) -> None:
             split=arguments.split,
             pairs=arguments.pairs,
             limit=arguments.limit,
+            load_depth=None if arguments.depth == "none" else load_depth_estimator,
             workers=arguments.workers or _processors(),
             progress=progress,
         )
@@ -203,7 +206,7 @@ def _check(arguments: CheckArguments) -> None:
                 check.scene_id,
                 str(check.frames),
                 "" if check.fov_deg is None else f"{check.fov_deg:.0f} deg",
-                f"{check.known_share:.0%} known",
+                f"{check.known_share:.1%} known",
                 "" if check.agreement is None else f"{check.agreement:.0%}",
                 verdict + more,
             )

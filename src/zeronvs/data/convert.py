@@ -13,25 +13,23 @@ in the order of the source, so that shards do not depend on which worker was fas
 import hashlib
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.data.framing import Framing, frame_to, half_slopes
+from zeronvs.data.framed_scene import Background, ShownFrame, choose_frames, show_frames
 from zeronvs.data.shard_pictures import ImageFormat, centre_square
 from zeronvs.data.shards import (
-    SHORT_SIDE_PX,
     Manifest,
     ShardFrame,
     ShardScene,
@@ -40,20 +38,12 @@ from zeronvs.data.shards import (
     read_shard,
     write_scene,
 )
-from zeronvs.data.sources.scene_source import (
-    FramePixels,
-    SceneFrame,
-    SceneSource,
-    SceneViews,
-    read_json,
-)
+from zeronvs.data.sources.scene_source import SceneSource, SceneViews, read_json
 from zeronvs.data.triangulate import triangulate
 from zeronvs.data.workers import do_pieces
 
 DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
 """Relative depth of square images in [0, 1]."""
-OUTLYING_FOV = 0.75
-"""A frame whose field of view is below this share of the scene's median is left out."""
 FEWEST_FRAMES = 2
 SETTINGS_FILE, REPORT_FILE, PARTS_FOLDER = "convert.json", "report.json", ".scenes"
 
@@ -70,7 +60,7 @@ class ConvertConfig:
     """Keep the centre square, which is all that training reads; else the whole picture."""
     max_frames: int | None = None
     """At most so many frames a scene, evenly spread."""
-    background: Literal["keep", "white"] = "keep"
+    background: Background = "keep"
     """White lays masked objects on white and forgets the depth around them."""
     triangulate: bool = True
     """Where a scene has no depth at all, triangulate corners with the given cameras."""
@@ -138,7 +128,8 @@ def convert(
     Raises:
         InputError: The source cannot be opened, or `out` holds something else.
     """
-    _claim(out, {"source": description, "depth": depth_name, **asdict(config)})
+    settings = {"source": description, "depth": depth_name, **asdict(config)}
+    _claim(out, {name: value for name, value in settings.items() if name != "limit"})
     source = open_source()
     scene_ids = source.scene_ids(config.split)[: config.limit]
     parts = out / PARTS_FOLDER
@@ -180,11 +171,11 @@ def convert_scene(
         InputError: Fewer than two frames can be used.
     """
     notes = list(scene.notes)
-    framed = _frame_scene(scene, config, notes)
-    if len(framed) < FEWEST_FRAMES:
+    chosen = choose_frames(scene, notes, max_frames=config.max_frames)
+    if len(chosen) < FEWEST_FRAMES:
         said = f"; {notes[0]}" if notes else ""
-        raise InputError(f"only {len(framed)} frames can be used, which makes no pair{said}")
-    shown = list(_shown(framed, config, notes))
+        raise InputError(f"only {len(chosen)} frames can be used, which makes no pair{said}")
+    shown = list(show_frames(chosen, notes, square=config.square, background=config.background))
     if config.triangulate and not any((frame.depth_z > 0).any() for frame in shown):
         shown = _with_triangulated(shown, notes)
     frames = [
@@ -194,110 +185,6 @@ def convert_scene(
     if len(frames) < FEWEST_FRAMES:
         raise InputError(f"only {len(frames)} frames can be read; {notes[-1] if notes else ''}")
     return ShardScene(scene.scene_id, tuple(frames)), tuple(notes)
-
-
-@dataclass(frozen=True, eq=False)
-class ShownFrame:
-    """A frame at its final size."""
-
-    name: str
-    framing: Framing
-    image: ndarray
-    depth_z: Float[ndarray, "h w"]
-    disparity: Float[ndarray, "h w"] | None
-
-
-def _frame_scene(
-    scene: SceneViews, config: ConvertConfig, notes: list[str]
-) -> list[tuple[SceneFrame, float]]:
-    """Choose the frames and the one field of view that all of them can show."""
-    usable: list[tuple[SceneFrame, float]] = []
-    for frame in scene.frames:
-        try:
-            _check_pose(frame.camera.camera_to_world)
-            usable.append((frame, min(half_slopes(frame.camera, frame.lens))))
-        except InputError as error:
-            notes.append(f"{frame.name} left out: {error}")
-    if not usable:
-        return []
-    if any(frame.size_is_nominal for frame, _ in usable):
-        return _pick(usable, config)
-    return _pick(_common(usable, notes), config)
-
-
-def _common(
-    usable: list[tuple[SceneFrame, float]], notes: list[str]
-) -> list[tuple[SceneFrame, float]]:
-    least = OUTLYING_FOV * float(np.median([slope for _, slope in usable]))
-    kept = [(frame, slope) for frame, slope in usable if slope >= least]
-    if len(kept) < len(usable):
-        notes.append(
-            f"{len(usable) - len(kept)} frames left out: their field of view is far below the "
-            "others', and a scene has one"
-        )
-    common = min(slope for _, slope in kept)
-    return [(frame, common) for frame, _ in kept]
-
-
-def _pick(frames: list, config: ConvertConfig) -> list:
-    if config.max_frames is None or len(frames) <= config.max_frames:
-        return frames
-    places = np.linspace(0, len(frames) - 1, config.max_frames).round().astype(int)
-    return [frames[place] for place in places]
-
-
-def _shown(
-    framed: list[tuple[SceneFrame, float]], config: ConvertConfig, notes: list[str]
-) -> Iterator[ShownFrame]:
-    """Read, cut and resize frame after frame; what cannot be read is noted and left out."""
-    common: float | None = None
-    small = 0
-    for frame, slope in framed:
-        try:
-            pixels = frame.read()
-            camera = frame.camera_for(pixels.image.shape[:2])
-            if frame.size_is_nominal:
-                # A unit square says nothing of which side is short: decided by the first picture.
-                common = common or _nominal_slope(framed, pixels.image.shape[:2])
-                slope = common
-            framing = frame_to(
-                camera,
-                frame.lens,
-                half_slope=slope,
-                short_side_px=SHORT_SIDE_PX,
-                square=config.square,
-            )
-            small += min(pixels.image.shape[:2]) < SHORT_SIDE_PX
-            yield _shown_frame(frame.name, framing, pixels, config)
-        except InputError as error:
-            notes.append(f"{frame.name} left out: {error}")
-    if small:
-        notes.append(f"{small} frames are smaller than {SHORT_SIDE_PX} px and were enlarged")
-
-
-def _nominal_slope(framed: list[tuple[SceneFrame, float]], size_px: tuple[int, int]) -> float:
-    """Return the slope that all frames can show, once the size of the pictures is known."""
-    return min(min(half_slopes(f.camera_for(size_px), f.lens)) for f, _ in framed)
-
-
-def _shown_frame(
-    name: str, framing: Framing, pixels: FramePixels, config: ConvertConfig
-) -> ShownFrame:
-    image = framing.image(pixels.image)
-    depth_z = np.zeros(framing.target.image_size_px, np.float32)
-    if pixels.points is not None:
-        depth_z = framing.points(pixels.points)
-    if pixels.depth_z is not None:
-        known = framing.depth(pixels.depth_z)
-        depth_z = np.where(known > 0, known, depth_z)
-    if config.background == "white" and pixels.foreground is not None:
-        mask = framing.map_nearest(pixels.foreground)
-        image = (255 + mask[..., None] * (image.astype(np.float32) - 255)).round().astype(np.uint8)
-        depth_z = np.where(mask > 0.5, depth_z, 0.0)
-    disparity = None
-    if pixels.disparity is not None:
-        disparity = framing.map_nearest(pixels.disparity)
-    return ShownFrame(name, framing, image, depth_z.astype(np.float32), disparity)
 
 
 def _with_triangulated(shown: list[ShownFrame], notes: list[str]) -> list[ShownFrame]:
@@ -332,15 +219,6 @@ def _encoded(
         square=config.square,
         extra={"source_frame": frame.name[-200:]},
     )
-
-
-def _check_pose(pose: Float[Tensor, "4 4"]) -> None:
-    if not bool(torch.isfinite(pose).all()):
-        raise InputError("the pose is not finite")
-    rotation = pose[:3, :3].double()
-    off = float((rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().max())
-    if off > 1e-2 or float(torch.linalg.det(rotation)) < 0:
-        raise InputError(f"the pose is not a rotation and a shift (off by {off:.2g})")
 
 
 def _tools(

@@ -1,0 +1,211 @@
+"""Which camera convention do the pictures speak for?
+
+Corners that two frames share are matched without any camera; then each way in which poses can have
+been misread is tried: under the right one the two rays of a match meet, in front of both cameras.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from skimage.feature import ORB, match_descriptors
+from torch import Tensor
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.warp import project
+
+MATCH_TOLERANCE_PX = 2.0
+"""A match fits when the point where its rays meet lies this near to it in both frames."""
+AS_GIVEN = "as given"
+
+
+def _axes(x: float, y: float, z: float) -> Callable[[Tensor], Tensor]:
+    return lambda pose: pose * torch.tensor([x, y, z, 1.0], dtype=pose.dtype)
+
+
+def _transposed(pose: Tensor) -> Tensor:
+    turned = pose.clone()
+    turned[..., :3, :3] = pose[..., :3, :3].mT
+    return turned
+
+
+def _inverse_with_axes(pose: Tensor) -> Tensor:
+    flip = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=pose.dtype)
+    return flip[:, None] * torch.linalg.inv(pose) * flip
+
+
+_TO_OPENGL = _axes(1.0, -1.0, -1.0)
+
+HYPOTHESES: dict[str, Callable[[Tensor], Tensor]] = {
+    AS_GIVEN: lambda pose: pose,
+    "the y and z axes of the cameras are turned over (OpenCV against OpenGL)": _TO_OPENGL,
+    "the poses are inverted (world-to-camera against camera-to-world)": torch.linalg.inv,
+    "the poses are inverted, and their y and z axes turned over": lambda pose: _TO_OPENGL(
+        torch.linalg.inv(pose)
+    ),
+    "the poses are inverted with OpenCV axes": _inverse_with_axes,
+    "the x and z axes of the cameras are turned over (PyTorch3D axes)": _axes(-1.0, 1.0, -1.0),
+    "the pictures stand on their heads (turned by 180 degrees)": _axes(-1.0, -1.0, 1.0),
+    "the rotations are transposed": _transposed,
+}
+"""What may have been done to the poses, and what undoes it."""
+FOCAL_FACTORS = (0.25, 0.5, 2.0, 4.0)
+"""Focal lengths that belong to another size of the pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Corners that two frames share."""
+
+    first: int
+    second: int
+    first_uv: Float[Tensor, "n 2"]
+    second_uv: Float[Tensor, "n 2"]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.first_uv)
+
+
+class Matcher:
+    """Finds corners (ORB) and matches them; corners of a frame are found once."""
+
+    def __init__(self, images: list[ndarray], *, corners: int = 300) -> None:
+        self._images, self._corners = images, corners
+        self._found: dict[int, tuple[ndarray, ndarray]] = {}
+
+    def match(self, first: int, second: int) -> Matches:
+        """Return the matches of two frames."""
+        (first_uv, first_words), (second_uv, second_words) = self._get(first), self._get(second)
+        pairs = np.zeros((0, 2), np.int64)
+        if len(first_uv) > 8 and len(second_uv) > 8:
+            pairs = match_descriptors(first_words, second_words, cross_check=True, max_ratio=0.8)
+        return Matches(
+            first,
+            second,
+            torch.from_numpy(first_uv[pairs[:, 0]]).float(),
+            torch.from_numpy(second_uv[pairs[:, 1]]).float(),
+        )
+
+    def _get(self, index: int) -> tuple[ndarray, ndarray]:
+        if index not in self._found:
+            grey = self._images[index].astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
+            finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
+            try:
+                finder.detect_and_extract(grey)
+                uv = finder.keypoints[:, ::-1] + 0.5
+                self._found[index] = uv, finder.descriptors
+            except (RuntimeError, IndexError, ValueError):  # a picture without corners
+                self._found[index] = np.zeros((0, 2)), np.zeros((0, 256), bool)
+        return self._found[index]
+
+
+def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
+    """Return how far each match is from where its rays meet, pixels; infinite behind a camera."""
+    point, ahead = meet(matches, first, second)
+    error = torch.zeros(len(matches), dtype=torch.float64)
+    for uv, camera in ((matches.first_uv, first), (matches.second_uv, second)):
+        seen, depth_z = project(point, _double(camera))
+        error = torch.maximum(error, (seen - uv).norm(dim=-1))
+        ahead = ahead & (depth_z > 0)
+    return torch.where(ahead, error, torch.inf)
+
+
+def meet(
+    matches: Matches, first: Camera, second: Camera
+) -> tuple[
+    Float[Tensor, "n 3"],  # the world point closest to both rays
+    Tensor,  # whether it lies ahead on both
+]:
+    """Triangulate matches; rays that run side by side meet far away."""
+    one, other = _rays(matches.first_uv, first), _rays(matches.second_uv, second)
+    between = (second.position - first.position).double()
+    dot = (one * other).sum(-1)
+    along_one, along_other = one @ between, other @ between
+    apart = (1 - dot * dot).clamp_min(1e-9)
+    s = (along_one - dot * along_other) / apart
+    t = (dot * along_one - along_other) / apart
+    # Without parallax noise decides on which side the rays meet: there, far away is right.
+    sideways = apart.sqrt() < 2e-3
+    far = 1e4 * between.norm().clamp_min(1e-6)
+    s, t = torch.where(sideways, far, s), torch.where(sideways, far, t)
+    point_one = first.position.double() + s[:, None] * one
+    point_other = second.position.double() + t[:, None] * other
+    return 0.5 * (point_one + point_other), (s > 0) & (t > 0)
+
+
+def score_hypotheses(matches: list[Matches], cameras: list[Camera]) -> dict[str, float]:
+    """Return the share of matches that fit, by hypothesis; empty without matches."""
+    if sum(len(found) for found in matches) == 0:
+        return {}
+    scores = {}
+    for name, undo in HYPOTHESES.items():
+        tried = [_posed(camera, undo) for camera in cameras]
+        scores[name] = _share(matches, tried)
+    for factor in FOCAL_FACTORS:
+        tried = [_refocused(camera, factor) for camera in cameras]
+        scores[f"the focal length is off by a factor of {1 / factor:g}"] = _share(matches, tried)
+    return scores
+
+
+def depth_ratios(
+    matches: Matches, first: Camera, second: Camera, depth_z: Float[ndarray, "h w"]
+) -> Float[ndarray, "n 2"]:
+    """Return (given depth, depth where the rays meet) of matches with both, at the first frame."""
+    good = fit(matches, first, second) < MATCH_TOLERANCE_PX
+    point, _ = meet(matches, first, second)
+    _, met = project(point, _double(first))
+    _, met_other = project(point, _double(second))
+    parallax = (second.position - first.position).norm() / torch.minimum(met, met_other)
+    good = good & (parallax > 0.03)
+    given = _near(depth_z, matches.first_uv.long())
+    chosen = good & (given > 0) & (met > 0)
+    return torch.stack([given.double(), met], dim=-1)[chosen].numpy()
+
+
+def _near(depth_z: Float[ndarray, "h w"], uv: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Return the known depth at pixels, or the nearest within two pixels."""
+    height, width = depth_z.shape
+    found = torch.zeros(len(uv))
+    shifts = sorted(
+        ((x, y) for x in range(-2, 3) for y in range(-2, 3)), key=lambda s: s[0] ** 2 + s[1] ** 2
+    )
+    map_z = torch.from_numpy(np.ascontiguousarray(depth_z, dtype=np.float32))
+    for x, y in shifts:
+        value = map_z[(uv[:, 1] + y).clamp(0, height - 1), (uv[:, 0] + x).clamp(0, width - 1)]
+        found = torch.where(found > 0, found, value)
+    return found
+
+
+def _share(matches: list[Matches], cameras: list[Camera]) -> float:
+    fits = [fit(found, cameras[found.first], cameras[found.second]) for found in matches]
+    return float((torch.cat(fits) < MATCH_TOLERANCE_PX).double().mean())
+
+
+def _posed(camera: Camera, undo: Callable[[Tensor], Tensor]) -> Camera:
+    return replace(camera, camera_to_world=undo(camera.camera_to_world.double()))
+
+
+def _refocused(camera: Camera, factor: float) -> Camera:
+    intrinsics_px = camera.intrinsics_px.clone()
+    intrinsics_px[..., 0, 0] *= factor
+    intrinsics_px[..., 1, 1] *= factor
+    return replace(camera, intrinsics_px=intrinsics_px)
+
+
+def _double(camera: Camera) -> Camera:
+    return Camera(
+        camera.camera_to_world.double(), camera.intrinsics_px.double(), camera.image_size_px
+    )
+
+
+def _rays(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
+    camera = _double(camera)
+    matrix = camera.intrinsics_px
+    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
+    local = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(uv)).double()], dim=-1)
+    turned = local @ camera.camera_to_world[:3, :3].T
+    return turned / turned.norm(dim=-1, keepdim=True)
