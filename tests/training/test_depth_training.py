@@ -1,7 +1,11 @@
 """Training the depth network."""
 
+import contextlib
 import copy
 import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +31,7 @@ def tiny_net() -> DepthNet:
     return DepthNet(input_size_px=32, decoder_channels=8)
 
 
-def test_the_loss_of_a_fixed_batch_falls(pack: TrainingPack):
+def test_the_loss_of_a_fixed_batch_falls(pack: TrainingPack, tmp_path: Path):
     net, events = tiny_net(), []
 
     def loss() -> float:
@@ -35,33 +39,64 @@ def test_the_loss_of_a_fixed_batch_falls(pack: TrainingPack):
             steps=1, posed_batch=4, photo_batch=2, mixed_precision=False, seed=50
         )
         seen = []
-        train_depth(copy.deepcopy(net), pack, config, seen.append)
+        with tempfile.TemporaryDirectory() as folder:
+            train_depth(copy.deepcopy(net), pack, config, Path(folder), seen.append)
         return seen[0].values["posed"] + seen[0].values["photo"]
 
     before = loss()
-    train_depth(net, pack, PLAIN, events.append)
+    train_depth(net, pack, PLAIN, tmp_path, events.append)
     assert [event.step for event in events] == list(range(1, PLAIN.steps + 1))
     assert all(math.isfinite(value) for event in events for value in event.values.values())
     assert loss() < 0.95 * before
 
 
-def test_training_is_a_function_of_its_seed(pack: TrainingPack):
+def test_a_run_that_was_cut_off_goes_on_with_the_same_losses(pack: TrainingPack, tmp_path: Path):
+    def losses(net: DepthNet, steps: int, folder: str) -> list[float]:
+        events = []
+        config = replace(PLAIN, steps=6, checkpoint_steps=3)
+        interrupted = Interrupted(after=steps, tell=events.append)
+        with contextlib.suppress(KeyboardInterrupt):
+            train_depth(net, pack, config, tmp_path / folder, interrupted)
+        return [event.values["posed"] for event in events]
+
+    whole = losses(tiny_net(), 6, "whole")
+    cut = losses(tiny_net(), 4, "cut")  # a kill loses the step after the last stored state
+    rest = losses(tiny_net(), 6, "cut")
+    assert len(rest) == 3
+    assert cut[:3] + rest == pytest.approx(whole, rel=1e-5)
+
+
+class Interrupted:
+    """A listener at which somebody presses Ctrl-C."""
+
+    def __init__(self, after, tell):
+        self.after, self.tell, self.heard = after, tell, 0
+
+    def __call__(self, event):
+        self.tell(event)
+        self.heard += 1
+        if self.heard == self.after:
+            raise KeyboardInterrupt
+
+
+def test_training_is_a_function_of_its_seed(pack: TrainingPack, tmp_path: Path):
     def last(seed: int) -> dict[str, float]:
         events = []
         config = DepthTrainingConfig(
             steps=2, posed_batch=1, photo_batch=1, mixed_precision=False, seed=seed
         )
-        train_depth(tiny_net(), pack, config, events.append)
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        train_depth(tiny_net(), pack, config, folder, events.append)
         return dict(events[-1].values)
 
     assert last(1) == pytest.approx(last(1))
     assert last(1) != pytest.approx(last(2))
 
 
-def test_batch_statistics_of_the_encoder_stay_as_they_are(pack: TrainingPack):
+def test_batch_statistics_of_the_encoder_stay_as_they_are(pack: TrainingPack, tmp_path: Path):
     net = tiny_net()
     before = {name: value.clone() for name, value in net.named_buffers()}
-    train_depth(net, pack, DepthTrainingConfig(steps=1, mixed_precision=False))
+    train_depth(net, pack, DepthTrainingConfig(steps=1, mixed_precision=False), tmp_path)
     for name, value in net.named_buffers():
         torch.testing.assert_close(value, before[name])
 

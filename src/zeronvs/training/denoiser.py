@@ -4,8 +4,6 @@ The network predicts the clean image (in the space of the latent), weighted as a
 perceptual distance of that image. Image encoder and camera projection are trained along.
 """
 
-import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,17 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
+from zeronvs.training.compact_state import load_state, save_state
 from zeronvs.training.pack import TrainingPack
 from zeronvs.training.pairs import Pair, PairConfig, PairStream, collate
 from zeronvs.training.perceptual import PerceptualDistance
@@ -50,7 +48,8 @@ class DenoiserTrainingConfig:
     max_loss_weight: float = 5.0
     """Bound of 1 / sigma^2, the weight that turns an error in the image into an error in v."""
     mixed_precision: bool = True
-    checkpoint_seconds: float = 120.0
+    checkpoint_steps: int = 100
+    """Steps between two stored states; a run goes on from the last."""
     seed: int = 0
 
 
@@ -128,11 +127,10 @@ def train_denoiser(
     modules.train()
     optimizer = torch.optim.AdamW(modules.parameters(), lr=config.learning_rate, weight_decay=0.01)
     average = {name: value.detach().clone() for name, value in modules.state_dict().items()}
-    step = _load_state(state_dir, modules, average, optimizer)
+    step = load_state(state_dir, modules, average, optimizer)
     first = config.batch * step
     stream = PairStream(pack, pairs, config.seed, batch=config.batch, first=first)
     loader = iter(DataLoader(stream, config.batch, num_workers=workers, collate_fn=collate))
-    saved = time.monotonic()
     while step < config.steps:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
@@ -144,9 +142,9 @@ def train_denoiser(
         optimizer.step()
         step += 1
         _update_average(average, modules, min(config.ema_decay, (1 + step) / (10 + step)))
-        if time.monotonic() - saved > config.checkpoint_seconds or step == config.steps:
-            _save_state(state_dir, modules, average, optimizer, step, config)
-            saved = time.monotonic()
+        if step % config.checkpoint_steps == 0 or step == config.steps:
+            save_state(state_dir, modules, average, optimizer, step)
+            write_json(state_dir / "config.json", asdict(config) | {"step": step})
         values = {name: float(value.detach()) for name, value in losses.items()}
         progress(
             ProgressEvent("train denoiser", step, config.steps, values | {"norm": float(norm)})
@@ -247,57 +245,3 @@ def _update_average(average: dict[str, Tensor], modules: nn.Module, decay: float
     for name, value in modules.state_dict().items():
         if value.is_floating_point():
             average[name].lerp_(value, 1 - decay)
-
-
-def _save_state(
-    state_dir: Path,
-    modules: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    config: DenoiserTrainingConfig,
-) -> None:
-    tensors = {f"weights.{name}": value for name, value in modules.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    with write_aside(state_dir / "state.safetensors") as aside:
-        contiguous = {name: value.contiguous().clone() for name, value in tensors.items()}
-        save_file(contiguous, aside, {"step": str(step)})
-    write_json(state_dir / "config.json", asdict(config) | {"step": step})
-
-
-def _load_state(
-    state_dir: Path,
-    modules: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    path = state_dir / "state.safetensors"
-    if not path.exists():
-        return 0
-    tensors = load_file(path)
-    modules.load_state_dict(_under(tensors, "weights."))
-    for name, value in _under(tensors, "average.").items():
-        average[name].copy_(value)
-    stored: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        stored.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(
-        {"state": stored, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    return int(json.loads((state_dir / "config.json").read_text())["step"])
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def export_average(state_dir: Path, pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:
-    """Put the averaged weights of a training state into `pipe` and return it, ready to use."""
-    tensors = _under(load_file(state_dir / "state.safetensors"), "average.")
-    for name in TRAINED:
-        getattr(pipe, name).load_state_dict(_under(tensors, f"{name}."))
-        getattr(pipe, name).eval()
-    return pipe

@@ -4,7 +4,9 @@ Two kinds of truth: depth of posed frames, right up to scale; disparity of a tea
 photographs, right up to scale and shift. The losses are invariant to just that much.
 """
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.estimation.depth_net import DepthNet
+from zeronvs.training.compact_state import load_state, save_state
 from zeronvs.training.pack import TrainingPack
 
 
@@ -30,45 +33,61 @@ class DepthTrainingConfig:
     min_crop_fraction: float = 0.65
     mixed_precision: bool = True
     """bfloat16 where it is safe; 1.8 times faster on a CPU that has it."""
+    checkpoint_steps: int = 100
+    """Steps between two stored states; a run goes on from the last."""
     seed: int = 0
 
 
 def train_depth(
-    net: DepthNet, pack: TrainingPack, config: DepthTrainingConfig, progress: Progress = silent
+    net: DepthNet,
+    pack: TrainingPack,
+    config: DepthTrainingConfig,
+    state_dir: Path,
+    progress: Progress = silent,
 ) -> DepthNet:
-    """Train `net` in place and return it; batch statistics of the encoder stay as they are."""
-    generator = torch.Generator().manual_seed(config.seed)
+    """Train `net` in place and return it; batch statistics of the encoder stay as they are.
+
+    Args:
+        net: The network with its start weights.
+        pack: Training images.
+        config: Settings.
+        state_dir: The state is kept here; a run goes on from it.
+        progress: Told of every step.
+    """
     encoder = [*net.stem.parameters(), *net.stages.parameters()]
     known = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in net.parameters() if id(parameter) not in known]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": encoder, "lr": config.encoder_learning_rate},
-            {"params": rest, "lr": config.learning_rate},
-        ],
-        weight_decay=0.01,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [config.encoder_learning_rate, config.learning_rate],
-        total_steps=config.steps,
-        pct_start=0.05,
-    )
+    optimizer = torch.optim.AdamW([{"params": encoder}, {"params": rest}], weight_decay=0.01)
     scenes = [torch.nonzero(pack.frame_scene == s)[:, 0] for s in pack.frame_scene.unique()]
     # Scenes with many frames repeat themselves: weight by the root of their length.
     scene_weight = torch.tensor([len(frames) ** 0.5 for frames in scenes])
     net.eval()
-    for step in range(config.steps):
+    step = load_state(state_dir, net, dict(net.state_dict()), optimizer)
+    while step < config.steps:
+        rates = (config.encoder_learning_rate, config.learning_rate)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * _rate(step, config.steps)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         losses = _losses(net, pack, config, scenes, scene_weight, generator)
         loss = losses["posed"] + losses["photo"] + config.fov_weight * losses["fov"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        step += 1
+        if step % config.checkpoint_steps == 0 or step == config.steps:
+            save_state(state_dir, net, dict(net.state_dict()), optimizer, step)
         values = {name: float(value.detach()) for name, value in losses.items()}
-        progress(ProgressEvent("train depth", step + 1, config.steps, values))
+        progress(ProgressEvent("train depth", step, config.steps, values))
     return net
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate: up over a twentieth of the steps, down by a cosine."""
+    warm_steps = max(1, steps // 20)
+    if step < warm_steps:
+        return (step + 1) / warm_steps
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warm_steps) / max(1, steps - warm_steps))
 
 
 def _losses(
