@@ -1,11 +1,12 @@
 """A batch of pairs, and how it is read from shards."""
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from zeronvs._core.errors import HealthError, InputError
 from zeronvs.cameras.embedding import Representation
 from zeronvs.data.pair_overlap import SourceTable
 from zeronvs.data.pair_sampler import PairPlace, PairSampler
+from zeronvs.data.picture_cache import PictureCache
 from zeronvs.data.picture_decoder import PictureDecoder
 from zeronvs.data.scene_statistics import DepthStatistics, depth_statistics, scene_scales
 from zeronvs.data.shard_index import ShardIndex
-from zeronvs.data.shard_pictures import IMAGE_EXTENSIONS, ImageFormat, decode_depth
+from zeronvs.data.shard_pictures import IMAGE_EXTENSIONS, decode_depth
 from zeronvs.data.shard_tar import ShardDamage
 
 MAX_OPEN_SHARDS = 64
@@ -79,6 +81,10 @@ class PairReading:
     fov: Literal["square", "published"] = "square"
     """Field of view of the square picture, or what the published reader makes of the metadata:
     they differ where RealEstate10K JSON holds the intrinsics of a whole landscape picture."""
+    cache: Path | None = None
+    """Folder in which decoded pictures are kept (see `picture_cache`); None keeps none."""
+    cache_bytes: int = 32 * 2**30
+    """The cache never takes more."""
 
 
 class PairReader:
@@ -94,10 +100,17 @@ class PairReader:
             reading: What is wanted of a pair.
             sampler: Gives spare pairs for those that cannot be decoded.
         """
+        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._process = os.getpid()
         self._tables, self._reading, self._sampler = tuple(tables), reading, sampler
         self._wanted = frozenset({*_WITHOUT_DEPTH, *reading.representations})
-        self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
         self._decoder: PictureDecoder | None = None
+        self._cache: PictureCache | None = None
+        if reading.cache is not None:
+            shards = [shard for table in tables for shard in table.shards]
+            self._cache = PictureCache(
+                reading.cache, shards, size_px=reading.size_px, most_bytes=reading.cache_bytes
+            )
 
     def __getitem__(self, places: Sequence[PairPlace]) -> tuple[PairBatch, list[ShardDamage]]:
         """Read a batch.
@@ -161,9 +174,7 @@ class PairReader:
         seen, shown = first + place.input, first + place.target
         try:
             for image, frame in zip(images, (seen, shown), strict=True):
-                content = self._bytes(shard, shard.image_span[frame])
-                extension = IMAGE_EXTENSIONS[int(shard.extension[frame])]
-                image[...] = self._decode(content, extension)
+                self._picture(shard, frame, image)
             if self._reading.input_depth:
                 depth[...] = _resized_depth(self._depth(shard, scene, seen), len(depth))
             statistics = shard.depth_of(seen)
@@ -195,10 +206,16 @@ class PairReader:
         depth_z = decode_depth(self._bytes(shard, shard.depth_span[frame]))
         return depth_z * np.float32(shard.scale_adjustment[scene])
 
-    def _decode(self, content: bytes, extension: ImageFormat) -> UInt8[np.ndarray, "s s 3"]:
+    def _picture(self, shard: ShardIndex, frame: int, into: UInt8[np.ndarray, "s s 3"]) -> None:
+        if self._cache is not None and self._cache.read(shard, frame, into):
+            return
         if self._decoder is None:
             self._decoder = PictureDecoder()
-        return self._decoder.square(content, extension, self._reading.size_px)
+        content = self._bytes(shard, shard.image_span[frame])
+        extension = IMAGE_EXTENSIONS[int(shard.extension[frame])]
+        into[...] = self._decoder.square(content, extension, self._reading.size_px)
+        if self._cache is not None:
+            self._cache.write(shard, frame, into)
 
     def _fov(self, shard: ShardIndex, first: int, frame: int) -> float:
         if self._reading.fov == "published":
@@ -207,24 +224,30 @@ class PairReader:
         return 2 * math.atan2(0.5 * side_px, float(shard.focal_px[frame, 1]))
 
     def _bytes(self, shard: ShardIndex, span: np.ndarray) -> bytes:
+        if self._process != os.getpid():  # a forked worker shares offsets in files opened before
+            self._files, self._process = OrderedDict(), os.getpid()
         opened = self._files.get(shard.path)
         if opened is None:
-            opened = shard.path.open("rb", buffering=0)
+            opened = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             self._files[shard.path] = opened
             if len(self._files) > MAX_OPEN_SHARDS:
-                self._files.popitem(last=False)[1].close()
+                os.close(self._files.popitem(last=False)[1])
         else:
             self._files.move_to_end(shard.path)
-        opened.seek(int(span[0]))
-        content = opened.read(int(span[1]))
-        if content is None or len(content) != int(span[1]):
+        os.lseek(opened, int(span[0]), os.SEEK_SET)
+        content = os.read(opened, int(span[1]))
+        if len(content) != int(span[1]):
             raise InputError("the shard is shorter than it was")
         return content
 
     def close(self) -> None:
         """Close the files; reading opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        while self._files and self._process == os.getpid():
+            os.close(self._files.popitem()[1])
+
+    def __del__(self) -> None:
+        """Close the files."""
+        self.close()
 
     def __getstate__(self) -> dict[str, object]:
         """Travel to a worker without open files and decoders."""

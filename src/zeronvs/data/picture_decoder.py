@@ -11,6 +11,7 @@ from types import ModuleType
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -79,8 +80,10 @@ class PictureDecoder:
             context.thread_count, context.options = 1, options
             self._png = context
         try:
-            frames = self._png.decode(av.Packet(content))
-        except av.error.FFmpegError as error:
+            packet = av.Packet(content)
+            packet.is_keyframe = True  # else FFmpeg adds the picture before
+            frames = self._png.decode(packet)
+        except FFmpegError as error:
             self._png = None
             raise InputError(f"a picture cannot be decoded: {error.strerror}") from error
         if len(frames) != 1 or frames[0].format.name != "rgb24":

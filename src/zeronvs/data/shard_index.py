@@ -68,7 +68,7 @@ class ShardIndex:
     path: Path
     """The tar."""
     scene_ids: tuple[str, ...]
-    scene_start: Int[np.ndarray, " s+1"]
+    scene_start: Int[np.ndarray, " starts"]
     """Scene k holds frames scene_start[k] to scene_start[k + 1]."""
     image_span: Int[np.ndarray, "f 2"]
     """First byte and number of bytes in the tar."""
@@ -128,19 +128,18 @@ def open_index(
         InputError: The shard cannot be read.
     """
     try:
-        with path.open("rb") as raw:
-            print_ = _fingerprint(raw)
-        found = _read_index(path, print_)
+        fingerprint = shard_fingerprint(path)
+        found = _read_index(path, fingerprint)
         if found is not None and (found.knows_depth or not with_depth):
             return found
         made = build_index(path, with_depth=with_depth, on_damage=on_damage)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        _write_index(made, print_)
+        _write_index(made, fingerprint)
     except OSError:
         return made  # a folder that cannot be written: the index lives as long as the process
-    return _read_index(path, print_) or made
+    return _read_index(path, fingerprint) or made
 
 
 def build_index(
@@ -271,13 +270,18 @@ def _picture_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
         return picture_size(_bytes(raw, member))
 
 
-def _fingerprint(raw: BinaryIO) -> str:
-    """Return what tells a shard from another that took its name: length, first and last bytes."""
-    length = raw.seek(0, 2)
-    raw.seek(0)
-    start = zlib.crc32(raw.read(65536))
-    raw.seek(max(0, length - 65536))
-    return f"{length} {zlib.crc32(raw.read(65536), start):08x}"
+def shard_fingerprint(path: Path) -> str:
+    """Return what tells a shard from another that took its name: length, first and last bytes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as raw:
+        length = raw.seek(0, 2)
+        raw.seek(0)
+        start = zlib.crc32(raw.read(65536))
+        raw.seek(max(0, length - 65536))
+        return f"{length} {zlib.crc32(raw.read(65536), start):08x}"
 
 
 def _index_path(path: Path) -> Path:

@@ -84,7 +84,7 @@ def encode_frame(
     """Turn one frame into what a shard holds, statistics of its depth included.
 
     Args:
-        image: RGB, short side 256 (see `fit_frame` in `shard_frames`).
+        image: RGB, short side 256 (see `zeronvs.data.framing`).
         camera: A single camera with square pixels and a centred principal point.
         depth_z: Along the optical axis, scene units; 0 = unknown. None is written as unknown
             everywhere, because the published reader wants a depth map for each frame.
