@@ -1,0 +1,182 @@
+"""Where training starts: a checkpoint of the original code, a folder, the built-in model."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.progress import Progress, silent
+from zeronvs.cameras.embedding import Representation
+from zeronvs.diffusion.architecture_reading import architecture_of_folder
+from zeronvs.diffusion.checkpoint_keys import ema_name, links_of
+from zeronvs.diffusion.checkpoint_reader import CheckpointReader
+from zeronvs.diffusion.convert import convert_checkpoint
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.diffusion.projection import CameraProjection
+from zeronvs.training.denoiser import make_builtin_pipeline
+
+SCRATCH = "scratch"
+CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
+FirstAlone = Callable[[], AbstractContextManager[None]]
+"""Makes a block that one process of several enters first, the others once it has left it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StartingPoint:
+    """A pipeline to be trained, and what is known of the average of its weights."""
+
+    pipe: ZeroNVSPipeline
+    average: dict[str, Tensor] | None
+    """The average that training goes on with, by the U-Net's names; None: from the weights."""
+    average_updates: int
+    notes: tuple[str, ...]
+    """What was done to the weights, for the record."""
+
+
+def load_start(
+    start: str,
+    representation: Representation | None,
+    *,
+    seed: int,
+    work_dir: Path,
+    takes_average: bool = True,
+    first_alone: FirstAlone = nullcontext,
+    progress: Progress = silent,
+) -> StartingPoint:
+    """Load what training starts from.
+
+    Args:
+        start: "builtin", a pipeline folder, a hub id, a checkpoint in the layout of ZeroNVS or
+            Zero-1-to-3; "scratch" for the built-in architecture with random weights; or
+            "scratch:" and one of the former, for a fresh U-Net and projection of its
+            architecture beside its autoencoder and image encoder.
+        representation: What the model is to be told of cameras; None keeps the start's own.
+        seed: Of all fresh weights.
+        work_dir: A checkpoint is converted into its folder `start` once.
+        takes_average: Go on with the weights as trained of a checkpoint, and with their average
+            beside them, as the published code does; else from the averaged weights.
+        first_alone: Lets one of several processes convert.
+        progress: Told of the conversion.
+
+    Raises:
+        InputError: There is nothing usable by this name.
+    """
+    if start == SCRATCH:
+        with torch.random.fork_rng(devices=[]):
+            pipe = make_builtin_pipeline(seed)
+        notes = _give_representation(pipe, representation, seed)
+        return StartingPoint(pipe, None, 0, ("random weights", *notes))
+    source = start.removeprefix(f"{SCRATCH}:")
+    average, updates, notes = None, 0, ()
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix in CHECKPOINT_SUFFIXES:
+        folder = work_dir / "start"
+        with first_alone():
+            if not folder.exists():
+                convert_checkpoint(path, folder, progress=progress)
+        pipe = ZeroNVSPipeline.from_pretrained(folder)
+        trained = None
+        if takes_average and source == start:
+            trained = _weights_as_trained(path, folder)
+        if trained is not None:
+            average = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+            pipe.unet.load_state_dict(trained.weights)
+            updates = trained.updates
+            notes = (f"the checkpoint's moving average goes on from update {updates}",)
+    else:
+        if not source:
+            raise InputError(f"--from {start}: name a model after 'scratch:'")
+        pipe = ZeroNVSPipeline.from_pretrained(source)
+    if source != start:
+        _forget(pipe, seed)
+        notes = (*notes, "fresh U-Net and projection")
+    notes = (*notes, *_give_representation(pipe, representation, seed))
+    return StartingPoint(pipe, average, updates, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _AsTrained:
+    weights: dict[str, Tensor]
+    updates: int
+    """Updates that the checkpoint's average has seen."""
+
+
+def _weights_as_trained(checkpoint: Path, folder: Path) -> _AsTrained | None:
+    """Read the U-Net's weights as trained, beside the average that the conversion takes.
+
+    Returns:
+        None where the checkpoint has no average, so that the conversion took these.
+    """
+    links = links_of(architecture_of_folder(folder))["unet"]
+    with CheckpointReader(checkpoint) as reader:
+        names = [link.official for link in links]
+        complete = all(name in reader.tensors for name in names)
+        if not complete or ema_name(names[0]) not in reader.tensors:
+            return None
+        weights = {}
+        for link in links:
+            parts = link.to_stored(reader.load(link.official))
+            weights.update(zip(link.stored, (part.float() for part in parts), strict=True))
+        counter = "model_ema.num_updates"
+        updates = int(reader.load(counter)) if counter in reader.tensors else 0
+    return _AsTrained(weights, updates)
+
+
+def _forget(pipe: ZeroNVSPipeline, seed: int) -> None:
+    """Give the pipeline a fresh U-Net and projection of the same sizes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel.from_config(pipe.unet.config)
+        projection = CameraProjection.from_config(pipe.cc_projection.config)
+    pipe.register_modules(unet=unet, cc_projection=projection)
+
+
+def _give_representation(
+    pipe: ZeroNVSPipeline, representation: Representation | None, seed: int
+) -> tuple[str, ...]:
+    """Swap the projection for one of another representation, where one is asked for."""
+    old = pipe.cc_projection
+    had = Representation(old.config["representation"])
+    if representation is None or representation is had:
+        return ()
+    generator = torch.Generator().manual_seed(seed)
+    pipe.register_modules(cc_projection=swap_projection(old, representation, generator))
+    if representation.size == had.size:
+        return (f"camera columns of {had} kept for {representation}",)
+    return (
+        f"{old.config['camera_embed_dim']} camera columns of {had} dropped, "
+        f"{representation.size} of {representation} fresh",
+    )
+
+
+def swap_projection(
+    old: CameraProjection, representation: Representation, generator: torch.Generator
+) -> CameraProjection:
+    """Return a projection of another representation (published code, main.py, 772 to 787 columns).
+
+    The columns of the image embedding and the bias are copied. Camera columns are fresh, uniform
+    within 1 / sqrt(columns) as in a new linear layer, unless both representations have as many:
+    then they mean nearly the same and are kept.
+
+    Args:
+        old: The projection of the weights that training starts from.
+        representation: The new one.
+        generator: Draws the fresh columns.
+    """
+    image_dim = int(old.config["image_embed_dim"])
+    new = CameraProjection(
+        image_dim, representation.size, int(old.config["cross_attention_dim"]), str(representation)
+    )
+    with torch.no_grad():
+        weight, before = new.projection.weight, old.projection.weight
+        bound = weight.shape[1] ** -0.5
+        weight.uniform_(-bound, bound, generator=generator)
+        columns = weight.shape[1] if weight.shape == before.shape else image_dim
+        weight[:, :columns] = before[:, :columns]
+        new.projection.bias.copy_(old.projection.bias)
+    return new
