@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from zeronvs import __version__
+from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
@@ -26,7 +27,7 @@ from zeronvs.distillation import health
 from zeronvs.distillation.loop import distill
 from zeronvs.distillation.supervision import SupervisedViews, digest_view
 from zeronvs.distillation.surround import sample_surround
-from zeronvs.distillation.view_files import load_supervised, save_supervised
+from zeronvs.distillation.view_files import load_supervised, sample_kept, save_supervised
 from zeronvs.export.images import contact_sheet, write_image
 from zeronvs.export.video import write_video
 from zeronvs.presets import Preset
@@ -84,9 +85,10 @@ def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResu
         "input_camera": camera_record(view.camera),
         "orbit_distances": distances.tolist(),
     }
-    finished = _finished(settings, record, resolved.rows) if settings.resume else None
-    if finished is not None:
-        return finished
+    if settings.resume:
+        finished = _check_same_run(settings, record, resolved.rows)
+        if finished is not None:
+            return finished
     write_record(out, record)
     write_image(out / "input.png", resolved.photo.image)
 
@@ -131,27 +133,41 @@ def reconstruct(settings: SceneSettings, progress: Progress = silent) -> RunResu
     )
 
 
-def _finished(settings: SceneSettings, record: dict[str, Any], rows: list[Row]) -> RunResult | None:
-    """Return what the run folder holds, where it is the finished run of just these settings."""
+def _check_same_run(
+    settings: PhotoSettings, record: dict[str, Any], rows: list[Row]
+) -> RunResult | None:
+    """Return what the run folder holds, where its run is finished.
+
+    Raises:
+        InputError: The folder holds a run of another photo or with other settings.
+    """
+    out = settings.out
     try:
-        old = json.loads((settings.out / "run.json").read_text())
-        metrics = json.loads((settings.out / "metrics.json").read_text())
-    except (OSError, ValueError):
+        old = json.loads((out / "run.json").read_text())
+        told, now = old["settings"], json.loads(json.dumps(record["settings"]))
+        photo_then = old["photo_fingerprint"]
+    except (OSError, ValueError, KeyError):
         return None
-    told = [
-        {name: value for name, value in run["settings"].items() if name != "resume"}
-        for run in (old, json.loads(json.dumps(record)))
-    ]
-    same_photo = old.get("photo_fingerprint") == record["photo_fingerprint"]
-    if old.get("status") != "complete" or told[0] != told[1] or not same_photo:
+    # The folder and the photo may have been moved; what the photo shows is compared.
+    names = sorted({*told, *now} - {"resume", "out", "photo", "device", "batch_size"})
+    other = [f"{n}: {told.get(n)}, now {now.get(n)}" for n in names if told.get(n) != now.get(n)]
+    if photo_then != record["photo_fingerprint"]:
+        other.append("another photo or camera")
+    if other:
+        raise InputError(
+            f"{out} holds a run with other settings ({'; '.join(other)}). Give the same ones to go "
+            "on with it, or another folder."
+        )
+    if old.get("status") != "complete":
         return None
+    metrics = out / "metrics.json"
     return RunResult(
-        run_dir=settings.out,
+        run_dir=out,
         rows=rows,
         notes=[*old["notes"], "This run was finished already; nothing was made anew."],
-        files=_files(settings.out),
+        files=_files(out),
         seconds=float(old["total_seconds"]),
-        metrics=metrics,
+        metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
     )
 
 
@@ -171,6 +187,8 @@ def _surround(
         resolved.estimate.scene_scale.value,
         preset.surround,
         seed=settings.seed,
+        folder=folder,
+        resume=settings.resume,
         progress=progress,
     )
     health.raise_errors(health.check_images(sampled.views.image, "the sampled views"))
@@ -234,32 +252,47 @@ def sample_views(settings: ViewsSettings, progress: Progress = silent) -> RunRes
     cameras = path_cameras(
         settings.path, view.camera, settings.frames, pipe.image_size_px, distances
     )
+    out = settings.out
+    record = _record(settings, resolved, "running")
+    if settings.resume:
+        finished = _check_same_run(settings, record, resolved.rows)
+        if finished is not None:
+            return finished
+    write_record(out, record)
+    write_image(out / "input.png", resolved.photo.image)
+    many = settings.samples > 1
+    folders = [out / f"sample_{k}" if many else out for k in range(settings.samples)]
+    paths = [f / "views" / f"{k:03d}.png" for k in range(len(cameras)) for f in folders]
     with clock.stage("sample views"):
         repeated = cameras[torch.arange(len(cameras)).repeat_interleave(settings.samples)]
         condition = pipe.encode(view, resolved.estimate.scene_scale.value)
-        images = pipe.sample(
-            condition,
-            repeated,
-            [settings.seed * 100_000 + k for k in range(len(repeated))],
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            eta=settings.eta,
+        images = sample_kept(
+            lambda rows, tell: pipe.sample(
+                condition,
+                repeated[torch.tensor(rows)],
+                [settings.seed * 100_000 + k for k in rows],
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                eta=settings.eta,
+                batch_size=settings.batch_size,
+                callback=tell,
+            ),
+            paths,
             batch_size=settings.batch_size,
-            callback=progress,
-        ).cpu()
+            resume=settings.resume,
+            progress=progress,
+        )
     findings = health.check_images(images, "the sampled views")
     health.raise_errors(findings)
-    out = settings.out
-    write_image(out / "input.png", resolved.photo.image)
-    for sample in range(settings.samples):
-        folder = out if settings.samples == 1 else out / f"sample_{sample}"
+    for sample, folder in enumerate(folders):
         chosen = images[sample :: settings.samples]
         write_view_files(folder, chosen, None, cameras)
         write_video(folder / "views.mp4", chosen)
-    if settings.samples > 1:
+    if many:
         write_image(out / "sheet.png", contact_sheet(images, columns=settings.samples))
     notes = [*resolved.photo.notes, *(finding.message for finding in findings)]
-    record = _record(settings, resolved, "complete") | {
+    record |= {
+        "status": "complete",
         "input_camera": camera_record(view.camera),
         "seconds": clock.seconds,
         "total_seconds": clock.total,

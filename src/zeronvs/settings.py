@@ -37,6 +37,9 @@ class PhotoSettings:
     elevation_rad: float | None = None
     scene_scale: float | None = None
     """Scene units per model unit (the paper's q)."""
+    guidance_scale: float | None = None
+    """None: the preset's or the model's own."""
+    resume: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,6 @@ class SceneSettings(PhotoSettings):
 
     preset: PresetName | None = None
     anchors: int | None = None
-    resume: bool = False
-    guidance_scale: float | None = None
     steps: int | None = None
 
 
@@ -60,7 +61,6 @@ class ViewsSettings(PhotoSettings):
     steps: int | None = None
     """None, here and below: the model's own defaults."""
     eta: float | None = None
-    guidance_scale: float | None = None
     batch_size: int = 8
 
 

@@ -34,6 +34,33 @@ def test_the_same_seed_gives_the_same_views(zeronvs, photo_path, model_folder, t
     assert first != other
 
 
+def test_a_stopped_run_keeps_its_views_and_goes_on(zeronvs, photo_path, model_folder, tmp_path):
+    words = ("views", photo_path, "--model", model_folder, "--frames", 3, "--steps", 2)
+    assert zeronvs(*words, "-o", tmp_path / "whole") == 0
+    assert zeronvs(*words, "-o", tmp_path / "cut") == 0
+    cut = tmp_path / "cut"
+    # As a kill leaves it: some views, and a record of a run that is not done.
+    for name in ("views/001.png", "views.mp4", "sheet.png", "cameras/transforms.json"):
+        (cut / name).unlink()
+    record = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    assert zeronvs(*words, "-o", cut, "--resume") == 0
+    for name in ("views/000.png", "views/001.png", "sheet.png", "cameras/transforms.json"):
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert json.loads((cut / "run.json").read_text())["status"] == "complete"
+
+
+def test_a_run_is_not_resumed_with_other_settings(
+    zeronvs, photo_path, model_folder, tmp_path, capsys
+):
+    words = ("views", photo_path, "-o", tmp_path / "out", "--model", model_folder, "--frames", 2)
+    assert zeronvs(*words, "--steps", 2) == 0
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    assert zeronvs(*words, "--steps", 2, "--seed", 4, "--resume") == 2
+    assert "seed: 0, now 4" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("verb", ["scene", "views"])
 def test_a_dry_run_prints_every_setting_and_writes_nothing(
     verb, zeronvs, photo_path, model_folder, tmp_path, capsys

@@ -5,12 +5,14 @@ import torch
 from sphere_world import ring_cameras, sphere_views
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.progress import ProgressEvent
 from zeronvs.cameras.view import View
 from zeronvs.distillation.anchors import quantized
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.view_files import (
     load_supervised,
     load_views,
+    sample_kept,
     save_supervised,
     save_views,
 )
@@ -60,3 +62,45 @@ def test_a_damaged_folder_says_so_and_what_to_do(views, tmp_path):
     (tmp_path / "001.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"is damaged .*Delete it"):
         load_views(tmp_path)
+
+
+def drawn_images(rows, progress):
+    """Image k is of colour k / 10, whatever its batch; each step is told."""
+    progress(ProgressEvent("draw", 1, 2))
+    progress(ProgressEvent("draw", 2, 2))
+    return torch.stack([torch.full((3, 4, 4), k / 10) for k in rows])
+
+
+def test_images_that_a_stopped_run_kept_are_not_drawn_again(tmp_path):
+    paths = [tmp_path / f"{k:03d}.png" for k in range(5)]
+    asked = []
+
+    def draw(rows, progress):
+        asked.append(rows)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return drawn_images(rows, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_kept(draw, paths, batch_size=2, resume=False)
+    assert [path.exists() for path in paths] == [True, True, False, False, False]
+    resumed = sample_kept(draw, paths, batch_size=3, resume=True)
+    assert asked == [[0, 1], [2, 3], [2], [3, 4]]
+    whole = sample_kept(
+        drawn_images, [tmp_path / p.name for p in paths], batch_size=5, resume=False
+    )
+    assert torch.equal(resumed, whole)
+
+
+def test_steps_are_counted_over_all_batches(tmp_path):
+    events = []
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    sample_kept(drawn_images, paths, batch_size=1, resume=False, progress=events.append)
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
+    assert {event.total for event in events} == {6}
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="damaged"):
+        sample_kept(drawn_images, [tmp_path / "0.png"], batch_size=1, resume=True)

@@ -42,6 +42,8 @@ class PhotoArguments:
     guidance_scale: Number = None
     """How strongly the model keeps to the photograph, 1 is none; the preset's or the model's own if
     not given."""
+    resume: bool = False
+    """Go on with the run in the folder, where it was stopped."""
     dry_run: bool = False
     """Print the settings with where each comes from, and stop."""
 
@@ -57,6 +59,7 @@ class PhotoArguments:
             "elevation_rad": radians(self.elevation_deg),
             "scene_scale": self.scene_scale,
             "guidance_scale": self.guidance_scale,
+            "resume": self.resume,
         }
 
 

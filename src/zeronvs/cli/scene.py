@@ -25,8 +25,6 @@ class SceneArguments(PhotoArguments):
     If not given: fast where there is a GPU, else preview."""
     anchors: Count = None
     """Views sampled around the scene to hold it together; 0 is plain score distillation."""
-    resume: bool = False
-    """Go on with the run in the folder, where it was stopped."""
     steps: Count = None
     """Steps of distillation; the preset's if not given."""
 
@@ -47,7 +45,6 @@ def run(words: Sequence[str]) -> None:
         **arguments.settings(),
         preset=arguments.preset,
         anchors=arguments.anchors,
-        resume=arguments.resume,
         steps=arguments.steps,
     )
     if arguments.dry_run:

@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> None:
     )
     check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale, eta=arguments.eta)
     if not arguments.dry_run:
-        check_new_folder(arguments.out, resume=False)
+        check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
     from zeronvs.pipeline import ViewsSettings, resolve, sample_views

@@ -8,6 +8,8 @@ behind the scene. So views agree with each other where plain sampling draws each
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,8 +32,8 @@ from zeronvs.cameras.warp import (
     surface_points,
 )
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation.anchors import quantized
 from zeronvs.distillation.supervision import SupervisedViews, single
+from zeronvs.distillation.view_files import load_image, sample_kept, save_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ def sample_surround(
     config: SurroundConfig,
     *,
     seed: int,
+    folder: Path,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> SupervisedViews:
     """Sample views around the scene.
@@ -82,6 +86,8 @@ def sample_surround(
         scene_scale: Scene units per model unit.
         config: Settings.
         seed: View k uses a seed made of it.
+        folder: Each image is kept here as soon as it is drawn.
+        resume: Whether images that are there are read instead of drawn.
         progress: Told of every view.
     """
     size = (pipe.image_size_px, pipe.image_size_px)
@@ -90,18 +96,28 @@ def sample_surround(
     cameras = replace(
         cameras.resized(*size), camera_to_world=cameras.camera_to_world.to(pipe.device)
     )
+    paths = [folder / f"{index:03d}.png" for index in range(config.count)]
+    sampler: dict[str, Any] = {
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "eta": config.eta,
+    }
     if not pipe.warps_input or pipe.depth_estimator is None:
         condition = pipe.encode(single(input_view), scene_scale)
-        images = pipe.sample(
-            condition,
-            cameras,
-            [seed * 1000 + k for k in range(config.count)],
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            eta=config.eta,
-            callback=progress,
+        images = sample_kept(
+            lambda rows, tell: pipe.sample(
+                condition,
+                cameras[torch.tensor(rows)],
+                [seed * 1000 + k for k in rows],
+                callback=tell,
+                **sampler,
+            ),
+            paths,
+            batch_size=8,
+            resume=resume,
+            progress=progress,
         )
-        return SupervisedViews(View(quantized(images), cameras))
+        return SupervisedViews(View(images.to(pipe.device), cameras))
     known = [pipe.encode(single(input_view), scene_scale)]
     clouds = [surface_points(known[0].view)]
     views, trusts = [], []
@@ -112,18 +128,13 @@ def sample_surround(
             float(rotation_angle_rad(k.view.camera.camera_to_world, camera.camera_to_world))
             for k in known
         ]
-        nearest = min(range(len(known)), key=angles.__getitem__)
-        image = quantized(
-            pipe.sample(
-                known[nearest],
-                camera,
-                [seed * 1000 + index],
-                num_inference_steps=config.num_inference_steps,
-                guidance_scale=config.guidance_scale,
-                eta=config.eta,
-                warped=(moved, validity),
+        condition = known[min(range(len(known)), key=angles.__getitem__)]
+        if not (resume and paths[index].is_file()):
+            image = pipe.sample(
+                condition, camera, [seed * 1000 + index], warped=(moved, validity), **sampler
             )
-        )
+            save_image(paths[index], image[0])
+        image = load_image(paths[index])[None].to(pipe.device)
         relative = pipe.depth_estimator.estimate_depth(image)
         depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
         view = View(image, camera, depth_z)

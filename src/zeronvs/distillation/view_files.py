@@ -7,16 +7,21 @@ scene is fitted to them. Images on the 8-bit grid
 """
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.distillation.supervision import SupervisedViews
@@ -31,10 +36,8 @@ def save_views(folder: Path, views: View) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "transforms.json").unlink(missing_ok=True)
-    pixels = (views.image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    for index, image in enumerate(pixels):
-        with write_aside(folder / f"{index:03d}.png") as aside:
-            Image.fromarray(image).save(aside)
+    for index, image in enumerate(views.image):
+        save_image(folder / f"{index:03d}.png", image)
     if views.depth_z is not None:
         with write_aside(folder / "depth.safetensors") as aside:
             safetensors.torch.save_file({"depth_z": views.depth_z.cpu().contiguous()}, aside)
@@ -64,6 +67,68 @@ def load_views(folder: Path) -> View | None:
         (frames[0]["h"], frames[0]["w"]),
     )
     return View(torch.stack(images), camera, depth_z)
+
+
+def sample_kept(
+    sample: Callable[[list[int], Progress], Float[Tensor, "b 3 h w"]],
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    resume: bool,
+    progress: Progress = silent,
+) -> Float[Tensor, "n 3 h w"]:
+    """Sample images in batches and keep each as soon as it is there, on the 8-bit grid.
+
+    Args:
+        sample: Draws the images of these numbers; an image must not depend on its batch.
+        paths: Where image k is kept, as PNG.
+        batch_size: Images at a time.
+        resume: Whether files that are there are read instead of drawn.
+        progress: Told of each step, counted over all batches.
+
+    Raises:
+        InputError: An image that a stopped run kept is damaged.
+    """
+    images: list[Tensor] = []
+    batches = -(-len(paths) // batch_size)
+    for start in range(0, len(paths), batch_size):
+        rows = range(start, min(start + batch_size, len(paths)))
+        missing = [k for k in rows if not (resume and paths[k].is_file())]
+        if missing:
+            drawn = sample(missing, _counted(progress, start // batch_size, batches))
+            for k, image in zip(missing, drawn, strict=True):
+                save_image(paths[k], image)
+        images += [load_image(paths[k]) for k in rows]
+    return torch.stack(images)
+
+
+def _counted(progress: Progress, before: int, batches: int) -> Progress:
+    """Return a listener that counts the steps of one batch among those of all."""
+
+    def tell(event: ProgressEvent) -> None:
+        steps = event.total or 1
+        progress(replace(event, step=before * steps + event.step, total=batches * steps))
+
+    return tell
+
+
+def save_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
+    """Write an image in [0, 1] as an 8-bit PNG."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    with write_aside(path) as aside:
+        Image.fromarray(pixels).save(aside)
+
+
+def load_image(path: Path) -> Float[Tensor, "3 h w"]:
+    """Read an image that a run has kept.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        return _read_image(path)
+    except OSError as error:
+        raise _damaged(path.parent, error) from error
 
 
 def save_supervised(folder: Path, supervised: SupervisedViews) -> None:
