@@ -61,7 +61,8 @@ def plain_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write the additions alone, for `unet.load_lora_adapter(folder, prefix=None)` of diffusers.
+    """Write the additions alone, for `load_lora_adapter(folder, prefix=None,
+    use_safetensors=True)` of a U-Net of diffusers.
 
     Written here because the method of diffusers moves the whole U-Net off its device.
     """
