@@ -172,8 +172,9 @@ class PairReader:
         shard, first = table.first_frame(place.scene)
         scene = int(table.scene_of[place.scene])
         seen, shown = first + place.input, first + place.target
+        frame = seen
         try:
-            for image, frame in zip(images, (seen, shown), strict=True):
+            for image, frame in zip(images[::-1], (shown, seen), strict=True):
                 self._picture(shard, frame, image)
             if self._reading.input_depth:
                 depth[...] = _resized_depth(self._depth(shard, scene, seen), len(depth))
@@ -181,7 +182,7 @@ class PairReader:
             if statistics is None:
                 statistics = self._look_at_depth(shard, scene, seen)
         except (InputError, OSError) as error:
-            where = f"{shard.scene_ids[scene]}/frame{int(shard.number[seen]):06d} (a pair of)"
+            where = f"{shard.scene_ids[scene]}/frame{int(shard.number[frame]):06d}"
             raise ShardDamage(shard.path, where, str(error)) from error
         scales = scene_scales(
             float(shard.radius[scene]), float(shard.aggregate_scale[scene]), statistics.viewer_scale

@@ -55,7 +55,9 @@ def predict_overlap(
 
     A grid of rays of the input view is followed to two depths (the 0.2 and 0.8 quantiles of its
     known depth; where nobody has looked, one and four times the cameras' mean distance to their
-    centre) and projected into the target. Occlusion is not known, so this is an upper bound.
+    centre) and projected into the target. A point that the target would see from behind, at more
+    than a right angle to how the input sees it, is not shared. Other occlusion is not known, so
+    this is an upper bound.
 
     Args:
         table: Of the source.
@@ -85,5 +87,6 @@ def predict_overlap(
     side = shard.image_size_px[shown].min(1)[:, None]
     u_px = focal[:, :1] * local[..., 0] / safe + centre[:, :1]
     v_px = -focal[:, 1:] * local[..., 1] / safe + centre[:, 1:]
-    inside = (ahead > 1e-9) & (u_px >= 0) & (u_px < side) & (v_px >= 0) & (v_px < side)
+    facing = ((world - pose[:, None, :3, 3]) * (world - other[:, None, :3, 3])).sum(-1) > 0
+    inside = facing & (ahead > 1e-9) & (u_px >= 0) & (u_px < side) & (v_px >= 0) & (v_px < side)
     return inside.mean(1)

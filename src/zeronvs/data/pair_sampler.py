@@ -8,7 +8,7 @@ replacement, shuffle buffer, a data set drawn for each item).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,8 @@ class PairSampler:
         return np.random.default_rng([self._config.seed, _ITEM, self._rank, self._done])
 
     def _settings(self) -> dict[str, Any]:
-        config = asdict(self._config)
+        names = [field.name for field in fields(PairSamplingConfig)]
+        config = {name: getattr(self._config, name) for name in names}
         config["overlap"] = None if self._config.overlap is None else list(self._config.overlap)
         return {
             **config,

@@ -55,7 +55,7 @@ class DepthStatistics:
     known_fraction: float
     """Share of pixels whose depth is known."""
 
-    def scaled(self, factor: float) -> "DepthStatistics":
+    def scaled(self, factor: float | int) -> "DepthStatistics":
         """Return the statistics in a unit that is `factor` times smaller."""
         return DepthStatistics(
             self.viewer_scale * factor,
