@@ -44,7 +44,7 @@ FRAMES, HEIGHT_PX, WIDTH_PX, BATCH, RATE = 100, 256, 455, 48, 0.025
 
 def pictures(folder: Path | None, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield frames without end: photographs of a folder, or noise with the spectrum of nature."""
-    paths = [] if folder is None else sorted(p for p in folder.rglob("*.jpg"))
+    paths = [] if folder is None else sorted(folder.rglob("0*[0-9].jpg"))
     while True:
         if paths:
             with Image.open(paths[int(rng.integers(len(paths)))]) as opened:

@@ -123,6 +123,20 @@ def test_pictures_that_are_bombs_or_broken_are_refused():
         decode_depth(whole)
 
 
+@pytest.mark.parametrize("size", [(256, 256), (256, 300), (300, 256), (7, 5)])
+def test_a_stored_png_is_a_png_and_is_read_fast(size):
+    image = made.picture(4, size)
+    content = encode_image(image, "png", compress_level=0)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), image)
+    side = min(size)
+    assert np.array_equal(PictureDecoder().square(content, "png", side), decode_image(content))
+    for place in (len(content) // 2, 45):
+        broken = bytearray(content)
+        broken[place] ^= 0x5A
+        with pytest.raises(InputError):
+            PictureDecoder().square(bytes(broken), "png", side)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
 def test_the_fast_decoder_gives_pillows_pixels(mode):
     decoder, plain = PictureDecoder(), PictureDecoder(fast=False)

@@ -7,6 +7,7 @@ optical axis; 0 is unknown. Both are read as their centre square, whose side is 
 import io
 import struct
 import warnings
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ MAX_PICTURE_BYTES = 64 * 2**20
 """A picture in a shard is never larger."""
 MAX_SIDE_PX = 8192
 """A picture in a shard is never wider or higher."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _PICTURE_ERRORS = (
     OSError,
@@ -95,6 +97,8 @@ def encode_image(
         quality: Of JPEG and WebP, 1 to 100.
         compress_level: Of PNG, 0 to 9; 0 stores pixels as they are, which reads fastest.
     """
+    if image_format == "png" and compress_level == 0:
+        return _stored_png(image)
     buffer = io.BytesIO()
     picture = Image.fromarray(image)
     if image_format == "png":
@@ -104,6 +108,20 @@ def encode_image(
     else:
         picture.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
+
+
+def _stored_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Return a PNG without filters and compression; Pillow would filter its rows all the same."""
+    height_px, width_px = image.shape[:2]
+    rows = np.zeros((height_px, 1 + 3 * width_px), np.uint8)
+    rows[:, 1:] = image.reshape(height_px, -1)
+    header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
+    parts = [PNG_START]
+    for kind, content in chunks:
+        check = zlib.crc32(content, zlib.crc32(kind))
+        parts += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", check)]
+    return b"".join(parts)
 
 
 def encode_depth(depth_z: Float[np.ndarray, "h w"]) -> bytes:
