@@ -199,7 +199,10 @@ def _check(arguments: CheckArguments) -> None:
         )
     rows = [("scene", "frames", "fov", "depth", "poses agree", "verdict")]
     for check in checks:
-        verdict = check.problems[0] if check.problems else "good"
+        fine = (
+            "good" if check.agreement is not None else "nothing wrong seen; too few corners match"
+        )
+        verdict = check.problems[0] if check.problems else fine
         more = f" (+{len(check.problems) - 1} more)" if len(check.problems) > 1 else ""
         rows.append(
             (

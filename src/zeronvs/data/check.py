@@ -33,8 +33,8 @@ from zeronvs.data.workers import do_pieces
 
 FEWEST_MATCHES = 30
 """Fewer matches in all pairs together say nothing of the poses."""
-AGREES = 0.5
-"""Poses are good when so many matches fit."""
+AGREES = 0.8
+"""Poses are surely good when so many matches fit."""
 DISAGREES = 0.35
 """Poses are bad when fewer fit."""
 CLEARLY_BETTER = 0.2
@@ -164,7 +164,8 @@ def check_scene(
         PairPicture(shown[found.first], shown[found.second], found, estimate_depth)
         for found in matches
     ]
-    verdict = check.problems[0] if check.problems else "good"
+    fine = "good" if told else "nothing wrong seen, but too few corners match to judge the poses"
+    verdict = check.problems[0] if check.problems else fine
     title = f"{scene.scene_id}   {len(scene.frames)} frames, fov {fov_deg:.0f} deg"
     if agreement is not None:
         title += f", {agreement:.0%} of matches agree with the poses"

@@ -32,11 +32,6 @@ def _transposed(pose: Tensor) -> Tensor:
     return turned
 
 
-def _inverse_with_axes(pose: Tensor) -> Tensor:
-    flip = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=pose.dtype)
-    return flip[:, None] * torch.linalg.inv(pose) * flip
-
-
 _TO_OPENGL = _axes(1.0, -1.0, -1.0)
 
 HYPOTHESES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,12 +41,15 @@ HYPOTHESES: dict[str, Callable[[Tensor], Tensor]] = {
     "the poses are inverted, and their y and z axes turned over": lambda pose: _TO_OPENGL(
         torch.linalg.inv(pose)
     ),
-    "the poses are inverted with OpenCV axes": _inverse_with_axes,
     "the x and z axes of the cameras are turned over (PyTorch3D axes)": _axes(-1.0, 1.0, -1.0),
     "the pictures stand on their heads (turned by 180 degrees)": _axes(-1.0, -1.0, 1.0),
     "the rotations are transposed": _transposed,
 }
-"""What may have been done to the poses, and what undoes it."""
+"""What may have been done to the poses, and what undoes it.
+
+A turn of the whole world changes nothing that pictures show, so that no hypothesis differs from
+another by one.
+"""
 FOCAL_FACTORS = (0.25, 0.5, 2.0, 4.0)
 """Focal lengths that belong to another size of the pictures."""
 

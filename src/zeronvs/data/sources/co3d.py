@@ -10,7 +10,9 @@ times `scale_adjustment`, valid where the depth mask is set.
 
 import gzip
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -67,8 +69,9 @@ class Co3dSource:
         if not self._categories:
             raise InputError(f"{root}: no frame_annotations.jgz in it or in its folders")
         self._set_list = set_list
-        self._kept = None if index_dir else tempfile.TemporaryDirectory(prefix="zeronvs_co3d_")
-        self._index_dir = index_dir or Path(self._kept.name if self._kept else "")
+        self._index_dir = index_dir or Path(tempfile.mkdtemp(prefix="zeronvs_co3d_"))
+        if index_dir is None:
+            weakref.finalize(self, shutil.rmtree, self._index_dir, ignore_errors=True)
         self._indices: dict[str, dict[str, list[list[int]]]] = {}
         self._split: dict[str, dict[str, set[str]]] = {}
 

@@ -201,7 +201,8 @@ def _points_bin(paths: dict[str, Path]) -> tuple[list[int], list[tuple], list[fl
             point_id, x, y, z, _, _, _, error, track = _take(handle, "Q3d3BdQ")
             if track * 8 > size:
                 raise ValueError(f"a point claims a track of {track}")
-            handle.seek(8 * track, io.SEEK_CUR)
+            if len(handle.read(8 * track)) < 8 * track:
+                raise ValueError("the file ends too early")
             ids.append(point_id)
             positions.append((x, y, z))
             errors.append(error)

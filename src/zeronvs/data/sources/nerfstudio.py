@@ -120,7 +120,7 @@ def _camera(entry: dict[str, Any], image: Path) -> Camera:
         raise InputError(f"transform_matrix should be 4x4, got {pose.shape}")
     width, height = float(entry.get("w", 0)), float(entry.get("h", 0))
     if min(width, height) < 1:
-        width, height = image_size(image, image.name)
+        width, height = (float(side) for side in image_size(image, image.name))
     focal_x, focal_y = _focal(entry, "x", width), _focal(entry, "y", height)
     if focal_x is None and focal_y is None:
         raise InputError("the lens is missing: expected 'fl_x' or 'camera_angle_x'")
