@@ -94,10 +94,12 @@ class Matcher:
             finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
             try:
                 finder.detect_and_extract(grey)
-                uv = finder.keypoints[:, ::-1] + 0.5
-                self._found[index] = uv, finder.descriptors
             except (RuntimeError, IndexError, ValueError):  # a picture without corners
-                self._found[index] = np.zeros((0, 2)), np.zeros((0, 256), bool)
+                pass
+            uv, words = finder.keypoints, finder.descriptors
+            if uv is None or words is None:
+                uv, words = np.zeros((0, 2)), np.zeros((0, 256), bool)
+            self._found[index] = uv[:, ::-1] + 0.5, words
         return self._found[index]
 
 
