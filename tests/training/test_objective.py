@@ -21,6 +21,7 @@ from zeronvs.training.objective import (
 )
 
 CONFIG = FinetuneConfig(seed=3)
+VIEWER = Representation.SIX_DOF_VIEWER.official_mode
 
 
 def flat_depth(image: torch.Tensor) -> torch.Tensor:
@@ -110,11 +111,14 @@ def test_every_representation_finds_its_scale():
         assert torch.equal(scale, torch.ones(2) if needs_none else known)
 
 
-def test_a_scene_without_a_scale_says_what_to_do():
-    lacking = {Representation.SIX_DOF_VIEWER.official_mode: torch.tensor([1.0, torch.nan])}
+def test_a_pair_without_a_scale_does_not_count_and_data_without_any_says_what_to_do():
+    lacking = {VIEWER: torch.tensor([1.0, torch.nan])}
     batch = replace(made_up_batch([1, 2]), scene_scale=lacking)
+    examples = make_examples(tiny_warp(flat_depth), batch, [0, 1], CONFIG)
+    assert examples.usable.tolist() == [1.0, 0.0]
+    assert TrainedDenoiser(tiny_warp(flat_depth), CONFIG)(examples).isfinite().all()
     with pytest.raises(InputError, match=r"6DoF\+1, norm"):
-        scale_of(batch, Representation.SIX_DOF_VIEWER)
+        scale_of(replace(batch, scene_scale={}), Representation.SIX_DOF_VIEWER)
 
 
 def test_known_depth_is_kept_and_its_holes_are_filled_in_scene_units():
@@ -127,7 +131,7 @@ def test_known_depth_is_kept_and_its_holes_are_filled_in_scene_units():
     filled = input_depth(pipe, replace(batch, input_depth_z=known), image)
     torch.testing.assert_close(filled, truth, rtol=1e-3, atol=1e-3)
     nothing = input_depth(pipe, replace(batch, input_depth_z=torch.zeros_like(known)), image)
-    viewer = batch.scene_scale[Representation.SIX_DOF_VIEWER.official_mode]
+    viewer = batch.scene_scale[VIEWER]
     torch.testing.assert_close(nothing, ramp_depth(image) * viewer[:, None, None])
     assert input_depth(tiny_released(), batch, image) is None
 

@@ -201,7 +201,8 @@ def plan_rows(plan: "TrainingPlan", config: "FinetuneConfig") -> list[tuple[str,
     giga = 1e9
     hour = 3600 / plan.seconds_per_step
     how = "measured on two batches" if plan.measured else "estimated from the model's operations"
-    fits = "fits" if plan.memory_bytes < plan.device_bytes else "does not fit"
+    share = plan.memory_bytes / plan.device_bytes
+    fits = "fits" if share < 0.9 else "does not fit" if share > 1 else "barely fits"
     return [
         ("what", "value"),
         ("model", f"{plan.parameters / 1e6:.1f} M parameters"),

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.progress import Progress, silent
+from zeronvs.cameras.embedding import Representation
 from zeronvs.data.pair_loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.export import export_pipeline
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.lora import add_lora
-from zeronvs.training.objective import TrainedDenoiser, make_examples
+from zeronvs.training.objective import TrainedDenoiser, make_examples, no_scale
 from zeronvs.training.out_of_memory import advice, is_out_of_memory
 from zeronvs.training.starting_weights import StartingPoint
 from zeronvs.training.training_log import TrainingLog
@@ -152,27 +153,33 @@ class _Trainer:
         return self.run.out / "pipeline"
 
     def _one_step(self, stream: Iterator[PairBatch]) -> Tensor:
-        """Take one step of the optimiser; return this process's mean loss, on the device."""
+        """Take one step of the optimiser.
+
+        Returns:
+            Mean loss, and share of pairs that counted, of this process, on its device.
+        """
         config, accelerator = self.config, self.accelerator
         share = learning_rate_share(self.step, config.warmup_steps)
         for group in self.prepared_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        losses = []
+        told = []
         for part in range(self.accumulation):
             batch = next(stream).to(accelerator.device)
             with accelerator.accumulate(self.prepared):
                 with accelerator.autocast():
                     examples = make_examples(self.pipe, batch, self._numbers(part), config)
-                loss = self.prepared(examples).mean()
+                losses_of_pairs = self.prepared(examples) * examples.usable
+                usable = examples.usable.sum()
+                loss = losses_of_pairs.sum() / usable.clamp_min(1)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and config.max_gradient_norm is not None:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
                 self.prepared_optimizer.step()
                 self.prepared_optimizer.zero_grad()
-            losses.append(loss.detach())
+            told.append(torch.stack([loss.detach(), usable / config.batch]))
         if self.average is not None:
             self.average.update()
-        return torch.stack(losses).mean()
+        return torch.stack(told).mean(dim=0)
 
     def _numbers(self, part: int) -> list[int]:
         """Number the pairs of a batch over the run, as one process with all of them would."""
@@ -263,8 +270,11 @@ class _Trainer:
 
     def _tell(self, pending: list[Tensor], steps_per_second: float) -> None:
         """Share the losses of the last steps between the processes, and log them."""
-        losses: Any = self.accelerator.reduce(torch.stack(pending), reduction="mean")
-        values = losses.tolist()
+        shared: Any = self.accelerator.reduce(torch.stack(pending), reduction="mean")
+        values, usable = shared[:, 0].tolist(), float(shared[:, 1].mean())
+        if usable == 0:
+            name = self.pipe.cc_projection.config["representation"]
+            raise InputError(no_scale(Representation(name)))
         if not all(map(_finite, values)):
             raise HealthError(
                 f"the loss is not a number at step {self.step}. Go on from the last state with a "
@@ -276,6 +286,8 @@ class _Trainer:
             "pairs_per_s": steps_per_second * self.config.effective_batch,
             "eta_s": (self.config.steps - self.step) / steps_per_second,
         }
+        if usable < 1:
+            told["without_scale"] = 1 - usable
         self.log.steps(self.step - len(values) + 1, values, told, self.run.progress)
 
     def _looks(self, done: bool) -> bool:

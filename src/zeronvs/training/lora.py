@@ -61,10 +61,10 @@ def plain_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write the additions alone, for `load_lora_adapter(folder, prefix=None,
-    use_safetensors=True)` of a U-Net of diffusers.
+    """Write the additions alone, as a U-Net of diffusers loads them.
 
-    Written here because the method of diffusers moves the whole U-Net off its device.
+    By `unet.load_lora_adapter(folder, prefix=None, use_safetensors=True)`. Written here because the
+    method of diffusers moves the whole U-Net off its device.
     """
     peft = require("peft", "train")
     state = peft.get_peft_model_state_dict(unet, adapter_name=ADAPTER)

@@ -63,6 +63,9 @@ def hollow_pipeline(start: str, representation: Representation | None) -> ZeroNV
                 old["cross_attention_dim"],
                 str(representation),
             )
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.float()  # whatever the files hold
     return ZeroNVSPipeline(**parts)
 
 
@@ -89,16 +92,18 @@ def _parts_of_folder(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOfPair:
-    """What the U-Net does for one pair."""
+    """What the model does for one pair."""
 
     forward_flops: float
-    """Floating-point operations of one forward pass."""
+    """Floating-point operations of one forward pass of the U-Net."""
+    frozen_flops: float
+    """Of the autoencoder, which encodes input and target, and of the image encoder."""
     activation_bytes: float
     """Numbers kept for the backward pass, in float32."""
 
 
 def work_of_pair(pipe: ZeroNVSPipeline) -> WorkOfPair:
-    """Count operations and kept activations of the U-Net, without doing anything.
+    """Count operations, and what the U-Net keeps for its backward pass, without doing anything.
 
     Args:
         pipe: A hollow pipeline.
@@ -125,5 +130,18 @@ def work_of_pair(pipe: ZeroNVSPipeline) -> WorkOfPair:
     weights = {p.untyped_storage()._cdata for p in pipe.unet.parameters()}
     activations = sum(size for address, size in kept.items() if address not in weights)
     return WorkOfPair(
-        forward_flops=float(counter.get_total_flops()), activation_bytes=float(activations)
+        forward_flops=float(counter.get_total_flops()),
+        frozen_flops=_frozen_flops(pipe),
+        activation_bytes=float(activations),
     )
+
+
+def _frozen_flops(pipe: ZeroNVSPipeline) -> float:
+    clip_size: Any = pipe.image_encoder.config.image_size
+    with torch.device("meta"):
+        images = torch.empty(2, 3, pipe.image_size_px, pipe.image_size_px)
+        shown = torch.empty(1, 3, clip_size, clip_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        pipe.vae.encode(images)
+        pipe.image_encoder(shown)
+    return float(counter.get_total_flops())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.embedding import Representation
+from zeronvs.cameras.embedding import LEAST_SCALE, Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth
 from zeronvs.cameras.view import View
 from zeronvs.data.pair_loader import PairBatch
@@ -37,6 +37,8 @@ class Examples:
     target_camera: Camera
     scene_scale: Float[Tensor, " n"]
     """Scene units per model unit, of the model's representation."""
+    usable: Float[Tensor, " n"]
+    """0 where the scene has no such scale, so that the pair must not count, else 1."""
     clean_latent: Float[Tensor, "n c h w"]
     noise: Float[Tensor, "n c h w"]
     timestep: Int[Tensor, " n"]
@@ -115,7 +117,7 @@ def make_examples(
         config: Says the seed and the shares that are dropped.
 
     Raises:
-        InputError: A scene lacks the scale that the model's representation needs.
+        InputError: The pairs lack what the model needs altogether.
     """
     device = batch.input_image.device
     size = (int(batch.input_image.shape[-2]), int(batch.input_image.shape[-1]))
@@ -129,10 +131,12 @@ def make_examples(
     keeps_image, keeps_channels = kept(draws[:, 1], config.dropout)
     image = batch.input_image.float() / 255
     camera = Camera.from_fov(batch.input_to_world, batch.fov_y_rad, size)
+    scale = scale_of(batch, Representation(pipe.cc_projection.config["representation"]))
     return Examples(
         input_view=View(image, camera, input_depth(pipe, batch, image)),
         target_camera=Camera.from_fov(batch.target_to_world, batch.fov_y_rad, size),
-        scene_scale=scale_of(batch, Representation(pipe.cc_projection.config["representation"])),
+        scene_scale=torch.nan_to_num(scale, nan=1.0),
+        usable=scale.isfinite().float(),
         clean_latent=clean,
         noise=noise.to(clean),
         timestep=timestep,
@@ -176,21 +180,29 @@ def target_latent(
 def scale_of(batch: PairBatch, representation: Representation) -> Float[Tensor, " n"]:
     """Return the scale of the representation for each pair, scene units per model unit.
 
+    Returns:
+        NaN where a scene has none: viewer and agg need depth.
+
     Raises:
-        InputError: A scene has none.
+        InputError: The pairs do not tell this scale.
     """
     if representation in NO_SCALE:
         return torch.ones_like(batch.fov_y_rad)
     scale = batch.scene_scale.get(representation.official_mode)
-    if scale is not None and representation is Representation.SIX_DOF_AGG:
+    if scale is None:
+        raise InputError(no_scale(representation))
+    if representation is Representation.SIX_DOF_AGG:
         scale = torch.nan_to_num(scale, nan=1.0)  # as published
-    if scale is None or not bool(scale.isfinite().all()):
-        raise InputError(
-            f'the pairs lack the scale of --representation "{representation}": their scenes have '
-            "no depth. Convert them with depth, or train another representation, such as "
-            '--representation "6DoF+1, norm", which needs cameras only'
-        )
-    return scale.clamp_min(1e-2)
+    return torch.where(scale.isfinite(), scale.clamp_min(LEAST_SCALE), torch.nan)
+
+
+def no_scale(representation: Representation) -> str:
+    """Say in one line that no scene has the scale of a representation."""
+    return (
+        f'the pairs lack the scale of --representation "{representation}": their scenes have no '
+        "depth. Convert them with depth, or train another representation, such as "
+        '--representation "6DoF+1, norm", which needs cameras only'
+    )
 
 
 def input_depth(
@@ -214,10 +226,11 @@ def input_depth(
     estimate = getattr(pipe.depth_estimator, "estimate_depth", pipe.depth_estimator)(image)
     viewer = batch.scene_scale.get(VIEWER)
     scaled = None
-    if viewer is not None:
-        scaled = estimate.to(image) * viewer.clamp_min(1e-2)[:, None, None]
+    if viewer is not None:  # pairs without a viewer scale do not count, see `Examples.usable`
+        scale = torch.nan_to_num(viewer, nan=1.0).clamp_min(LEAST_SCALE)
+        scaled = estimate.to(image) * scale[:, None, None]
     if known is None:
-        if scaled is None or not bool(scaled.isfinite().all()):
+        if scaled is None:
             raise InputError(
                 "this model warps the input view and its scenes have neither depth nor a viewer "
                 "scale. Convert the scenes with depth"

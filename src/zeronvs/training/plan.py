@@ -28,8 +28,9 @@ RECOMPUTED_AT_ONCE = 0.1
 REACHED_SHARE = 0.4
 """Share of the speed of a large matrix product that a U-Net reaches, where it is not measured."""
 FITS_SHARE = 0.8
-"""A model is tried out if it needs less than this share of the memory."""
-GIGA = 1e9
+"""A model is tried out if it needs less than this share of the memory,"""
+PATIENCE_S = 30.0
+"""and if a batch of it should take no longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +105,14 @@ def make_plan(
         seconds_per_step=math.nan,
         measured=False,
     )
-    if plan.memory_bytes < FITS_SHARE * plan.device_bytes:
-        seconds = measure_batch(pipe, config, device) * accumulation
-        return replace(plan, seconds_per_step=seconds, measured=True)
     passes = 4 if config.gradient_checkpointing else 3
-    operations = passes * work.forward_flops * config.batch * accumulation
-    speed = REACHED_SHARE * product_speed(device, half=half)
-    return replace(plan, seconds_per_step=operations / speed)
+    operations = (passes * work.forward_flops + work.frozen_flops) * config.batch
+    seconds = operations / (REACHED_SHARE * product_speed(device, half=half))
+    fits = plan.memory_bytes < FITS_SHARE * plan.device_bytes
+    if fits and seconds < PATIENCE_S:
+        measured = measure_batch(pipe, config, device) * accumulation
+        return replace(plan, seconds_per_step=measured, measured=True)
+    return replace(plan, seconds_per_step=seconds * accumulation)
 
 
 def measure_batch(

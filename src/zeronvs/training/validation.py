@@ -76,7 +76,8 @@ def sample_pairs(
     camera = Camera.from_fov(batch.input_to_world, batch.fov_y_rad, (height, width))
     view = View(image, camera, input_depth(pipe, batch, image))
     representation = Representation(pipe.cc_projection.config["representation"])
-    condition = pipe.encode(view, scale_of(batch, representation))
+    scale = torch.nan_to_num(scale_of(batch, representation), nan=1.0)
+    condition = pipe.encode(view, scale)
     targets = Camera.from_fov(batch.target_to_world, batch.fov_y_rad, (height, width))
     return pipe.sample(condition, targets, seeds, num_inference_steps=steps)
 
