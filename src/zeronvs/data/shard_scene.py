@@ -157,6 +157,28 @@ def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[
         raise damages[0]
 
 
+def read_scene(
+    path: Path, scene_id: str, members: list[Member], on_damage: DamageListener
+) -> ShardScene | None:
+    """Read one scene whose members are known (see `shard_tar.scan_members`).
+
+    Args:
+        path: The tar.
+        scene_id: "category/scene".
+        members: Of that scene.
+        on_damage: Is told of frames that are left out.
+
+    Returns:
+        The scene; None where no frame of it can be used.
+
+    Raises:
+        OSError: The tar cannot be read.
+    """
+    with path.open("rb") as tar:
+        contents = [_read(tar, member) for member in members]
+    return _scene(path, scene_id, contents, on_damage)
+
+
 def _read(tar: Any, member: Member) -> tuple[Member, bytes]:
     tar.seek(member.offset)
     return member, tar.read(member.size)
