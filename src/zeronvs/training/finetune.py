@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
-from zeronvs._core.progress import Progress, silent
+from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.embedding import Representation
 from zeronvs.data.pair_loader import PairBatch
 from zeronvs.training.average import WeightAverage
@@ -26,7 +26,7 @@ from zeronvs.training.lora import add_lora
 from zeronvs.training.objective import TrainedDenoiser, make_examples, no_scale
 from zeronvs.training.out_of_memory import advice, is_out_of_memory
 from zeronvs.training.starting_weights import StartingPoint
-from zeronvs.training.training_log import TrainingLog
+from zeronvs.training.training_log import STAGE, TrainingLog
 from zeronvs.training.training_state import (
     FILE_NAME,
     TrainingState,
@@ -131,6 +131,7 @@ class _Trainer:
     def work(self) -> Path:
         """Do the steps that are left."""
         config, stream = self.config, iter(self.run.pairs)
+        self.run.progress(ProgressEvent(STAGE, self.step, config.steps))
         pending: list[Tensor] = []
         began, began_at = time.monotonic(), self.step
         while self.step < config.steps:
