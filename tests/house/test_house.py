@@ -9,18 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from zeronvs.cli import VERBS
+from zeronvs.cli import (
+    VERBS,
+    data,
+    doctor,
+    estimate,
+    evaluate,
+    export,
+    model,
+    render,
+    scene,
+    train,
+    views,
+)
 from zeronvs.cli.arguments import parse
-from zeronvs.cli.doctor import DoctorArguments
-from zeronvs.cli.estimate import EstimateArguments
-from zeronvs.cli.export import ExportArguments
-from zeronvs.cli.model import ConvertArguments, InfoArguments
-from zeronvs.cli.render import RenderArguments
-from zeronvs.cli.scene import SceneArguments
-from zeronvs.cli.views import ViewsArguments
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/tour.md", "docs/conventions.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/conventions.md",
+    "docs/log.md",
+    "docs/numbers.md",
+    "docs/tour.md",
+    "src/zeronvs/models/builtin/README.md",
+)
 
 
 def tracked(repository: Path, *patterns: str) -> list[Path]:
@@ -99,9 +113,8 @@ def test_nothing_below_the_command_line_prints_or_reads_the_environment(reposito
 
 def test_no_file_names_a_place_of_one_machine(repository: Path):
     place = re.compile(r"(?<![\w.~])/(home|work|root|Users)/\w|[A-Z]:\\\\Users")
-    files = tracked(
-        repository, "src/**/*.py", "tests/**/*.py", "docs/*.md", "*.md", "*.toml", "Makefile"
-    )
+    patterns = ("src/**/*.py", "src/**/*.json", "tests/**/*.py", "docs/*.md", "*.md", "*.toml")
+    files = tracked(repository, *patterns, "Makefile")
     assert [f.name for f in files if place.search(f.read_text())] == []
 
 
@@ -128,14 +141,19 @@ def test_documents_name_verbs_that_exist(document: str, repository: Path):
 
 
 ARGUMENTS = {
-    "scene": SceneArguments,
-    "views": ViewsArguments,
-    "estimate": EstimateArguments,
-    "render": RenderArguments,
-    "export": ExportArguments,
-    "doctor": DoctorArguments,
-    "model convert": ConvertArguments,
-    "model info": InfoArguments,
+    "scene": scene.SceneArguments,
+    "views": views.ViewsArguments,
+    "estimate": estimate.EstimateArguments,
+    "render": render.RenderArguments,
+    "export": export.ExportArguments,
+    "train": train.TrainArguments,
+    "doctor": doctor.DoctorArguments,
+    "data convert": data.ConvertArguments,
+    "data check": data.CheckArguments,
+    "data synth": data.SynthArguments,
+    "evaluate views": evaluate.EvaluateViewsArguments,
+    "model convert": model.ConvertArguments,
+    "model info": model.InfoArguments,
 }
 
 
@@ -143,7 +161,7 @@ ARGUMENTS = {
 def test_commands_in_documents_are_understood(document: str, repository: Path):
     for words in commands((repository / document).read_text(), "zeronvs"):
         words = words[: words.index("#")] if "#" in words else words
-        verb = " ".join(words[1:3]) if words[1] == "model" else words[1]
+        verb = " ".join(words[1:3]) if words[1] in ("data", "evaluate", "model") else words[1]
         if verb in ARGUMENTS and len(words) > len(verb.split()) + 1 and "..." not in words:
             parse(ARGUMENTS[verb], words[len(verb.split()) + 1 :], verb)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from zeronvs._core.errors import InputError
-from zeronvs.data import shard_scene
-from zeronvs.data.shard_scene import ShardScene
+from zeronvs.data.shard_scene import ShardScene, read_scene
 from zeronvs.data.shard_tar import Member, ShardDamage, scan_members
 from zeronvs.data.sources.folders import check_split
 from zeronvs.data.sources.scene_source import FramePixels, SceneFrame, SceneViews
@@ -40,9 +39,7 @@ class ShardSource:
         check_split(split, ())
         damages: list[ShardDamage] = []
         shard = self._place(scene_id)
-        with shard.open("rb") as tar:
-            contents = [shard_scene._read(tar, member) for member in self._members[scene_id]]
-        scene = shard_scene._scene(shard, scene_id, contents, damages.append)
+        scene = read_scene(shard, scene_id, self._members[scene_id], damages.append)
         if scene is None:
             raise InputError(f"{scene_id} in {shard.name} has no whole frame")
         frames = tuple(_frame(scene, index) for index in range(len(scene)))
