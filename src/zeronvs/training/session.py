@@ -1,5 +1,6 @@
 """From what a user asks for to a run: processes, starting weights, pairs, validation."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +21,13 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.model_sizes import hollow_pipeline
+from zeronvs.training.objective import scale_of
 from zeronvs.training.plan import TrainingPlan, make_plan
 from zeronvs.training.starting_weights import load_start
 from zeronvs.training.training_state import FILE_NAME, pair_seed_of
 
+VALIDATION_TRIES = 8
+"""Batches that validation pairs are chosen from."""
 PATIENCE = timedelta(hours=2)
 """How long processes wait for the first one, which converts checkpoints and samples pictures."""
 
@@ -150,7 +154,10 @@ class Session:
             pair_settings(pipe, self.request, config.seed),
             batch=config.validation_pairs,
         )
-        batch = next(iter(loader))
+        own = Representation(pipe.cc_projection.config["representation"])
+        drawn = itertools.islice(loader, VALIDATION_TRIES)
+        # Scenes without a scale make pictures that say nothing.
+        batch = max(drawn, key=lambda pairs: int(scale_of(pairs, own).isfinite().sum()))
         loader.close()
         return batch
 
