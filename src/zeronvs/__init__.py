@@ -6,6 +6,8 @@ The names below are imported when they are first used, so that `import zeronvs` 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from zeronvs._core.version import __version__
+
 if TYPE_CHECKING:
     from zeronvs.cameras.camera import Camera
     from zeronvs.cameras.view import View
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from zeronvs.diffusion.projection import CameraProjection
     from zeronvs.estimation.depth_net import DepthNet
     from zeronvs.pipeline import reconstruct
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Camera",

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from zeronvs import __version__
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.version import __version__
 from zeronvs.cameras.camera import Camera
 from zeronvs.distillation import health
 from zeronvs.distillation.loop import distill

@@ -29,10 +29,12 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/cluster.md",
     "docs/conventions.md",
     "docs/log.md",
     "docs/numbers.md",
     "docs/tour.md",
+    "docs/training.md",
     "src/zeronvs/models/builtin/README.md",
 )
 

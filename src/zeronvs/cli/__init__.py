@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from zeronvs import __version__
+from zeronvs._core.version import __version__
 from zeronvs.cli.frame import fail, guarded
 
 VERBS = {
@@ -19,7 +19,7 @@ VERBS = {
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
     "data": "data sets to shards, checks with pictures, procedural scenes",
-    "train": "the built-in model from a folder of data",
+    "train": "or fine-tune a model on shards of posed pictures",
     "evaluate": "the model on held-out scenes, beside the input copied and warped",
     "model": "convert weights, or say what a model is",
     "doctor": "what this machine can do, and what each missing part costs",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeronvs import __version__
+from zeronvs._core.version import __version__
 from zeronvs.cli.arguments import parse
 
 OPTIONAL = {

@@ -10,6 +10,11 @@ from pathlib import Path
 from zeronvs._core.errors import HealthError, InputError
 
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
+RESUMED_BY_FLAG = ("scene", "views")
+"""Verbs whose stopped run goes on with --resume."""
+RESUMED = ("train", "data")
+"""Verbs whose stopped run goes on with the same command."""
+_LESS_MEMORY = "try --preset preview for a scene, a smaller --batch-size for views"
 
 
 def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
@@ -36,7 +41,7 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     except OSError as error:
         return fail(_os_error(error), WRONG_INPUT)
     except MemoryError:
-        return fail("the memory of this machine is used up; try --preset preview", WENT_WRONG)
+        return fail(f"the memory of this machine is used up; {_LESS_MEMORY}", WENT_WRONG)
     except ImportError as error:
         if "pip install" not in str(error):
             raise
@@ -56,9 +61,10 @@ def fail(message: str, code: int, *, label: str = "error") -> int:
 
 
 def _how_to_go_on(words: Sequence[str]) -> str:
-    if not words or words[0] != "scene":
+    if not words or words[0] not in (*RESUMED_BY_FLAG, *RESUMED):
         return "nothing half-written is left"
-    again = [*words, *(["--resume"] if "--resume" not in words else [])]
+    flag = ["--resume"] if words[0] in RESUMED_BY_FLAG and "--resume" not in words else []
+    again = [*words, *flag]
     return f"what is done is kept; go on with: zeronvs {shlex.join(again)}"
 
 
@@ -66,7 +72,7 @@ def _library_error(error: Exception) -> tuple[str, int] | None:
     """Recognise by name what libraries raise in their own way; importing them here is slow."""
     kind, said = type(error).__name__, str(error)
     if kind == "OutOfMemoryError":
-        line = "the memory of the GPU is used up; try --preset preview or --device cpu"
+        line = f"the memory of the GPU is used up; {_LESS_MEMORY}, or --device cpu"
         return line, WENT_WRONG
     full_for_torch = "inline_container" in said or "PytorchStreamWriter" in said
     if full_for_torch or (kind == "SafetensorError" and "os error" in said):

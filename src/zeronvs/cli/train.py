@@ -125,17 +125,12 @@ def run(words: Sequence[str]) -> None:
     from zeronvs.cli.report import progress_bar
 
     session = open_session(request)
-    try:
-        if session.is_first:
-            with progress_bar() as progress:
-                folder = session.train(progress)
-            print(folder)
-        else:
-            session.train(silent)
-    except KeyboardInterrupt as error:
-        raise InputError(
-            f"stopped; the last state is kept in {arguments.out}. Run the same command to go on"
-        ) from error
+    if not session.is_first:
+        session.train(silent)
+        return
+    with progress_bar() as progress:
+        folder = session.train(progress)
+    print(folder)
 
 
 def _config(arguments: TrainArguments) -> "FinetuneConfig":

@@ -12,10 +12,11 @@ from torch import nn
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
+from zeronvs._core.run_log import append_lines, cut_back
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import checkpoint as checkpoints
-from zeronvs.distillation import health, run_log
+from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.objective import KnownViews, Objective
@@ -212,7 +213,7 @@ def _start_run(
         run.step, run.seconds = state.step, state.seconds
     else:
         path.unlink(missing_ok=True)
-    run_log.cut_back(run_dir / "log.jsonl", run.step)
+    cut_back(run_dir / "log.jsonl", run.step)
     return run
 
 
@@ -243,7 +244,7 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
             run.seconds = time.monotonic() - started
             if run.step % config.log_every == 0 or run.step == config.steps:
                 line = {"step": run.step, "seconds": round(run.seconds, 3), **values}
-                run_log.append_line(run.run_dir / "log.jsonl", line)
+                append_lines(run.run_dir / "log.jsonl", [line])
             progress(ProgressEvent("fit the scene", run.step, config.steps, values))
             if time.monotonic() - saved >= config.checkpoint_seconds:
                 run.save()

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from zeronvs import __version__
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, silent
+from zeronvs._core.version import __version__
 from zeronvs.cameras.embedding import Representation
 from zeronvs.data.pair_loader import PairBatch, PairLoader, PairLoaderConfig
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
