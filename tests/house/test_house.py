@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -133,7 +134,8 @@ def commands(text: str, program: str) -> list[list[str]]:
     blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", text, re.DOTALL)
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
     lines += re.findall(rf"`({program} [^`]*)`", text)
-    return [line.split() for line in lines if line.split()[:1] == [program]]
+    of_program = [line for line in lines if line.split()[:1] == [program]]
+    return [shlex.split(line, comments=True) for line in of_program]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -162,7 +164,6 @@ ARGUMENTS = {
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_in_documents_are_understood(document: str, repository: Path):
     for words in commands((repository / document).read_text(), "zeronvs"):
-        words = words[: words.index("#")] if "#" in words else words
         verb = " ".join(words[1:3]) if words[1] in ("data", "evaluate", "model") else words[1]
         if verb in ARGUMENTS and len(words) > len(verb.split()) + 1 and "..." not in words:
             parse(ARGUMENTS[verb], words[len(verb.split()) + 1 :], verb)
