@@ -91,7 +91,7 @@ class TrainArguments:
 
 
 BUILTIN_FLAGS = ("steps", "batch", "learning_rate", "depth_steps")
-"""Flags that --preset builtin understands, beside --seed."""
+"""Flags that --preset builtin understands, beside --seed and --from."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -225,10 +225,10 @@ def plan_rows(plan: "TrainingPlan", config: "FinetuneConfig") -> list[tuple[str,
 def _train_builtin(arguments: TrainArguments) -> None:
     """Train the model that ships with the package, from a folder of data."""
     defaults = {name: field.default for name, field in TrainArguments.__dataclass_fields__.items()}
-    allowed = {"shards", "out", "preset", "seed", *BUILTIN_FLAGS}
+    allowed = {"shards", "out", "preset", "seed", "start", *BUILTIN_FLAGS}
     for name, default in defaults.items():
         if name not in allowed and getattr(arguments, name) != default:
-            flag = {"start": "from"}.get(name, name).replace("_", "-")
+            flag = name.replace("_", "-")
             raise InputError(f"--{flag} is not for --preset builtin")
     if len(arguments.shards) != 1:
         raise InputError("--preset builtin takes one folder of data (docs/training.md)")
@@ -250,7 +250,12 @@ def _train_builtin(arguments: TrainArguments) -> None:
         depth=replace(config.depth, seed=arguments.seed or 0, **depth),
         denoiser=replace(config.denoiser, seed=arguments.seed or 0, **given),
     )
+    start = None
+    if arguments.start != "scratch":
+        from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+        start = ZeroNVSPipeline.from_pretrained(arguments.start)
     with progress_bar() as progress:
-        pipe = train_builtin(arguments.shards[0], out, config, progress)
+        pipe = train_builtin(arguments.shards[0], out, config, progress, start=start)
     export_builtin(pipe, out / "pipeline")
     print(out / "pipeline")

