@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
@@ -132,7 +133,7 @@ def packaged_file(name: str, package: str) -> Path:
 def export_builtin(pipe: ZeroNVSPipeline, folder: Path) -> None:
     """Write a trained model as a pipeline folder with float16 weights."""
     pipe.to(dtype=torch.float16)
-    for part in pipe.components.values():
-        if isinstance(part, ModelMixin) and "_name_or_path" in part.config:
+    for part in (pipe, *pipe.components.values()):
+        if isinstance(part, (DiffusionPipeline, ModelMixin)) and "_name_or_path" in part.config:
             part.register_to_config(_name_or_path="")  # where it was loaded from is nobody's matter
     pipe.save_pretrained(folder, safe_serialization=True)
