@@ -228,7 +228,7 @@ def _write_outputs(
     with clock.stage("export"):
         progress(ProgressEvent("export splats", 0, 1))
         cameras = export_cameras(camera, distances)
-        _, metrics["splat_psnr_db"] = write_scene_splats(scene, cameras, out, outputs.splat_seconds)
+        _, metrics["splat_psnr_db"] = write_scene_splats(scene, cameras, out, outputs.splat_steps)
         progress(ProgressEvent("export splats", 1, 1))
         progress(ProgressEvent("export mesh", 0, 1))
         around = path_cameras("orbit", camera, 16, 64, distances)

@@ -26,8 +26,8 @@ class OutputConfig:
     """Frames of orbit.mp4."""
     sway_frames: int = 48
     """Frames of views.mp4, which stays close to the photo."""
-    splat_seconds: float = 60.0
-    """Time for making the splats look like the field."""
+    splat_steps: int = 300
+    """Gradient steps that make the splats look like the field."""
     mesh_resolution: int = 192
     """Cells along each side of the mesh's box."""
 
@@ -66,7 +66,7 @@ PREVIEW = Preset(
         render_config=RenderConfig.small(),
     ),
     outputs=OutputConfig(
-        size_px=160, orbit_frames=60, sway_frames=24, splat_seconds=12.0, mesh_resolution=160
+        size_px=160, orbit_frames=60, sway_frames=24, splat_steps=60, mesh_resolution=160
     ),
 )
 """For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""

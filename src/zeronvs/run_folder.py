@@ -200,7 +200,7 @@ def export_run(
     *,
     out: Path | None = None,
     device: str | None = None,
-    splat_seconds: float = 60.0,
+    splat_steps: int = 300,
     mesh_resolution: int = 192,
     progress: Progress = silent,
 ) -> list[Path]:
@@ -211,7 +211,7 @@ def export_run(
         formats: Of "ply" (splats), "glb" (mesh), "nerfstudio" (images and transforms.json).
         out: The folder to write to; the run folder if None.
         device: Where to render.
-        splat_seconds: Time for making the splats look like the field.
+        splat_steps: Gradient steps that make the splats look like the field.
         mesh_resolution: Cells along each side of the mesh's box.
         progress: Told of what is done.
 
@@ -225,7 +225,7 @@ def export_run(
     size_px = int(run.record["settings"]["output_size_px"])
     if "ply" in formats:
         path, _ = write_scene_splats(
-            run.scene, export_cameras(run.input_camera, run.orbit_distances), folder, splat_seconds
+            run.scene, export_cameras(run.input_camera, run.orbit_distances), folder, splat_steps
         )
         written.append(path)
     if "glb" in formats:
@@ -251,10 +251,10 @@ def export_cameras(input_camera: Camera, distances: Tensor, size_px: int = 128) 
 
 
 def write_scene_splats(
-    scene: Scene, cameras: Camera, folder: Path, seconds: float
+    scene: Scene, cameras: Camera, folder: Path, steps: int
 ) -> tuple[Path, float]:
     """Write scene.ply; return it with the PSNR (dB) between splat and field renders."""
-    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_seconds=seconds))
+    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=steps))
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_splat_ply(path, splats)

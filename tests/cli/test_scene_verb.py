@@ -20,7 +20,7 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> Preset:
         surround=replace(PREVIEW.surround, count=3, num_inference_steps=2),
         distill=replace(PREVIEW.distill.with_steps(20), reference_rays=64, supervised_rays=128),
         outputs=OutputConfig(
-            size_px=32, orbit_frames=4, sway_frames=3, splat_seconds=1.0, mesh_resolution=24
+            size_px=32, orbit_frames=4, sway_frames=3, splat_steps=3, mesh_resolution=24
         ),
     )
     monkeypatch.setitem(PRESETS, "preview", preset)

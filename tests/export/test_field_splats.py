@@ -38,7 +38,7 @@ def orbit_cameras(count, size=(40, 40)):
 
 def test_splats_of_a_smooth_scene_look_like_it_from_new_sides():
     scene = ball_scene()
-    config = FieldSplatsConfig(max_splats=2000, refine_steps=24, refine_seconds=60.0)
+    config = FieldSplatsConfig(max_splats=2000, refine_steps=24)
     cameras, new_sides = orbit_cameras(5, (32, 32)), orbit_cameras(7, (32, 32))[1:3]
     raw = splats_from_scene(scene, cameras, replace(config, refine_steps=0))
     refined = splats_from_scene(scene, cameras, config)
@@ -54,7 +54,7 @@ def test_the_number_of_splats_keeps_to_the_budget():
 
 
 def test_the_same_seed_gives_the_same_splats():
-    config = FieldSplatsConfig(max_splats=300, refine_steps=3, refine_seconds=60.0)
+    config = FieldSplatsConfig(max_splats=300, refine_steps=3)
     first, second = (
         splats_from_scene(ball_scene(), orbit_cameras(3, (16, 16)), config, seed=4)
         for _ in range(2)
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_splats():
 
 def test_progress_is_told_of_both_stages():
     events = []
-    config = FieldSplatsConfig(max_splats=100, refine_steps=2, refine_seconds=60.0)
+    config = FieldSplatsConfig(max_splats=100, refine_steps=2)
     splats_from_scene(ball_scene(), orbit_cameras(2, (16, 16)), config, progress=events.append)
     assert [event.stage for event in events] == ["look at the field"] * 2 + ["refine splats"] * 2
 

@@ -7,7 +7,6 @@ colours are refined by gradient through our own rasteriser until the splats' ima
 """
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,9 +39,7 @@ class FieldSplatsConfig:
     smallest_opacity: float = 0.1
     """Pixels whose ray absorbs less than this give no point."""
     refine_steps: int = 150
-    """Gradient steps at most, one view each; 0: none."""
-    refine_seconds: float = 20.0
-    """Wall clock at most for the gradient steps."""
+    """Gradient steps, one view each; 0: none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +181,7 @@ def _refine(
     progress: Progress,
 ) -> GaussianSplats:
     """Move the splats' images towards the field's, over random backgrounds."""
-    if config.refine_steps == 0 or config.refine_seconds <= 0:
+    if config.refine_steps == 0:
         return splats
     spacing = splats.scales[:, :1] / _SPREAD
     leaves = {
@@ -209,7 +206,6 @@ def _refine(
             colors=leaves["colors"].sigmoid(),
         )
 
-    start = time.monotonic()
     order: list[int] = []
     for step in range(config.refine_steps):
         order = order or torch.randperm(len(seen), generator=generator).tolist()
@@ -223,8 +219,6 @@ def _refine(
         optimizer.step()
         values = {"psnr": -10.0 * math.log10(max(loss.item(), 1e-10))}
         progress(ProgressEvent("refine splats", step + 1, config.refine_steps, values))
-        if time.monotonic() - start > config.refine_seconds:
-            break
     with torch.no_grad():
         refined = current()
     return replace(refined, rotations=functional.normalize(refined.rotations, dim=-1)).detach()
