@@ -66,7 +66,7 @@ PREVIEW = Preset(
         render_config=RenderConfig.small(),
     ),
     outputs=OutputConfig(
-        size_px=160, orbit_frames=60, sway_frames=24, splat_steps=60, mesh_resolution=160
+        size_px=160, orbit_frames=48, sway_frames=20, splat_steps=60, mesh_resolution=160
     ),
 )
 """For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
