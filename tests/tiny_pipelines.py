@@ -64,9 +64,12 @@ def tiny_released(seed: int = 1) -> ZeroNVSPipeline:
 
 
 def tiny_warp(
-    depth_estimator=None, seed: int = 2, prediction_type: str = "v_prediction"
+    depth_estimator=None,
+    seed: int = 2,
+    prediction_type: str = "v_prediction",
+    downscale: int = 2,
 ) -> ZeroNVSPipeline:
-    """Return a model of the warp kind: images of 16 pixels, latents of 12x8x8."""
+    """Return a model of the warp kind: latents of 8x8, with `downscale` pixels a side each."""
     torch.manual_seed(seed)
     scheduler = DDIMScheduler(
         clip_sample=False,
@@ -75,7 +78,8 @@ def tiny_warp(
         timestep_spacing="trailing",
     )
     projection = CameraProjection(image_embed_dim=12, cross_attention_dim=12)
-    vae, unet = PixelShuffleAutoencoder(downscale=2), tiny_unet(3 * 12 + 4, 12)
+    cells = downscale**2
+    vae, unet = PixelShuffleAutoencoder(downscale), tiny_unet(10 * cells, 3 * cells)
     return evaluated(
         ZeroNVSPipeline(vae, tiny_image_encoder(), unet, scheduler, projection, depth_estimator)
     )

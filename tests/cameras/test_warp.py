@@ -169,6 +169,28 @@ def test_nearest_filling_takes_a_pixel_that_is_as_near_as_any(share):
     assert float((distance > best + 1e-4).float().mean()) < 0.01
 
 
+def test_a_hole_continues_as_the_mirror_image_of_what_is_beside_it():
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 16, 16, generator=rng)
+    validity = torch.ones(1, 1, 16, 16)
+    validity[..., 11:] = 0
+    filled = continue_image(image * validity, validity)
+    assert torch.equal(filled[..., :11], image[..., :11])
+    # Column 10 is the border: 11 mirrors 9, 12 mirrors 8 and so on.
+    mirror = image[..., 5:10].flip(-1)
+    border = image[..., 10:11].expand_as(mirror)
+    torch.testing.assert_close(filled[..., 11:], 0.5 * (mirror + border))
+
+
+def test_a_mirror_image_that_would_be_unknown_is_taken_from_nearer_the_border():
+    image = torch.linspace(0, 1, 12).expand(1, 3, 12, 12)
+    validity = torch.zeros(1, 1, 12, 12)
+    validity[..., 5:8] = 1  # a stripe of three columns
+    filled = continue_image(image * validity, validity)
+    # Column 11 lies 4 outside: the place 4 inside is a hole, that 2 inside is column 5.
+    torch.testing.assert_close(filled[..., 11], 0.5 * (image[..., 7] + image[..., 5]))
+
+
 def test_project_undoes_unproject():
     generator = torch.Generator().manual_seed(0)
     pose = look_at(torch.randn(4, 3, generator=generator) + 2)

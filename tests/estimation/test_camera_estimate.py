@@ -48,7 +48,7 @@ def test_the_ground_plane_gives_the_tilt_of_the_camera(elevation_deg: float):
     plane = fit_ground_plane(room_depth(elevation_deg), FOV)
     assert plane is not None
     assert math.degrees(plane.elevation_rad) == pytest.approx(elevation_deg, abs=0.5)
-    assert plane.inlier_fraction > 0.9
+    assert plane.inlier_fraction > 0.8  # the rest lies above the horizon
 
 
 def test_the_ground_plane_does_not_depend_on_the_unit_of_depth():

@@ -12,7 +12,7 @@ from zeronvs.estimation.depth_net import DepthNet, load_imagenet_encoder
 @pytest.fixture(scope="module")
 def net() -> DepthNet:
     torch.manual_seed(0)
-    return DepthNet(input_size_px=64, decoder_channels=8).eval()
+    return DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)).eval()
 
 
 def photographs(count: int, size: int) -> torch.Tensor:
@@ -33,6 +33,14 @@ def test_relative_depth_has_the_size_of_the_image_and_its_near_quantile_is_one(
 def test_a_photograph_is_estimated_alike_alone_and_in_a_batch(net: DepthNet):
     images = photographs(3, 64)
     torch.testing.assert_close(net.estimate_depth(images)[1:2], net.estimate_depth(images[1:2]))
+
+
+def test_a_mirrored_photograph_has_the_mirrored_depth(net: DepthNet):
+    images = photographs(2, 64)
+    mirrored = net.estimate_depth(images.flip(-1))
+    # Up to scale: its quantile is taken of every fourth pixel, counted from the left.
+    ratio = mirrored.flip(-1) / net.estimate_depth(images)
+    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
 
 
 def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):
@@ -87,7 +95,7 @@ def test_imagenet_weights_find_their_layers(net: DepthNet):
     weights = published_names(net)
     assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
     torch.manual_seed(9)
-    other = DepthNet(input_size_px=64, decoder_channels=8).eval()
+    other = DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)).eval()
     load_imagenet_encoder(other, weights)
     for part in ("stem", "stages"):
         ours = getattr(other, part).state_dict()
@@ -99,4 +107,4 @@ def test_a_missing_imagenet_weight_is_named(net: DepthNet):
     weights = published_names(net)
     del weights["_blocks.3._bn1.weight"]
     with pytest.raises(KeyError, match=r"_blocks\.3\._bn1\.weight"):
-        load_imagenet_encoder(DepthNet(input_size_px=64, decoder_channels=8), weights)
+        load_imagenet_encoder(DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)), weights)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from zeronvs._core.errors import InputError
-from zeronvs.evaluation.baselines import WARP, WARP_NEAREST
+from zeronvs.evaluation.baselines import WARP, WARP_MIRROR, WARP_NEAREST
 from zeronvs.evaluation.held_out import HeldOutScenes, motion_classes, read_pair_names
 from zeronvs.evaluation.views import COPY, ViewsEvaluationConfig, evaluate_views
 from zeronvs.evaluation.views_report import markdown_table, table_rows, write_views_report
@@ -26,7 +26,7 @@ def evaluation(held_out: Path):
 def test_the_warp_along_true_depth_beats_the_copy(evaluation):
     warped, copied = (evaluation.mean("large", method, "PSNR") for method in (WARP, COPY))
     assert warped > copied + 1
-    assert evaluation.methods == (WARP, WARP_NEAREST, COPY)
+    assert evaluation.methods == (WARP, WARP_NEAREST, WARP_MIRROR, COPY)
     assert evaluation.metrics == ("PSNR", "SSIM")
 
 
@@ -131,7 +131,7 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
     assert content["means"]["large"][COPY]["PSNR"] == pytest.approx(mean)
     assert (tmp_path / "table.md").read_text() == markdown_table(evaluation)
     with Image.open(tmp_path / "sheet_large.png") as sheet:
-        assert sheet.width == 4 * 128 + 3 * 4  # input, truth and two warps
+        assert sheet.width == 5 * 128 + 4 * 4  # input, truth and three warps
     rows = table_rows(evaluation)
     assert rows[0][1:3] == ["small (3) PSNR", "small (3) SSIM"]
-    assert [row[0] for row in rows[1:]] == [WARP, WARP_NEAREST, COPY]
+    assert [row[0] for row in rows[1:]] == [WARP, WARP_NEAREST, WARP_MIRROR, COPY]

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny_pipelines import tiny_warp
 
 from zeronvs.data.procedural import random_cameras, random_scene
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.training.pack import TrainingPack
 
 SIZE_PX, PHOTO_PX = 32, 40
@@ -44,43 +41,7 @@ def pack() -> TrainingPack:
 
 
 def make_tiny_pipe(seed: int = 0) -> ZeroNVSPipeline:
-    torch.manual_seed(seed)
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=8,
-            projection_dim=12,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=SIZE_PX // 4,
-        in_channels=3 * 48 + 16,
-        out_channels=48,
-        block_out_channels=(16, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=12,
-    )
-    scheduler = DDIMScheduler(
-        clip_sample=False,
-        prediction_type="sample",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
-    return ZeroNVSPipeline(
-        PixelShuffleAutoencoder(downscale=4, scaling_factor=1.0),
-        encoder,
-        unet,
-        scheduler,
-        CameraProjection(image_embed_dim=12, cross_attention_dim=12),
-    )
+    return tiny_warp(seed=seed, prediction_type="sample", downscale=4)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from perceptual_weights import alex_weights
 
 from zeronvs.diffusion.condition import CameraCondition
 from zeronvs.training.denoiser import (
@@ -12,11 +13,13 @@ from zeronvs.training.denoiser import (
     DenoiserTrainingConfig,
     _dropped,
     denoising_losses,
+    hole_windows,
     make_builtin_pipeline,
     train_denoiser,
 )
 from zeronvs.training.pack import TrainingPack
 from zeronvs.training.pairs import PairConfig, PairStream, collate
+from zeronvs.training.perceptual import PerceptualDistance
 
 PAIRS = PairConfig(photo_share=0.5, procedural_share=0.0)
 
@@ -71,6 +74,22 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_losses(
             torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-4)
 
 
+def test_sampling_begins_where_half_of_a_batch_is_trained(pack: TrainingPack, tiny_pipe):
+    pipe, stream, seen = tiny_pipe(), PairStream(pack, PAIRS, seed=3), []
+    pairs = collate([stream.pair(number) for number in range(4)])
+    answer = pipe.answer
+
+    def listening(noisy, timestep, told):
+        seen.append(timestep)
+        return answer(noisy, timestep, told)
+
+    pipe.answer = listening
+    denoising_losses(pipe, pairs, None, settings(), torch.Generator().manual_seed(0))
+    last = len(pipe.alphas_cumprod) - 1
+    assert seen[0][:2].tolist() == [last, last]
+    assert max(seen[0][2:].tolist()) < last
+
+
 def test_a_finished_run_does_nothing_more(pack: TrainingPack, tiny_pipe, tmp_path: Path):
     train(tiny_pipe(), pack, settings(steps=2), tmp_path)
     assert train(tiny_pipe(), pack, settings(steps=2), tmp_path) == []
@@ -91,10 +110,6 @@ def test_a_pipeline_of_other_weights_becomes_the_average_of_a_finished_run(
 
 
 def test_the_perceptual_term_is_weighted_and_reaches_the_network(pack: TrainingPack, tiny_pipe):
-    from perceptual_weights import alex_weights
-
-    from zeronvs.training.perceptual import PerceptualDistance
-
     pipe = tiny_pipe()
     stream = PairStream(pack, PAIRS, seed=1)
     pairs = collate([stream.pair(number) for number in range(4)])
@@ -102,7 +117,8 @@ def test_the_perceptual_term_is_weighted_and_reaches_the_network(pack: TrainingP
 
     def losses(weight: float) -> dict[str, torch.Tensor]:
         config = settings(perceptual_weight=weight, perceptual_crop_px=32, dropout=0.0)
-        return denoising_losses(pipe, pairs, perceptual, config, torch.Generator().manual_seed(2))
+        generator = torch.Generator().manual_seed(2)
+        return denoising_losses(pipe, pairs, perceptual, config, generator)
 
     assert "perceptual" not in losses(0.0)
     one, two = losses(1.0)["perceptual"], losses(2.0)["perceptual"]
@@ -134,3 +150,17 @@ def test_a_fresh_builtin_network_answers_the_warped_input(pack: TrainingPack):
     with torch.no_grad():
         answer = pipe.answer(torch.randn(1, 48, 32, 32), torch.tensor([900]), told)
     torch.testing.assert_close(answer, concat[:, 48:96])
+
+
+def test_perceptual_windows_are_drawn_around_holes():
+    hole = torch.zeros(6, 1, 128, 128)
+    hole[..., 80:, 90:] = 1
+    generator = torch.Generator().manual_seed(0)
+    windows = hole_windows(hole, 64, generator)
+    assert len(windows) == 6
+    for rows, columns in windows:
+        assert rows.stop - rows.start == columns.stop - columns.start == 64
+        assert 80 < rows.stop <= 128
+        assert 90 < columns.stop <= 128
+    # Without a hole any window will do.
+    assert len(hole_windows(torch.zeros(3, 1, 128, 128), 64, generator)) == 3

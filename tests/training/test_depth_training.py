@@ -28,7 +28,7 @@ PLAIN = DepthTrainingConfig(
 
 def tiny_net() -> DepthNet:
     torch.manual_seed(0)
-    return DepthNet(input_size_px=32, decoder_channels=8)
+    return DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8))
 
 
 def test_the_loss_of_a_fixed_batch_falls(pack: TrainingPack, tmp_path: Path):
@@ -130,16 +130,53 @@ def test_edges_count_at_several_scales():
     assert float(_gradient(step, known)) > 1 / 16
 
 
-def test_augmented_pictures_keep_their_depth_beside_them(pack: TrainingPack):
+@pytest.mark.parametrize("posed", [True, False])
+def test_augmented_pictures_keep_their_depth_beside_them(posed: bool):
     # A picture that shows its own depth still does so after crop and mirror.
     ramp = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     ramp = torch.nn.functional.interpolate(ramp[None], (64, 64), mode="bilinear")[0]
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
-        image, target, fraction = _augment(ramp.expand(3, -1, -1), ramp[0], 32, PLAIN, generator)
+        image, target, fraction = _augment(
+            ramp.expand(3, -1, -1), ramp[0], 32, posed, PLAIN, generator
+        )
         assert image.shape == (3, 32, 32)
         assert target.shape == (16, 16)
         assert PLAIN.min_crop_fraction - 0.02 <= fraction <= 1
         grey = torch.nn.functional.avg_pool2d(image[:1], 2)[0]
         both = torch.stack([grey.flatten(), target.flatten()])
         assert float(torch.corrcoef(both)[0, 1]) > 0.9
+
+
+def test_only_photographs_are_cropped_off_the_centre():
+    # The middle of a symmetric hill stays in the middle of a centred crop.
+    line = 1 - torch.linspace(-1, 1, 64).abs()
+    hill = line[:, None] * line
+
+    def middles(posed: bool) -> list[float]:
+        found = []
+        for seed in range(8):
+            generator = torch.Generator().manual_seed(seed)
+            image = hill.expand(3, -1, -1)
+            _, target, _ = _augment(image, hill, 32, posed, PLAIN, generator)
+            rows = target.sum(1)
+            found.append(float((rows * torch.arange(16.0)).sum() / rows.sum()))
+        return found
+
+    assert middles(posed=True) == pytest.approx([7.5] * 8, abs=0.2)
+    assert max(middles(posed=False)) - min(middles(posed=False)) > 1
+
+
+def test_the_first_stages_of_the_encoder_stay_as_they_are(pack: TrainingPack, tmp_path: Path):
+    net = tiny_net()
+    before = copy.deepcopy(net.state_dict())
+    config = replace(PLAIN, steps=2, frozen_stages=2, encoder_learning_rate=0.01)
+    train_depth(net, pack, config, tmp_path)
+    changed = {
+        name.split(".layers")[0]
+        for name, value in net.state_dict().items()
+        if not torch.allclose(value, before[name], atol=1e-3)  # the state keeps half precision
+    }
+    assert not {name for name in changed if name.startswith(("stem", "stages.0", "stages.1"))}
+    assert any(name.startswith("stages.2") for name in changed)
+    assert all(parameter.requires_grad for parameter in net.parameters())

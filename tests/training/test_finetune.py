@@ -133,7 +133,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path):
 
 
 def test_a_model_that_warps_trains_on_clean_images(tmp_path: Path):
-    depth_net = DepthNet(input_size_px=32, decoder_channels=8).eval()
+    depth_net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval()
     pipe = tiny_warp(depth_net, prediction_type="sample")
     pairs = MadeUpPairs(SHORT.batch, total=4)
     pairs.with_depth = True

@@ -23,6 +23,9 @@ SURFACE_THICKNESS = 0.04
 """Points within this fraction behind the nearest one belong to the same surface."""
 EDGE_RATIO = 1.08
 """Neighbouring depths with a larger ratio are different surfaces: no point is put between them."""
+MIRRORED = (1.0, 0.5, 0.25)
+"""How far inside a hole's border its mirror image is taken, over how far outside the pixel lies:
+the next where nothing is known at the one before."""
 BACK_FACING = -0.2
 """A surface seen from behind (cosine to its normal below this) is not what the view showed."""
 
@@ -188,25 +191,46 @@ def fill_holes(
 def continue_image(
     image: Float[Tensor, "b c h w"], validity: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """Fill where validity is 0 with the mean of the nearest valid pixel and a smooth continuation.
+    """Fill where validity is 0 with the mean of the nearest valid pixel and a mirror image.
 
-    The nearest pixel keeps the contrast of what is continued, the smooth part its overall colour:
-    measured closer to the truth than either alone (docs/numbers.md).
+    What is known is mirrored at the border of the hole: that keeps its texture, where the nearest
+    pixel alone leaves streaks. Measured closer to the truth than either (docs/log.md). An image
+    without one valid pixel becomes mid-grey.
     """
-    return 0.5 * (fill_holes(image, validity) + fill_nearest(image, validity))
+    height_px, width_px = image.shape[-2:]
+    known = validity > 0
+    nearest_row, nearest_column = _nearest_known(validity)
+    nearest = mirrored = _pixels(image, nearest_row, nearest_column)
+    row, column = _grid(image)
+    found = known
+    for share in MIRRORED:
+        inner_row = (nearest_row + share * (nearest_row - row)).round()
+        inner_column = (nearest_column + share * (nearest_column - column)).round()
+        inside = (inner_row >= 0) & (inner_row < height_px)
+        inside &= (inner_column >= 0) & (inner_column < width_px)
+        takes = inside[:, None] & (_pixels(validity, inner_row, inner_column) > 0) & ~found
+        mirrored = torch.where(takes, _pixels(image, inner_row, inner_column), mirrored)
+        found = found | takes
+    filled = torch.where(known, image, 0.5 * (nearest + mirrored))
+    return _or_grey(filled, known)
 
 
 def fill_nearest(
     image: Float[Tensor, "b c h w"], validity: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """Fill where validity is 0 with the nearest valid pixel (jump flooding; rarely a near tie off).
+    """Fill where validity is 0 with the nearest valid pixel.
 
     An image without one valid pixel becomes mid-grey.
     """
-    height_px, width_px = image.shape[-2:]
-    # Coordinates are floats: exact here, and faster than integers on a CPU.
-    row = torch.arange(height_px, device=image.device, dtype=torch.float32)[:, None]
-    column = torch.arange(width_px, device=image.device, dtype=torch.float32)
+    return _or_grey(_pixels(image, *_nearest_known(validity)), validity > 0)
+
+
+def _nearest_known(
+    validity: Float[Tensor, "b 1 h w"],
+) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:
+    """Return row and column of the nearest valid pixel (jump flooding; rarely a near tie off)."""
+    height_px, width_px = validity.shape[-2:]
+    row, column = _grid(validity)
     known = validity[:, 0] > 0
     away = 4.0 * (height_px + width_px)
     seed_row = torch.where(known, row, away)
@@ -228,11 +252,30 @@ def fill_nearest(
                 seed_row = torch.where(nearer, rows[window], seed_row)
                 seed_column = torch.where(nearer, columns[window], seed_column)
         reach //= 2
-    flat = seed_row.clamp_max(height_px - 1) * width_px + seed_column.clamp_max(width_px - 1)
+    return seed_row, seed_column
+
+
+def _grid(image: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "h 1"], Float[Tensor, " w"]]:
+    """Return the rows and columns of pixels; floats are exact here, and faster on a CPU."""
+    height_px, width_px = image.shape[-2:]
+    row = torch.arange(height_px, device=image.device, dtype=torch.float32)[:, None]
+    return row, torch.arange(width_px, device=image.device, dtype=torch.float32)
+
+
+def _pixels(
+    image: Float[Tensor, "b c h w"], row: Float[Tensor, "b h w"], column: Float[Tensor, "b h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Return the pixels of these rows and columns, those of the border where they lie outside."""
+    height_px, width_px = image.shape[-2:]
+    flat = row.clamp(0, height_px - 1) * width_px + column.clamp(0, width_px - 1)
     flat = flat.long().flatten(1)[:, None].expand(-1, image.shape[1], -1)
-    filled = image.flatten(2).gather(2, flat)
-    any_known = known.flatten(1).any(1)[:, None, None, None]
-    return torch.where(any_known, filled.view_as(image), torch.full_like(image, 0.5))
+    return image.flatten(2).gather(2, flat).view_as(image)
+
+
+def _or_grey(
+    image: Float[Tensor, "b c h w"], known: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    return torch.where(known.flatten(1).any(1)[:, None, None, None], image, 0.5)
 
 
 @dataclass(frozen=True, eq=False)

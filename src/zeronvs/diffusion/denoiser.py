@@ -328,11 +328,16 @@ class ViewDenoiser(DiffusionPipeline):
             return image
         channels = self.vae.latent_channels
         warped = told.concat[:, channels : 2 * channels] * self.vae.config["scaling_factor"]
-        known = F.pixel_shuffle(told.concat[:, 2 * channels :], self._pixels_per_cell)
+        known = self.known(told)
         reach = KNOWN_BORDER_PX
         around = F.pad(known, (reach, reach, reach, reach), value=1.0)
         weight = known * F.avg_pool2d(around, 2 * reach + 1, stride=1)
         return torch.lerp(image, self.to_image(warped), weight)
+
+    def known(self, told: CameraCondition) -> Float[Tensor, "n 1 H W"]:
+        """Return 1 where the warped input shows something, else 0; only for the warp kind."""
+        mask = told.concat[:, 2 * self.unet.config["out_channels"] :]
+        return F.pixel_shuffle(mask, self._pixels_per_cell)
 
     @property
     def _predicts_clean(self) -> bool:

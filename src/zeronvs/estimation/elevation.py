@@ -19,18 +19,22 @@ from zeronvs.estimation.estimate import Estimate, averaged
 DEFAULT_ELEVATION_RAD = math.radians(15.0)
 """A hand-held photograph of something on a table or on the ground looks down a little."""
 DEFAULT_SPREAD_RAD = math.radians(15.0)
+LOOKED_AT = 0.8
+"""Part of the picture, from below, that the ground must explain: less takes the front of whatever
+stands in the picture for a ground seen from above."""
+MIN_INLIERS = 0.7
 PLANE_SPREAD_RAD = math.radians(10.0)
 """Depth from one picture is not metric: a shift of its disparity tilts the ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroundPlane:
-    """A plane in the lower part of the picture."""
+    """A plane in the picture, its uppermost part left out."""
 
     up: Float[Tensor, "3"]
     """Unit normal in the camera's OpenGL frame."""
     inlier_fraction: float
-    """Part of the lower picture's pixels that lie on it."""
+    """Part of the pixels looked at that lie on it."""
 
     @property
     def elevation_rad(self) -> float:
@@ -46,7 +50,7 @@ class GroundPlane:
 def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = None) -> Estimate:
     """Estimate the camera's elevation in radians.
 
-    A ground plane counts when it explains most of the lower picture, does not lean, and lies below.
+    A ground plane counts when it explains most of the picture, does not lean, and lies below.
     It is then averaged with the default by their spreads: depth from one picture is uncertain.
 
     Args:
@@ -57,7 +61,9 @@ def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = 
         value=DEFAULT_ELEVATION_RAD, source="default (no clear ground)", spread=DEFAULT_SPREAD_RAD
     )
     plane = None if depth_z is None else fit_ground_plane(depth_z, fov_y_rad)
-    if plane is None or plane.inlier_fraction < 0.6 or abs(plane.roll_rad) > math.radians(15.0):
+    if plane is None or plane.inlier_fraction < MIN_INLIERS:
+        return default
+    if abs(plane.roll_rad) > math.radians(15.0):
         return default
     if not math.radians(-5.0) <= plane.elevation_rad <= math.radians(75.0):
         return default
@@ -70,7 +76,7 @@ def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = 
 
 
 def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundPlane | None:
-    """Fit a plane to the lower 40 % of a depth map, robustly; None where the fit makes no sense.
+    """Fit a plane to the lower 80 % of a depth map, robustly; None where the fit makes no sense.
 
     Args:
         depth_z: Depth along the optical axis, any unit; pixels that are not positive are left out.
@@ -83,7 +89,7 @@ def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundP
     y, x = torch.meshgrid(
         (0.5 * height_px - rows) / focal_px, (columns - 0.5 * width_px) / focal_px, indexing="ij"
     )
-    lower = slice(int(0.6 * height_px), None)
+    lower = slice(int((1 - LOOKED_AT) * height_px), None)
     depth = depth_z[lower].detach().cpu().to(torch.float64).flatten()
     usable = torch.isfinite(depth) & (depth > 0)
     if int(usable.sum()) < 32:

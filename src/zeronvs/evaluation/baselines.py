@@ -13,9 +13,17 @@ WARP_NEAREST = "input warped, nearest fill"
 """A hole takes the colour of the nearest known pixel. This leaves streaks that no person likes;
 perceptual distances do, because they are sharp: the row says how much of a number is sharpness."""
 
+WARP_MIRROR = "input warped, mirror fill"
+"""A hole continues what is beside it (`continue_image`): what the built-in model starts from, so
+the distance from this row to the model's says what its network adds."""
+
 
 def warped_input(view: View, target: Camera) -> dict[str, Float[Tensor, "b 3 h w"]]:
     """Return the inputs moved along their depth into the targets, with each kind of filling."""
     images, validity = forward_warp(view, target)
     known = images * validity
-    return {WARP: fill_holes(known, validity), WARP_NEAREST: fill_nearest(known, validity)}
+    return {
+        WARP: fill_holes(known, validity),
+        WARP_NEAREST: fill_nearest(known, validity),
+        WARP_MIRROR: images,
+    }

@@ -1,7 +1,8 @@
 """Training the built-in denoiser (the warp kind) on pairs of views.
 
-The network predicts the clean image (in the space of the latent), weighted as an error in v, plus a
-perceptual distance of that image. Image encoder and camera projection are trained along.
+The network predicts the clean image (in the space of the latent), weighted as an error in v. Of the
+view as it is sampled, with what the warp knows put back, comes a perceptual distance. Image encoder
+and camera projection are trained along.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -43,8 +45,11 @@ class DenoiserTrainingConfig:
     ema_decay: float = 0.999
     dropout: float = 0.05
     """Share of examples without token; the same again without image channels; and without both."""
-    perceptual_weight: float = 0.3
+    pure_noise_share: float = 0.5
+    """Share of a batch at the last timestep, where sampling begins: all is decided there."""
+    perceptual_weight: float = 0.5
     perceptual_crop_px: int = 64
+    """Side of the windows that the perceptual network sees; drawn around holes."""
     max_loss_weight: float = 5.0
     """Bound of 1 / sigma^2, the weight that turns an error in the image into an error in v."""
     mixed_precision: bool = True
@@ -171,13 +176,14 @@ def denoising_losses(
     latent = pipe.vae.encode(signed).latent_dist.mode()  # pyright: ignore
     condition = Condition(embedding, latent, view, pair.scene_scale.to(device))
     warped = None if pair.warped is None else tuple(part.to(device) for part in pair.warped)
-    told = pipe.prepare(condition, target.camera, warped)  # pyright: ignore[reportArgumentType]
-    told = _dropped(told, config.dropout, generator)
+    whole = pipe.prepare(condition, target.camera, warped)  # pyright: ignore[reportArgumentType]
+    told = _dropped(whole, config.dropout, generator)
     clean = pipe.to_latent(target.image)
     noise = torch.randn(clean.shape, generator=generator).to(device)
     # Later (noisier) times more often: there it is decided what the view shows.
     uniform = torch.rand(len(clean), generator=generator).sqrt()
     timestep = (uniform * len(pipe.alphas_cumprod)).long().to(device)
+    timestep[: round(config.pure_noise_share * len(clean))] = len(pipe.alphas_cumprod) - 1
     signal = pipe.alphas_cumprod[timestep][:, None, None, None]
     noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
@@ -187,34 +193,53 @@ def denoising_losses(
     losses = {"mse": (weight * (predicted - clean) ** 2).mean()}
     if perceptual is not None and config.perceptual_weight > 0:
         # Half of the batch is enough, and where there is little noise there is little to say.
-        noisiest = timestep.argsort(descending=True)[: max(1, len(timestep) // 2)]
+        noisiest = timestep.argsort(descending=True, stable=True)[: max(1, len(timestep) // 2)]
+        shown = pipe.keep_known(_to_image(pipe, predicted), whole)[noisiest]
+        hole = 1 - pipe.known(whole)[noisiest]
         losses["perceptual"] = config.perceptual_weight * _perceptual_loss(
-            perceptual,
-            _to_image(pipe, predicted)[noisiest],
-            target.image[noisiest],
-            config,
-            generator,
+            perceptual, shown, target.image[noisiest], hole, config, generator
         )
     return losses
 
 
 def _perceptual_loss(
     perceptual: PerceptualDistance,
-    predicted: Float[Tensor, "n 3 h w"],
+    shown: Float[Tensor, "n 3 h w"],
     truth: Float[Tensor, "n 3 h w"],
+    hole: Float[Tensor, "n 1 h w"],
     config: DenoiserTrainingConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    side = min(config.perceptual_crop_px, truth.shape[-1])
-    top, left = (
-        int(torch.randint(truth.shape[-1] - side + 1, (), generator=generator)) for _ in range(2)
+    side_px = min(config.perceptual_crop_px, truth.shape[-1])
+    windows = hole_windows(hole, side_px, generator)
+    shown, truth = (
+        torch.stack([image[:, *window] for image, window in zip(images, windows, strict=True)])
+        for images in (shown, truth)
     )
-    window = (..., slice(top, top + side), slice(left, left + side))
     with torch.autocast(truth.device.type, torch.bfloat16, enabled=config.mixed_precision):
         with torch.no_grad():
-            wanted = perceptual.features(truth[window])
-        distance = perceptual.compare(perceptual.features(predicted[window]), wanted)
+            wanted = perceptual.features(truth)
+        distance = perceptual.compare(perceptual.features(shown), wanted)
     return distance.float().mean()
+
+
+def hole_windows(
+    hole: Float[Tensor, "n 1 h w"], side_px: int, generator: torch.Generator
+) -> list[tuple[slice, slice]]:
+    """Draw one square window of each image, likelier where more of it is a hole.
+
+    Args:
+        hole: 1 where the image is invented, else 0.
+        side_px: Side of the windows.
+        generator: Draws; on the CPU.
+    """
+    stride = max(1, side_px // 4)
+    share = F.avg_pool2d(hole, side_px, stride=stride)[:, 0].cpu()
+    columns = share.shape[-1]
+    # Squared: windows full of holes teach most. A little for all, where there are no holes.
+    chosen = torch.multinomial(share.flatten(1).square() + 1e-4, 1, generator=generator)[:, 0]
+    corners = [(int(i) // columns * stride, int(i) % columns * stride) for i in chosen]
+    return [(slice(top, top + side_px), slice(left, left + side_px)) for top, left in corners]
 
 
 def _to_image(pipe: ZeroNVSPipeline, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:

@@ -23,17 +23,19 @@ from zeronvs.training.pack import TrainingPack
 class DepthTrainingConfig:
     """Settings of one run."""
 
-    steps: int = 1200
+    steps: int = 4500
     posed_batch: int = 6
-    photo_batch: int = 8
-    learning_rate: float = 4e-4
-    encoder_learning_rate: float = 1.5e-4
+    photo_batch: int = 10
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 2e-4
+    frozen_stages: int = 2
+    """The encoder's stem and first stages stay as they are: most of the time, least to learn."""
     fov_weight: float = 0.05
-    gradient_weight: float = 1.0
+    gradient_weight: float = 2.0
     min_crop_fraction: float = 0.65
-    mixed_precision: bool = True
-    """bfloat16 where it is safe; 1.8 times faster on a CPU that has it."""
-    checkpoint_steps: int = 100
+    mixed_precision: bool = False
+    """bfloat16 where it is safe: for GPUs. On a CPU float32 with channels last is faster."""
+    checkpoint_steps: int = 200
     """Steps between two stored states; a run goes on from the last."""
     seed: int = 0
 
@@ -54,14 +56,19 @@ def train_depth(
         state_dir: The state is kept here; a run goes on from it.
         progress: Told of every step.
     """
-    encoder = [*net.stem.parameters(), *net.stages.parameters()]
-    known = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in net.parameters() if id(parameter) not in known]
+    net.stem.requires_grad_(False)
+    net.stages[: config.frozen_stages].requires_grad_(False)
+    encoder = [*net.stages[config.frozen_stages :].parameters()]
+    rest = [
+        parameter
+        for name, parameter in net.named_parameters()
+        if not name.startswith(("stem.", "stages."))
+    ]
     optimizer = torch.optim.AdamW([{"params": encoder}, {"params": rest}], weight_decay=0.01)
     scenes = [torch.nonzero(pack.frame_scene == s)[:, 0] for s in pack.frame_scene.unique()]
     # Scenes with many frames repeat themselves: weight by the root of their length.
     scene_weight = torch.tensor([len(frames) ** 0.5 for frames in scenes])
-    net.eval()
+    net.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     step = load_state(state_dir, net, dict(net.state_dict()), optimizer)
     while step < config.steps:
         rates = (config.encoder_learning_rate, config.learning_rate)
@@ -79,6 +86,7 @@ def train_depth(
             save_state(state_dir, net, dict(net.state_dict()), optimizer, step)
         values = {name: float(value.detach()) for name, value in losses.items()}
         progress(ProgressEvent("train depth", step, config.steps, values))
+    net.requires_grad_(True)
     return net
 
 
@@ -110,7 +118,7 @@ def _losses(
         index = frames[number] if posed else photos[number - config.posed_batch]
         image = (pack.frame_image if posed else pack.photo_image)[index].float() / 255
         target = (pack.frame_depth_z if posed else pack.photo_disparity)[index].float()
-        image, target, fraction = _augment(image, target, size_px, config, generator)
+        image, target, fraction = _augment(image, target, size_px, posed, config, generator)
         images.append(image)
         targets.append(target)
         crop_fraction.append(fraction)
@@ -134,6 +142,7 @@ def _augment(
     image: Float[Tensor, "3 h w"],
     target: Float[Tensor, "h w"],
     size_px: int,
+    posed: bool,
     config: DepthTrainingConfig,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "s2 s2"], float]:
@@ -141,11 +150,21 @@ def _augment(
     low = config.min_crop_fraction
     fraction = low + (1 - low) * float(torch.rand((), generator=generator))
     crop = int(side * fraction)
-    # A crop off the centre would move the principal point, which the field of view leaves out.
-    top = left = (side - crop) // 2
+    # A crop off the centre would move the principal point, which the field of view leaves out:
+    # photographs have no field of view to learn.
+    room = (side - crop) // 2 * 2
+    top, left = (
+        room // 2 if posed else int(torch.randint(room + 1, (), generator=generator))
+        for _ in range(2)
+    )
     window = (slice(top, top + crop), slice(left, left + crop))
     image = F.interpolate(image[None, :, *window], (size_px, size_px), mode="bilinear")[0]
-    target = F.interpolate(target[None, None, *window], (size_px // 2, size_px // 2))[0, 0]
+    # Depth of posed frames has gaps (0), which must not be mixed with what is known.
+    target = F.interpolate(
+        target[None, None, *window],
+        (size_px // 2, size_px // 2),
+        mode="nearest-exact" if posed else "area",
+    )[0, 0]
     if torch.rand((), generator=generator) < 0.5:
         image, target = image.flip(-1), target.flip(-1)
     gains = 1 + 0.3 * (torch.rand(3, 1, 1, generator=generator) - 0.5)
@@ -169,7 +188,7 @@ def _photo_loss(
 ) -> Float[Tensor, ""]:
     error = _standardized(disparity) - _standardized(teacher)
     known = torch.ones_like(error, dtype=torch.bool)
-    return 0.5 * (_robust(error, known) + gradient_weight * _gradient(error, known))
+    return _robust(error, known) + gradient_weight * _gradient(error, known)
 
 
 def _standardized(values: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:

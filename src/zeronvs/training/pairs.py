@@ -40,8 +40,8 @@ class Pair:
 class PairConfig:
     """How pairs are drawn."""
 
-    photo_share: float = 0.35
-    procedural_share: float = 0.15
+    photo_share: float = 0.4
+    procedural_share: float = 0.05
     near_share: float = 0.6
     """Share of posed pairs whose frames are close in the recording; the rest is uniform."""
     near_fraction: float = 0.25
