@@ -142,11 +142,15 @@ def test_smooth_filling_continues_a_flat_colour_and_keeps_what_is_known(size):
     torch.testing.assert_close(fill_holes(image, validity), image)
     known = picture(size)[None]
     validity = (torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    filled = continue_image(known * validity, validity)
+    filled = continue_flat(known * validity, validity)
     torch.testing.assert_close(filled * validity, known * validity)
 
 
-@pytest.mark.parametrize("fill", [fill_holes, fill_nearest, continue_image])
+def continue_flat(image, validity):
+    return continue_image(image, validity, torch.ones_like(validity[:, 0]))
+
+
+@pytest.mark.parametrize("fill", [fill_holes, fill_nearest, continue_flat])
 def test_nothing_known_becomes_mid_grey(fill):
     empty = torch.zeros(2, 3, 8, 8)
     torch.testing.assert_close(fill(empty, empty[:, :1]), torch.full_like(empty, 0.5))
@@ -174,7 +178,7 @@ def test_a_hole_continues_as_the_mirror_image_of_what_is_beside_it():
     image = torch.rand(1, 3, 16, 16, generator=rng)
     validity = torch.ones(1, 1, 16, 16)
     validity[..., 11:] = 0
-    filled = continue_image(image * validity, validity)
+    filled = continue_flat(image * validity, validity)
     assert torch.equal(filled[..., :11], image[..., :11])
     # Column 10 is the border: 11 mirrors 9, 12 mirrors 8 and so on.
     mirror = image[..., 5:10].flip(-1)
@@ -182,11 +186,25 @@ def test_a_hole_continues_as_the_mirror_image_of_what_is_beside_it():
     torch.testing.assert_close(filled[..., 11:], 0.5 * (mirror + border))
 
 
+def test_a_hole_between_two_surfaces_continues_the_farther_one():
+    image = torch.zeros(1, 3, 16, 16)
+    depth_z = torch.ones(1, 16, 16)
+    image[..., 10:], depth_z[..., 10:] = 1.0, 3.0  # white and far on the right
+    validity = torch.ones(1, 1, 16, 16)
+    validity[..., 6:10] = 0
+    filled = continue_image(image * validity, validity, depth_z)
+    assert torch.equal(filled[..., 6:10], torch.ones(1, 3, 16, 4))
+    # On surfaces of one depth each side fills its half.
+    filled = continue_flat(image * validity, validity)
+    assert float(filled[..., 6:8].max()) == 0
+    assert float(filled[..., 8:10].min()) == 1
+
+
 def test_a_mirror_image_that_would_be_unknown_is_taken_from_nearer_the_border():
     image = torch.linspace(0, 1, 12).expand(1, 3, 12, 12)
     validity = torch.zeros(1, 1, 12, 12)
     validity[..., 5:8] = 1  # a stripe of three columns
-    filled = continue_image(image * validity, validity)
+    filled = continue_flat(image * validity, validity)
     # Column 11 lies 4 outside: the place 4 inside is a hole, that 2 inside is column 5.
     torch.testing.assert_close(filled[..., 11], 0.5 * (image[..., 7] + image[..., 5]))
 

@@ -240,7 +240,8 @@ def _look(
     image = torch.zeros_like(moved[:, :1]).expand(-1, 3, -1, -1)
     for index, view in enumerate(views):
         image = torch.where(best == index, read_back(view, camera, moved[:, 0]), image)
-    return continue_image(image * validity, validity), moved[:, 0], validity
+    continued = continue_image(image * validity, validity, moved[:, 0])
+    return continued, moved[:, 0], validity
 
 
 def _continued_depth(
