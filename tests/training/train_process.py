@@ -38,6 +38,7 @@ def train(out: Path, steps: int, batch: int) -> None:
     pairs = MadeUpPairs(batch, accelerator.process_index, processes)
     start = StartingPoint(tiny_released(), None, 0, ())
     finetune(TrainingRun(start=start, pairs=pairs, config=config, out=out, accelerator=accelerator))
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -119,7 +119,10 @@ class Session:
             origin=origin,
             progress=progress,
         )
-        return finetune(run)
+        folder = finetune(run)
+        # Else threads of the process group may still run when the process ends, and abort it.
+        accelerator.end_training()
+        return folder
 
     def _first_alone(self) -> AbstractContextManager[None]:
         return _first_alone(self.accelerator)
