@@ -33,11 +33,11 @@ from PIL import Image
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.data.pair_loader import PairLoader, PairLoaderConfig
-from zeronvs.data.picture_decoder import PictureDecoder
-from zeronvs.data.shard_index import build_index
-from zeronvs.data.shard_pictures import centre_square, decode_depth
-from zeronvs.data.shards import ShardScene, ShardWriter, encode_frame, read_shard
+from zeronvs.shards.image_decoder import PictureDecoder
+from zeronvs.shards.images import centre_square, decode_depth
+from zeronvs.shards.index import build_index
+from zeronvs.shards.loader import PairLoader, PairLoaderConfig
+from zeronvs.shards.writer import ShardScene, ShardWriter, encode_frame, read_shard
 
 FRAMES, HEIGHT_PX, WIDTH_PX, BATCH, RATE = 100, 256, 455, 48, 0.025
 

@@ -13,7 +13,7 @@ from zeronvs.cameras.poses import orbit_pose
 from zeronvs.scene.rasterizer import RasterConfig, rasterize
 from zeronvs.scene.renderer import RenderConfig
 from zeronvs.scene.scene import Scene
-from zeronvs.scene.splats import GaussianSplats
+from zeronvs.splats import GaussianSplats
 
 RAYS = 4096
 

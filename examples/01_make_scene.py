@@ -10,9 +10,9 @@ import torch
 
 from zeronvs import Camera, reconstruct
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.export.images import write_image
-from zeronvs.pipeline import SceneSettings
-from zeronvs.run_folder import open_run
+from zeronvs.formats.images import write_image
+from zeronvs.recipes.reconstruct import SceneSettings
+from zeronvs.recipes.run_folder import open_run
 
 photo = Path(__file__).with_name("coffee.png")
 result = reconstruct(SceneSettings(photo=photo, out=Path("out/example")))

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_pipelines import tiny_released, tiny_warp
+
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 
 pytest_plugins = ["pytester"]
 
@@ -47,3 +50,18 @@ def golden_dir() -> Path:
 def repository() -> Path:
     """Return the root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def released_pipe() -> ZeroNVSPipeline:
+    return tiny_released()
+
+
+@pytest.fixture
+def warp_pipe() -> ZeroNVSPipeline:
+    return tiny_warp()
+
+
+@pytest.fixture(params=["released", "warp"])
+def pipe(request) -> ZeroNVSPipeline:
+    return tiny_released() if request.param == "released" else tiny_warp()

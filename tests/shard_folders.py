@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from zeronvs.data.procedural import random_cameras, random_scene
-from zeronvs.data.shards import ShardScene, ShardWriter, encode_frame
+from zeronvs.datasets.procedural import random_cameras, random_scene
+from zeronvs.shards.writer import ShardScene, ShardWriter, encode_frame
 
 SIDE_PX = 256
 

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.architecture import Architecture, ClipShape, UNetShape, VaeShape
-from zeronvs.diffusion.checkpoint_keys import ema_name, links_of
+from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
+from zeronvs.checkpoints.keys import ema_name, links_of
 from zeronvs.diffusion.noise_schedule import NoiseSchedule
 
 TINY = Architecture(

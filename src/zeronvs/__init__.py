@@ -11,11 +11,11 @@ from zeronvs._core.version import __version__
 if TYPE_CHECKING:
     from zeronvs.cameras.camera import Camera
     from zeronvs.cameras.view import View
+    from zeronvs.depth.builtin import DepthNet
     from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.diffusion.projection import CameraProjection
-    from zeronvs.estimation.depth_net import DepthNet
-    from zeronvs.pipeline import reconstruct
+    from zeronvs.recipes.reconstruct import reconstruct
 
 __all__ = [
     "Camera",
@@ -31,11 +31,11 @@ __all__ = [
 _HOMES = {
     "Camera": "zeronvs.cameras.camera",
     "CameraProjection": "zeronvs.diffusion.projection",
-    "DepthNet": "zeronvs.estimation.depth_net",
+    "DepthNet": "zeronvs.depth.builtin",
     "PixelShuffleAutoencoder": "zeronvs.diffusion.autoencoder",
     "View": "zeronvs.cameras.view",
     "ZeroNVSPipeline": "zeronvs.diffusion.pipeline",
-    "reconstruct": "zeronvs.pipeline",
+    "reconstruct": "zeronvs.recipes.reconstruct",
 }
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_pipelines import tiny_warp
 
 from zeronvs.cli import main
-from zeronvs.estimation.depth_net import DepthNet
+from zeronvs.depth.builtin import DepthNet
 
 
 @pytest.fixture(scope="session")

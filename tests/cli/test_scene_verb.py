@@ -8,7 +8,7 @@ import av
 import pytest
 from PIL import Image
 
-from zeronvs.presets import PRESETS, PREVIEW, OutputConfig, Preset
+from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Preset
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zeronvs.data.procedural import random_cameras, random_scene
-from zeronvs.export.images import write_image
+from zeronvs.datasets.procedural import random_cameras, random_scene
+from zeronvs.formats.images import write_image
 
 WIDTH, HEIGHT = 96, 80
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from zeronvs.diffusion.architecture_reading import architecture_of_checkpoint
-from zeronvs.diffusion.checkpoint_keys import ema_name, links_of
-from zeronvs.diffusion.convert import account_for_keys
+from zeronvs.checkpoints.architecture_reading import architecture_of_checkpoint
+from zeronvs.checkpoints.convert import account_for_keys
+from zeronvs.checkpoints.keys import ema_name, links_of
 
 
 @pytest.fixture(scope="module")

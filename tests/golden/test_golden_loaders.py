@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from zeronvs.cameras.embedding import Representation
-from zeronvs.data.pair_loader import PUBLISHED_LOADER, PairLoader, PairLoaderConfig
-from zeronvs.data.scene_statistics import aggregate_scale, camera_statistics, depth_statistics
-from zeronvs.data.shard_index import open_index
-from zeronvs.data.shards import read_shard
+from zeronvs.shards.index import open_index
+from zeronvs.shards.loader import PUBLISHED_LOADER, PairLoader, PairLoaderConfig
+from zeronvs.shards.statistics import aggregate_scale, camera_statistics, depth_statistics
+from zeronvs.shards.writer import read_shard
 
 SETS = ("co3d", "re10k")
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
+from zeronvs.checkpoints.convert import convert_checkpoint, export_checkpoint
 from zeronvs.diffusion.condition import CameraCondition, Condition
-from zeronvs.diffusion.convert import convert_checkpoint, export_checkpoint
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.sampling import ddim_sample, ddim_timesteps
 

@@ -6,8 +6,8 @@ import torch
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
+from zeronvs.checkpoints.convert import convert_checkpoint
 from zeronvs.diffusion.condition import CameraCondition
-from zeronvs.diffusion.convert import convert_checkpoint
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.sds import sds_gradient, sds_loss
 

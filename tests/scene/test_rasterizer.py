@@ -9,7 +9,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.warp import project
 from zeronvs.scene.rasterizer import LOW_PASS_PX2, RasterConfig, project_splats, rasterize
-from zeronvs.scene.splats import GaussianSplats
+from zeronvs.splats import GaussianSplats
 
 
 def random_splats(count=60, seed=0):

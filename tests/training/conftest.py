@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_pipelines import tiny_warp
 
-from zeronvs.data.procedural import random_cameras, random_scene
+from zeronvs.datasets.procedural import random_cameras, random_scene
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.training.pack import TrainingPack
 

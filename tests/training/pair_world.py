@@ -7,7 +7,7 @@ import torch
 
 from zeronvs.cameras.embedding import Representation
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.data.pair_loader import PairBatch
+from zeronvs.shards.loader import PairBatch
 
 SIZE_PX = 16
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zeronvs.estimation.depth_net import DepthNet
+from zeronvs.depth.builtin import DepthNet
 from zeronvs.training.depth import (
     DepthTrainingConfig,
     _augment,

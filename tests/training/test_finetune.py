@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs._core.errors import HealthError, InputError
+from zeronvs.depth.builtin import DepthNet
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.estimation.depth_net import DepthNet
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.finetune import TrainingRun, finetune, learning_rate_share
 from zeronvs.training.finetune_config import PAPER, FinetuneConfig

@@ -10,7 +10,7 @@ from tiny_pipelines import tiny_released
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.checkpoint_keys import links_of
+from zeronvs.checkpoints.keys import links_of
 from zeronvs.training.starting_weights import load_start, swap_projection
 
 VIEWER = Representation.SIX_DOF_VIEWER

@@ -12,7 +12,7 @@ from zeronvs._core.errors import HealthError, InputError
 from zeronvs.cli.arguments import Count, Number, check_counts, parse
 
 if TYPE_CHECKING:
-    from zeronvs.data.sources.scene_source import SceneSource
+    from zeronvs.datasets.sources.scene_source import SceneSource
 
 FORMATS = ("auto", "co3d", "re10k", "acid", "pixelsplat", "colmap", "nerfstudio", "posed", "shards")
 Format = Literal["auto", "co3d", "re10k", "acid", "pixelsplat", "colmap", "nerfstudio", "posed",
@@ -150,7 +150,7 @@ def _convert(arguments: ConvertArguments) -> None:
     if not 1 <= arguments.quality <= 100:
         raise InputError(f"--quality is {arguments.quality}; it must lie between 1 and 100")
     from zeronvs.cli.report import progress_bar
-    from zeronvs.data.convert import ConvertConfig, convert
+    from zeronvs.shards.convert import ConvertConfig, convert
 
     kind, opener = _opener(arguments, index_dir=arguments.out / ".index")
     config = ConvertConfig(
@@ -183,7 +183,7 @@ def _check(arguments: CheckArguments) -> None:
     """Check, and print a line a scene with what is wrong."""
     check_counts(pairs=arguments.pairs, limit=arguments.limit, workers=arguments.workers)
     from zeronvs.cli.report import print_table, progress_bar
-    from zeronvs.data.check import check_source
+    from zeronvs.datasets.check import check_source
 
     _, opener = _opener(arguments)
     with progress_bar() as progress:
@@ -227,8 +227,8 @@ def _synth(arguments: SynthArguments) -> None:
     if arguments.photos is not None and not arguments.photos.is_dir():
         raise InputError(f"{arguments.photos}: there is no such folder of photographs")
     from zeronvs.cli.report import progress_bar
-    from zeronvs.data.convert import ConvertConfig, convert
-    from zeronvs.data.synth import SyntheticSource
+    from zeronvs.datasets.synth import SyntheticSource
+    from zeronvs.shards.convert import ConvertConfig, convert
 
     opener = partial(
         SyntheticSource,
@@ -254,8 +254,8 @@ def _synth(arguments: SynthArguments) -> None:
 
 def load_depth_estimator() -> Callable[..., Any]:
     """Return what the built-in depth network makes of square images."""
+    from zeronvs.depth.builtin import DepthNet
     from zeronvs.diffusion.loading import BUILTIN, pipeline_folder
-    from zeronvs.estimation.depth_net import DepthNet
 
     folder = pipeline_folder(BUILTIN, {}) / "depth_estimator"
     return DepthNet.from_pretrained(folder).eval().estimate_depth
@@ -271,44 +271,44 @@ def _opener(
     path = path.resolve()
     kind = _kind(path) if arguments.format == "auto" else arguments.format
     if kind == "co3d":
-        from zeronvs.data.sources.co3d import Co3dSource
+        from zeronvs.datasets.sources.co3d import Co3dSource
 
         set_list = getattr(arguments, "set_list", None)
         return kind, partial(Co3dSource, path, index_dir=index_dir, set_list=set_list)
     if kind in ("re10k", "acid"):
-        from zeronvs.data.sources.re10k import Re10kSource
+        from zeronvs.datasets.sources.re10k import Re10kSource
 
         frames = None if arguments.images is None else Path(arguments.images)
         return kind, partial(Re10kSource, path, frames=frames)
     if kind == "pixelsplat":
-        from zeronvs.data.sources.pixelsplat import PixelSplatSource
+        from zeronvs.datasets.sources.pixelsplat import PixelSplatSource
 
         return kind, partial(PixelSplatSource, path)
     if kind == "colmap":
-        from zeronvs.data.sources.colmap import ColmapSource
+        from zeronvs.datasets.sources.colmap import ColmapSource
 
         return kind, partial(ColmapSource, path, images=arguments.images)
     if kind == "nerfstudio":
-        from zeronvs.data.sources.nerfstudio import NerfstudioSource
+        from zeronvs.datasets.sources.nerfstudio import NerfstudioSource
 
         return kind, partial(NerfstudioSource, path, depth_unit=arguments.depth_unit)
     if kind == "posed":
-        from zeronvs.data.sources.posed import PosedSource
+        from zeronvs.datasets.sources.posed import PosedSource
 
         return kind, partial(PosedSource, path)
-    from zeronvs.data.sources.shard_folder import ShardSource
+    from zeronvs.shards.source import ShardSource
 
     return kind, partial(ShardSource, path)
 
 
 def _kind(path: Path) -> str:
     """Tell the format by the files: of the folder itself, else of the folders in it."""
-    from zeronvs.data.sources.colmap import is_colmap
-    from zeronvs.data.sources.nerfstudio import is_nerfstudio
-    from zeronvs.data.sources.pixelsplat import is_pixelsplat
-    from zeronvs.data.sources.posed import is_posed
-    from zeronvs.data.sources.re10k import is_re10k
-    from zeronvs.data.sources.shard_folder import is_shards
+    from zeronvs.datasets.sources.colmap import is_colmap
+    from zeronvs.datasets.sources.nerfstudio import is_nerfstudio
+    from zeronvs.datasets.sources.pixelsplat import is_pixelsplat
+    from zeronvs.datasets.sources.posed import is_posed
+    from zeronvs.datasets.sources.re10k import is_re10k
+    from zeronvs.shards.source import is_shards
 
     tests = {
         "shards": is_shards,

@@ -11,8 +11,8 @@ import tyro
 from zeronvs.cli.arguments import Degrees, parse, radians
 
 if TYPE_CHECKING:
-    from zeronvs.data.photo import Photo
-    from zeronvs.estimation.camera_estimate import CameraEstimate
+    from zeronvs.photo.camera_estimate import CameraEstimate
+    from zeronvs.photo.photo import Photo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class EstimateArguments:
 def run(words: Sequence[str]) -> None:
     """Parse the arguments, estimate, print, and write where asked."""
     arguments = parse(EstimateArguments, words, "estimate")
-    from zeronvs.data.photo import load_photo
-    from zeronvs.estimation.camera_estimate import estimate_camera
+    from zeronvs.photo.camera_estimate import estimate_camera
+    from zeronvs.photo.photo import load_photo
 
     photo = load_photo(arguments.photo)
     depth_estimator = None
@@ -87,8 +87,8 @@ def _print(estimate: "CameraEstimate", notes: Sequence[str]) -> None:
 def _write(folder: Path, photo: "Photo", estimate: "CameraEstimate") -> None:
     """Write the picture with its horizon, beside it the depth, and the numbers."""
     from zeronvs._core.files import write_json
-    from zeronvs.export.images import write_image
     from zeronvs.export.overlay import estimate_overlay
+    from zeronvs.formats.images import write_image
 
     overlay = estimate_overlay(
         photo.image,

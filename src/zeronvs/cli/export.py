@@ -29,7 +29,7 @@ def run(words: Sequence[str]) -> None:
     arguments = parse(ExportArguments, words, "export")
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
-    from zeronvs.run_folder import export_run
+    from zeronvs.recipes.run_folder import export_run
 
     with progress_bar() as progress:
         files = export_run(

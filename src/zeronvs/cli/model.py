@@ -56,8 +56,8 @@ def _convert(arguments: ConvertArguments) -> None:
         raise InputError(f"{arguments.source}: there is no such file or folder")
     if arguments.out.exists() and (arguments.out.is_file() or any(arguments.out.iterdir())):
         raise InputError(f"{arguments.out} exists already; give another name with -o")
+    from zeronvs.checkpoints import convert
     from zeronvs.cli.report import progress_bar
-    from zeronvs.diffusion import convert
 
     with progress_bar() as progress:
         if arguments.source.is_dir():

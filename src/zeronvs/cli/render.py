@@ -36,7 +36,7 @@ def run(words: Sequence[str]) -> None:
     check_counts(frames=arguments.frames, size=arguments.size, fps=arguments.fps)
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
-    from zeronvs.run_folder import render_run
+    from zeronvs.recipes.run_folder import render_run
 
     with progress_bar() as progress:
         video = render_run(

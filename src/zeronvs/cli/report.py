@@ -20,7 +20,7 @@ from rich.progress import Progress as Bars
 from zeronvs._core.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
-    from zeronvs.pipeline import RunResult
+    from zeronvs.recipes.reconstruct import RunResult
 
 FLAGS = {
     "fov_y_rad": "--fov-deg",

@@ -39,7 +39,7 @@ def run(words: Sequence[str]) -> None:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.pipeline import SceneSettings, reconstruct, resolve
+    from zeronvs.recipes.reconstruct import SceneSettings, reconstruct, resolve
 
     settings = SceneSettings(
         **arguments.settings(),

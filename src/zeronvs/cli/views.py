@@ -49,7 +49,7 @@ def run(words: Sequence[str]) -> None:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.pipeline import ViewsSettings, resolve, sample_views
+    from zeronvs.recipes.reconstruct import ViewsSettings, resolve, sample_views
 
     settings = ViewsSettings(
         **arguments.settings(),

@@ -25,7 +25,7 @@ from zeronvs.diffusion.condition import (
     fit_view,
     resize_image,
 )
-from zeronvs.diffusion.pictures import view_batch
+from zeronvs.diffusion.images import view_batch
 from zeronvs.diffusion.projection import CameraProjection
 
 DepthEstimator = Any

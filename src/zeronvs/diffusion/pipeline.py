@@ -19,8 +19,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import Condition
 from zeronvs.diffusion.denoiser import ViewDenoiser, Warped
-from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
-from zeronvs.diffusion.pictures import (
+from zeronvs.diffusion.images import (
     Picture,
     Seeds,
     camera_batch,
@@ -28,6 +27,7 @@ from zeronvs.diffusion.pictures import (
     input_view,
     tensor_to_pictures,
 )
+from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
 from zeronvs.diffusion.sampling import OnStep, ddim_sample
 
 

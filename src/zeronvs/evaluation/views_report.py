@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zeronvs._core.files import write_bytes, write_json
 from zeronvs.evaluation.views import COPY, ViewsEvaluation
-from zeronvs.export.images import contact_sheet, write_image
+from zeronvs.formats.images import contact_sheet, write_image
 
 HEADER_PX = 16
 GAP_PX = 4

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from zeronvs.cameras import path_files
 from zeronvs.cameras.camera import Camera
+from zeronvs.formats import transforms_json as path_files
 
 
 def write_transforms(path: Path, cameras: Camera, image_paths: Sequence[Path]) -> None:

@@ -21,7 +21,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.scene import Scene
-from zeronvs.scene.splats import GaussianSplats
+from zeronvs.splats import GaussianSplats
 
 _SPREAD = 0.4  # standard deviation of a splat, in sides of its cube
 _WIDER = 1.15  # how much more than its cameras see is looked at, so that images have whole edges

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera, stack_cameras
-from zeronvs.scene.splats import GaussianSplats
+from zeronvs.splats import GaussianSplats
 
 LOW_PASS_PX2 = 0.3
 """Added to the variances on the image plane, pixels squared (published 3DGS)."""

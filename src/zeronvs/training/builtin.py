@@ -14,8 +14,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
+from zeronvs.depth.builtin import DepthNet, load_imagenet_encoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.estimation.depth_net import DepthNet, load_imagenet_encoder
 from zeronvs.training.denoiser import (
     DenoiserTrainingConfig,
     make_builtin_pipeline,

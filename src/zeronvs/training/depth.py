@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.estimation.depth_net import DepthNet
+from zeronvs.depth.builtin import DepthNet
 from zeronvs.training.compact_state import load_state, save_state
 from zeronvs.training.pack import TrainingPack
 

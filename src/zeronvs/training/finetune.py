@@ -18,7 +18,7 @@ from torch import Tensor
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.embedding import Representation
-from zeronvs.data.pair_loader import PairBatch
+from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.export import export_pipeline
 from zeronvs.training.finetune_config import FinetuneConfig

@@ -16,9 +16,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.architecture_reading import architecture_of_checkpoint
+from zeronvs.checkpoints.architecture_reading import architecture_of_checkpoint
+from zeronvs.checkpoints.reader import CheckpointReader
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
-from zeronvs.diffusion.checkpoint_reader import CheckpointReader
 from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection

@@ -16,10 +16,10 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import LEAST_SCALE, Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth
 from zeronvs.cameras.view import View
-from zeronvs.data.pair_loader import PairBatch
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.condition import CameraCondition, clip_pixels, resize_image
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.shards.loader import PairBatch
 from zeronvs.training.finetune_config import FinetuneConfig
 
 NO_SCALE = (Representation.THREE_DOF, Representation.SIX_DOF)

@@ -19,7 +19,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import forward_warp, warp_view
-from zeronvs.data.procedural import random_cameras, random_scene
+from zeronvs.datasets.procedural import random_cameras, random_scene
 from zeronvs.training.pack import TrainingPack
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from zeronvs.cameras.embedding import Representation
-from zeronvs.data.pair_loader import PairBatch
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.shards.loader import PairBatch
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.lora import TARGETS
 from zeronvs.training.model_sizes import work_of_pair

@@ -16,8 +16,8 @@ from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, silent
 from zeronvs._core.version import __version__
 from zeronvs.cameras.embedding import Representation
-from zeronvs.data.pair_loader import PairBatch, PairLoader, PairLoaderConfig
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.shards.loader import PairBatch, PairLoader, PairLoaderConfig
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.model_sizes import hollow_pipeline

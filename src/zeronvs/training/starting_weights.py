@@ -12,10 +12,10 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.architecture_reading import architecture_of_folder
-from zeronvs.diffusion.checkpoint_keys import ema_name, links_of
-from zeronvs.diffusion.checkpoint_reader import CheckpointReader
-from zeronvs.diffusion.convert import convert_checkpoint
+from zeronvs.checkpoints.architecture_reading import architecture_of_folder
+from zeronvs.checkpoints.convert import convert_checkpoint
+from zeronvs.checkpoints.keys import ema_name, links_of
+from zeronvs.checkpoints.reader import CheckpointReader
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.training.denoiser import make_builtin_pipeline

@@ -14,9 +14,9 @@ from zeronvs._core.files import write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation
 from zeronvs.cameras.view import View
-from zeronvs.data.pair_loader import PairBatch
 from zeronvs.diffusion.condition import resize_image
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.objective import TrainedDenoiser, input_depth, make_examples, scale_of

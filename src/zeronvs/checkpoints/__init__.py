@@ -1,0 +1,1 @@
+"""Released checkpoints and diffusers folders: read, write, convert."""

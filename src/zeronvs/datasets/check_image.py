@@ -1,0 +1,232 @@
+"""The picture of a check: pairs with epipolar lines, and one frame moved into the other by depth.
+
+A row a pair, from left to right: corners of the first frame; the same corners in the second frame,
+each with the line on which its camera says it must lie; the first frame moved into the second by
+its depth; and squares of the second frame and of the moved first one in turn. Where cameras and
+depth are right, dots lie on their lines and edges run on over the borders of the squares.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.scene_scale import fit_disparity
+from zeronvs.cameras.view import View
+from zeronvs.cameras.warp import project, unproject_depth, warp_view
+from zeronvs.datasets.framed_scene import ShownFrame
+from zeronvs.datasets.pose_hypotheses import Matches, fit
+
+DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
+PANEL_PX = 320
+MARGIN_PX = 8
+TEXT_PX = 15
+CORNERS_SHOWN = 10
+DENSE_SHARE = 0.3
+CAPTIONS = ("corners", "must lie on their lines", "moved here by depth", "edges must run on")
+COLOURS = (
+    (230, 25, 75),
+    (60, 180, 75),
+    (255, 225, 25),
+    (0, 130, 200),
+    (245, 130, 48),
+    (145, 30, 180),
+    (70, 240, 240),
+    (240, 50, 230),
+    (210, 245, 60),
+    (250, 190, 212),
+)
+GOOD, BAD, INK, PAPER = (0, 110, 50), (190, 20, 20), (20, 20, 20), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class PairPicture:
+    """What one row shows."""
+
+    first: ShownFrame
+    second: ShownFrame
+    matches: Matches
+    estimate_depth: DepthEstimate | None
+
+    def panels(self) -> list[Image.Image]:
+        """Return the four pictures."""
+        shown = self._spread()
+        moved, chequered = self._moved()
+        return [self._corners(shown), self._lines(shown), moved, chequered]
+
+    def caption(self) -> str:
+        """Say which frames these are and how well their matches fit."""
+        error = fit(self.matches, self.first.framing.target, self.second.framing.target)
+        share = float((error < 2).float().mean()) if len(error) else 0.0
+        return (
+            f"{self.first.name} and {self.second.name}: {len(error)} matches, "
+            f"{share:.0%} within 2 px of their lines"
+        )
+
+    def _spread(self) -> list[int]:
+        """Choose matches far from each other."""
+        uv = self.matches.first_uv.numpy()
+        if len(uv) == 0:
+            return []
+        chosen = [int(np.linalg.norm(uv - uv.mean(0), axis=1).argmax())]
+        away = np.linalg.norm(uv - uv[chosen[0]], axis=1)
+        while len(chosen) < min(CORNERS_SHOWN, len(uv)):
+            chosen.append(int(away.argmax()))
+            away = np.minimum(away, np.linalg.norm(uv - uv[chosen[-1]], axis=1))
+        return chosen
+
+    def _corners(self, shown: list[int]) -> Image.Image:
+        panel = _panel(self.first.image)
+        draw, scale = ImageDraw.Draw(panel), PANEL_PX / self.first.image.shape[0]
+        for number, index in enumerate(shown):
+            _dot(draw, self.matches.first_uv[index].numpy() * scale, number)
+        return panel
+
+    def _lines(self, shown: list[int]) -> Image.Image:
+        panel = _panel(self.second.image)
+        draw, scale = ImageDraw.Draw(panel), PANEL_PX / self.second.image.shape[0]
+        first, second = self.first.framing.target, self.second.framing.target
+        for number, index in enumerate(shown):
+            line = epipolar_line(self.matches.first_uv[index], first, second) * scale
+            colour = COLOURS[number % len(COLOURS)]
+            if len(line) > 1:
+                draw.line([tuple(point) for point in line.tolist()], fill=colour, width=2)
+        for number, index in enumerate(shown):
+            _dot(draw, self.matches.second_uv[index].numpy() * scale, number)
+        return panel
+
+    def _moved(self) -> tuple[Image.Image, Image.Image]:
+        depth_z = self._dense_depth()
+        if depth_z is None:
+            points = self._moved_points()
+            return points, _text_panel("depth is sparse" if self._known() else "no depth known")
+        image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1).float() / 255
+        view = View(
+            image[None], _batched(self.first.framing.target), torch.from_numpy(depth_z)[None]
+        )
+        moved, validity = warp_view(view, _batched(self.second.framing.target))
+        seen = validity[0, 0].numpy()[..., None] > 0
+        pixels = (moved.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        pixels = np.where(seen, pixels, np.uint8(255))
+        squares = np.add.outer(np.arange(256) // 32, np.arange(256) // 32) % 2 == 1
+        chequered = np.where(squares[..., None] & seen, pixels, self.second.image)
+        return _panel(pixels), _panel(chequered)
+
+    def _known(self) -> bool:
+        return bool((self.first.depth_z > 0).any())
+
+    def _dense_depth(self) -> ndarray | None:
+        """Return dense depth of the first frame, filled by a disparity if need be."""
+        depth_z = self.first.depth_z
+        known = depth_z > 0
+        if known.mean() > DENSE_SHARE:
+            return depth_z
+        disparity = self.first.disparity
+        if disparity is None and self.estimate_depth is not None:
+            image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1)[None].float() / 255
+            disparity = 1 / self.estimate_depth(image)[0].clamp_min(1e-6).numpy()
+        if disparity is None or known.sum() < 12:
+            return None
+        wanted = torch.from_numpy(1 / depth_z[known])
+        scale, shift = fit_disparity(torch.from_numpy(disparity[known].astype(np.float32)), wanted)
+        nearest, farthest = depth_z[known].min() * 0.7, depth_z[known].max() * 2
+        filled = np.clip(scale * disparity + shift, 1 / farthest, 1 / nearest)
+        return (1 / filled).astype(np.float32)
+
+    def _moved_points(self) -> Image.Image:
+        """Draw the known points of the first frame, in its colours, over the dimmed second."""
+        dimmed = (self.second.image.astype(np.float32) * 0.25 + 190).astype(np.uint8)
+        panel = _panel(dimmed)
+        if not self._known():
+            return panel
+        draw, scale = ImageDraw.Draw(panel), PANEL_PX / 256
+        row, column = np.nonzero(self.first.depth_z)
+        points = unproject_depth(torch.from_numpy(self.first.depth_z), self.first.framing.target)
+        uv, depth_z = project(points[row, column], self.second.framing.target)
+        for (u, v), z, colour in zip(
+            (uv * scale).tolist(), depth_z.tolist(), self.first.image[row, column], strict=True
+        ):
+            if z > 0:
+                draw.rectangle((u - 3, v - 3, u + 3, v + 3), fill=tuple(int(c) for c in colour))
+        return panel
+
+
+def scene_picture(
+    rows: list[PairPicture], title: str, verdict: str, *, good: bool
+) -> Image.Image | None:
+    """Return the sheet of a scene; None where there is no pair."""
+    if not rows:
+        return None
+    width = 4 * PANEL_PX + 5 * MARGIN_PX
+    head, row_height = 3 * TEXT_PX + 4 * MARGIN_PX, PANEL_PX + TEXT_PX + 3 * MARGIN_PX
+    sheet = Image.new("RGB", (width, head + len(rows) * row_height), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
+    draw.text((MARGIN_PX, MARGIN_PX), title, fill=INK, font=font)
+    verdict = _fitting(draw, verdict, font, width - 2 * MARGIN_PX)
+    draw.text((MARGIN_PX, 2 * MARGIN_PX + TEXT_PX), verdict, fill=GOOD if good else BAD, font=font)
+    for place, caption in enumerate(CAPTIONS):
+        left = MARGIN_PX + place * (PANEL_PX + MARGIN_PX)
+        draw.text((left, 3 * MARGIN_PX + 2 * TEXT_PX), caption, fill=INK, font=font)
+    for number, row in enumerate(rows):
+        top = head + number * row_height
+        for place, panel in enumerate(row.panels()):
+            sheet.paste(panel, (MARGIN_PX + place * (PANEL_PX + MARGIN_PX), top))
+        caption = _fitting(draw, row.caption(), font, width - 2 * MARGIN_PX)
+        draw.text((MARGIN_PX, top + PANEL_PX + 2), caption, fill=INK, font=font)
+    return sheet
+
+
+def epipolar_line(uv: Float[Tensor, " 2"], first: Camera, second: Camera) -> Float[ndarray, "n 2"]:
+    """Return where the ray of a pixel of one camera lies in the picture of another, pixels.
+
+    Only the part in front of both cameras and inside the picture is returned, as a run of points.
+    """
+    matrix = first.intrinsics_px.double()
+    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
+    ray = torch.stack([slope[0], -slope[1], torch.tensor(-1.0).double()])
+    ray = first.camera_to_world[:3, :3].double() @ ray
+    baseline = float((second.position - first.position).norm())
+    depth_z = torch.logspace(-2, 5, 3000, dtype=torch.float64) * max(baseline, 1e-9)
+    points = first.position.double() + depth_z[:, None] * ray
+    double = Camera(
+        second.camera_to_world.double(), second.intrinsics_px.double(), second.image_size_px
+    )
+    seen, ahead = project(points, double)
+    height, width = second.image_size_px
+    inside = (ahead > 0) & (seen >= 0).all(-1) & (seen[:, 0] < width) & (seen[:, 1] < height)
+    return seen[inside].numpy()
+
+
+def _panel(pixels: ndarray) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return picture.resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
+
+
+def _text_panel(text: str) -> Image.Image:
+    panel = Image.new("RGB", (PANEL_PX, PANEL_PX), (235, 235, 235))
+    font = ImageFont.load_default(TEXT_PX)
+    ImageDraw.Draw(panel).text((MARGIN_PX, PANEL_PX // 2), text, fill=INK, font=font)
+    return panel
+
+
+def _dot(draw: ImageDraw.ImageDraw, at: ndarray, number: int) -> None:
+    u, v = float(at[0]), float(at[1])
+    colour = COLOURS[number % len(COLOURS)]
+    draw.ellipse((u - 6, v - 6, u + 6, v + 6), outline=(0, 0, 0), width=3)
+    draw.ellipse((u - 5, v - 5, u + 5, v + 5), outline=colour, width=2)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
+    while len(text) > 20 and draw.textlength(text, font=font) > width:  # pyright: ignore
+        text = text[:-4] + "..." if not text.endswith("...") else text[:-8] + "..."
+    return text
+
+
+def _batched(camera: Camera) -> Camera:
+    return Camera(camera.camera_to_world[None], camera.intrinsics_px[None], camera.image_size_px)

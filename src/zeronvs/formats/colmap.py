@@ -1,0 +1,255 @@
+"""Reading COLMAP's sparse models, text and binary: cameras, images, points3D."""
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.lens import Lens
+
+MODELS = {
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    6: ("FULL_OPENCV", 12),
+    7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+    10: ("THIN_PRISM_FISHEYE", 12),
+}
+"""COLMAP's camera models: number, name, how many parameters."""
+MOST_BYTES = 8 * 2**30
+NO_POINT = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class ColmapCamera:
+    """One camera of a model; several images may share it."""
+
+    model: str
+    width: int
+    height: int
+    parameters: tuple[float, ...]
+
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """Return fx, fy, cx, cy in pixels."""
+        if self.model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL") or "RADIAL_F" in self.model:
+            focal, centre_x, centre_y = self.parameters[:3]
+            return focal, focal, centre_x, centre_y
+        fx, fy, centre_x, centre_y = self.parameters[:4]
+        return fx, fy, centre_x, centre_y
+
+    def lens(self) -> Lens:
+        """Return the distortion.
+
+        Raises:
+            InputError: The model is one that is not read.
+        """
+        p = self.parameters
+        match self.model:
+            case "SIMPLE_PINHOLE" | "PINHOLE":
+                return Lens()
+            case "SIMPLE_RADIAL" | "RADIAL":
+                return Lens(radial=p[3:])
+            case "OPENCV":
+                return Lens(radial=p[4:6], tangential=(p[6], p[7]))
+            case "FULL_OPENCV":
+                radial = (p[4], p[5], p[8])
+                return Lens(radial=radial, tangential=(p[6], p[7]), radial_divisor=p[9:12])
+            case "OPENCV_FISHEYE":
+                return Lens(radial=p[4:], fisheye=True)
+            case "SIMPLE_RADIAL_FISHEYE" | "RADIAL_FISHEYE":
+                return Lens(radial=p[3:], fisheye=True)
+        raise InputError(
+            f"cameras of the model {self.model} are not read; run `colmap image_undistorter` first"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ColmapImage:
+    """One posed image."""
+
+    name: str
+    camera_id: int
+    qvec: tuple[float, ...]
+    tvec: tuple[float, ...]
+    point_ids: Int[ndarray, " n"]
+    """Points that were seen in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColmapModel:
+    """One sparse model."""
+
+    cameras: dict[int, ColmapCamera]
+    images: tuple[ColmapImage, ...]
+    point_ids: Int[ndarray, " p"]
+    """Sorted."""
+    positions: Float[ndarray, "p 3"]
+    errors_px: Float[ndarray, " p"]
+    """Mean reprojection error."""
+
+    def points_of(self, image: ColmapImage, *, most_error_px: float = 2.0) -> Float[ndarray, "n 3"]:
+        """Return the points seen in an image whose reprojection error is small."""
+        if len(self.point_ids) == 0 or len(image.point_ids) == 0:
+            return np.zeros((0, 3))
+        place = np.searchsorted(self.point_ids, image.point_ids)
+        place = np.minimum(place, len(self.point_ids) - 1)
+        place = place[self.point_ids[place] == image.point_ids]
+        return self.positions[place[self.errors_px[place] <= most_error_px]]
+
+
+def model_files(folder: Path) -> str | None:
+    """Return which kind of model a folder holds: "bin", "txt" or None."""
+    for kind in ("bin", "txt"):
+        if all((folder / f"{name}.{kind}").is_file() for name in ("cameras", "images")):
+            return kind
+    return None
+
+
+def read_model(folder: Path) -> ColmapModel:
+    """Read the model in a folder; binary files win where both kinds are there.
+
+    Raises:
+        InputError: There is none, or a file is damaged.
+    """
+    kind = model_files(folder)
+    if kind is None:
+        raise InputError(f"{folder} has no cameras.bin and images.bin, nor their text files")
+    paths = {name: folder / f"{name}.{kind}" for name in ("cameras", "images", "points3D")}
+    for path in paths.values():
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} is larger than {MOST_BYTES >> 30} GiB")
+    reading = ""
+    try:
+        reading = paths["cameras"].name
+        cameras = _cameras_bin(paths) if kind == "bin" else _cameras_txt(paths)
+        reading = paths["images"].name
+        images = _images_bin(paths) if kind == "bin" else _images_txt(paths)
+        reading = paths["points3D"].name
+        points = ([], [], [])
+        if paths["points3D"].is_file():
+            points = _points_bin(paths) if kind == "bin" else _points_txt(paths)
+    except InputError:
+        raise
+    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        raise InputError(f"{folder}/{reading} is damaged or cut short: {error}") from error
+    point_ids = np.array(points[0], dtype=np.int64)
+    order = np.argsort(point_ids)
+    positions = np.array(points[1], dtype=np.float64).reshape(-1, 3)
+    errors_px = np.array(points[2], dtype=np.float64)
+    return ColmapModel(cameras, tuple(images), point_ids[order], positions[order], errors_px[order])
+
+
+def _take(handle: io.BufferedReader, layout: str) -> tuple:
+    size = struct.calcsize("<" + layout)
+    content = handle.read(size)
+    if len(content) < size:
+        raise ValueError("the file ends too early")
+    return struct.unpack("<" + layout, content)
+
+
+def _cameras_bin(paths: dict[str, Path]) -> dict[int, ColmapCamera]:
+    cameras = {}
+    with paths["cameras"].open("rb") as handle:
+        for _ in range(_take(handle, "Q")[0]):
+            camera_id, number, width, height = _take(handle, "IiQQ")
+            if number not in MODELS:
+                raise InputError(f"camera {camera_id} has the unknown model number {number}")
+            name, count = MODELS[number]
+            cameras[camera_id] = ColmapCamera(name, width, height, _take(handle, f"{count}d"))
+    return cameras
+
+
+def _images_bin(paths: dict[str, Path]) -> list[ColmapImage]:
+    images = []
+    with paths["images"].open("rb") as handle:
+        size = paths["images"].stat().st_size
+        for _ in range(_take(handle, "Q")[0]):
+            _, *pose = _take(handle, "I7d")
+            (camera_id,) = _take(handle, "I")
+            name = bytearray()
+            while (letter := handle.read(1)) not in (b"\0", b"") and len(name) < 4096:
+                name += letter
+            (count,) = _take(handle, "Q")
+            if count * 24 > size:
+                raise ValueError(f"an image claims {count} points")
+            rows = handle.read(24 * count)
+            if len(rows) < 24 * count:
+                raise ValueError("the file ends too early")
+            seen = np.frombuffer(rows, dtype=[("uv", "<2f8"), ("id", "<u8")])["id"]
+            seen = seen[seen != NO_POINT].astype(np.int64)
+            images.append(
+                ColmapImage(name.decode("utf-8"), camera_id, tuple(pose[:4]), tuple(pose[4:]), seen)
+            )
+    return images
+
+
+def _points_bin(paths: dict[str, Path]) -> tuple[list[int], list[tuple], list[float]]:
+    ids, positions, errors = [], [], []
+    with paths["points3D"].open("rb") as handle:
+        size = paths["points3D"].stat().st_size
+        for _ in range(_take(handle, "Q")[0]):
+            point_id, x, y, z, _, _, _, error, track = _take(handle, "Q3d3BdQ")
+            if track * 8 > size:
+                raise ValueError(f"a point claims a track of {track}")
+            if len(handle.read(8 * track)) < 8 * track:
+                raise ValueError("the file ends too early")
+            ids.append(point_id)
+            positions.append((x, y, z))
+            errors.append(error)
+    return ids, positions, errors
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines that are no comment; an image's second line may be empty, so those stay."""
+    text = path.read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if not line.startswith("#")]
+
+
+def _cameras_txt(paths: dict[str, Path]) -> dict[int, ColmapCamera]:
+    counts = dict(MODELS.values())
+    cameras = {}
+    for line in filter(None, _lines(paths["cameras"])):
+        words = line.split()
+        parameters = tuple(float(word) for word in words[4:])
+        if len(parameters) != counts.get(words[1], len(parameters)):
+            raise ValueError(f"camera {words[0]} should have {counts[words[1]]} parameters")
+        size = (int(words[2]), int(words[3]))
+        cameras[int(words[0])] = ColmapCamera(words[1], *size, parameters)
+    return cameras
+
+
+def _images_txt(paths: dict[str, Path]) -> list[ColmapImage]:
+    lines = _lines(paths["images"])
+    while lines and not lines[0]:
+        lines.pop(0)
+    images = []
+    for first, second in zip(lines[0::2], [*lines[1::2], ""], strict=False):
+        if not first:
+            break
+        words = first.split(maxsplit=9)
+        numbers = tuple(float(word) for word in words[1:8])
+        seen = np.array(second.split()[2::3], dtype=np.int64)
+        images.append(
+            ColmapImage(words[9], int(words[8]), numbers[:4], numbers[4:], seen[seen >= 0])
+        )
+    return images
+
+
+def _points_txt(paths: dict[str, Path]) -> tuple[list[int], list[tuple], list[float]]:
+    ids, positions, errors = [], [], []
+    for line in filter(None, _lines(paths["points3D"])):
+        words = line.split()
+        ids.append(int(words[0]))
+        positions.append(tuple(float(word) for word in words[1:4]))
+        errors.append(float(words[7]))
+    return ids, positions, errors

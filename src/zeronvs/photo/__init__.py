@@ -1,0 +1,1 @@
+"""A photograph: load it, estimate its camera."""

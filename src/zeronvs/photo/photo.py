@@ -1,0 +1,239 @@
+"""Reading a photograph: from any file to an upright sRGB picture, or one line saying why not.
+
+`load_photo` opens what Pillow opens, turns it upright, brings it to sRGB and keeps what the camera
+wrote about its lens. `square_view` cuts the centre square that the model sees and changes the
+camera with the pixels.
+"""
+
+import math
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+from zeronvs.photo.colour import to_srgb
+from zeronvs.photo.exif import focal_px_from_exif
+
+MIN_SIDE_PX = 64
+"""Smallest short side that is accepted."""
+MAX_SHORT_SIDE_PX = 1536
+"""Larger photographs are reduced to this short side: the model sees at most a few hundred."""
+MAX_LONG_SIDE_PX = 8192
+"""Bounds the memory that a panorama can ask for."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Photo:
+    """One photograph, upright."""
+
+    image: Float[Tensor, "3 h w"]
+    """sRGB in [0, 1]; reduced where the file is larger than the bounds above."""
+    name: str
+    """File name, for messages."""
+    source_size_px: tuple[int, int]
+    """(height, width) of the file, upright."""
+    focal_px: float | None = None
+    """Focal length in pixels of `image`, where the camera recorded its lens."""
+    focal_source: str | None = None
+    """The EXIF field that `focal_px` comes from."""
+    notes: tuple[str, ...] = ()
+    """What was done to the picture that its owner may want to know, a sentence each."""
+
+
+def load_photo(path: Path | str) -> Photo:
+    """Read a photograph.
+
+    Applied: the EXIF rotation, the embedded colour profile, white behind transparent parts, the
+    first frame of an animation, 16-bit to float, and a reduction of very large files.
+
+    Args:
+        path: A file in any format that Pillow reads.
+
+    Raises:
+        InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
+            smaller than 64 px or larger than about 180 megapixels.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with warnings.catch_warnings():
+            # A warning of Pillow's is about the file's state: what is unusable raises instead.
+            warnings.simplefilter("ignore")
+            return _read(path)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise InputError(_not_a_picture(path)) from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path.name} is too large: over 178 megapixels. Give a smaller copy of it."
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"{path.name} does not fit into memory. Give a smaller copy.") from error
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path.name} is damaged or cut short ({reason}). Give a whole file, "
+            "for instance by opening it in a viewer and saving it again."
+        ) from error
+
+
+def square_view(
+    photo: Photo,
+    *,
+    fov_y_rad: float,
+    size_px: int,
+    camera_to_world: Float[Tensor, "4 4"] | None = None,
+) -> View:
+    """Cut the centre square of a photograph and resize it; the camera changes with the pixels.
+
+    Args:
+        photo: The photograph.
+        fov_y_rad: Vertical (and horizontal) field of view of the centre square in radians, in
+            (0, pi): that of the photograph along its shorter side.
+        size_px: Height and width of the result.
+        camera_to_world: OpenGL pose; identity if not given.
+
+    Raises:
+        InputError: The field of view is not in (0, pi).
+    """
+    if not 0.0 < fov_y_rad < math.pi:
+        raise InputError(
+            f"the field of view is {math.degrees(fov_y_rad):g} degrees; "
+            "it must lie between 0 and 180"
+        )
+    _, height_px, width_px = photo.image.shape
+    side_px = min(height_px, width_px)
+    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
+    square = photo.image[:, top_px : top_px + side_px, left_px : left_px + side_px]
+    image = interpolate(
+        square[None], (size_px, size_px), mode="bicubic", antialias=True, align_corners=False
+    )[0].clamp(0.0, 1.0)
+    # The field of view is the square's, so the photograph's own follows from its height.
+    photo_fov_y_rad = 2.0 * math.atan(math.tan(0.5 * fov_y_rad) * height_px / side_px)
+    pose = torch.eye(4) if camera_to_world is None else camera_to_world
+    camera = Camera.from_fov(pose, photo_fov_y_rad, (height_px, width_px))
+    return View(image, camera.cropped(top_px, left_px, side_px, side_px).resized(size_px, size_px))
+
+
+def _check_file(path: Path) -> None:
+    """Say what is wrong with a path that is no readable file with something in it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a folder; give one photograph")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not an ordinary file; give one photograph")
+    if status.st_size == 0:
+        raise InputError(f"{path}: is empty (0 bytes); give a whole file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _not_a_picture(path: Path) -> str:
+    """Explain a file that no decoder knows; name the one kind that phones produce."""
+    with path.open("rb") as handle:
+        head = handle.read(16)
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"heim", b"hevc"):
+        return (
+            f"{path.name} is a HEIC picture, which cannot be read here. Save it as JPEG or PNG, "
+            "or set the phone to take JPEG (most compatible)."
+        )
+    return (
+        f"{path.name} is not a picture that can be read (tried every format of Pillow). "
+        "Give a JPEG, PNG, WebP or TIFF file."
+    )
+
+
+def _read(path: Path) -> Photo:
+    """Decode the file; any error of the decoder passes through."""
+    notes: list[str] = []
+    with Image.open(path) as image:
+        if image.format in ("EPS", "WMF"):  # drawings: Pillow would run another program on them
+            raise InputError(f"{path.name} is a drawing ({image.format}), not a photograph")
+        _check_size(path, image.size)
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            notes.append("It holds several pictures; the first one is used.")
+        file_size = image.size
+        image.draft("RGB", (2 * MAX_SHORT_SIDE_PX, 2 * MAX_SHORT_SIDE_PX))
+        image.load()
+        focal = focal_px_from_exif(image, file_size)
+        pixels = _upright(_reduced(image, notes), notes)
+        pixels = to_srgb(pixels, icc_profile=image.info.get("icc_profile"), notes=notes)
+    turned = (pixels.width > pixels.height) != (file_size[0] > file_size[1])
+    upright_size = file_size[::-1] if turned else file_size
+    _check_size(path, pixels.size)
+    tensor = _to_tensor(pixels)
+    if float(tensor.std()) < 0.01:
+        notes.append("It is one flat colour: there is nothing to see from another side.")
+    scale = max(pixels.size) / max(file_size)
+    if focal.note is not None:
+        notes.append(focal.note)
+    return Photo(
+        image=tensor,
+        name=path.name,
+        source_size_px=(upright_size[1], upright_size[0]),
+        focal_px=None if focal.focal_px is None else focal.focal_px * scale,
+        focal_source=focal.source,
+        notes=tuple(notes),
+    )
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    if min(size) < MIN_SIDE_PX:
+        raise InputError(
+            f"{path.name} is {size[0]}x{size[1]} px; the shorter side must have at least "
+            f"{MIN_SIDE_PX}. Use a larger photograph."
+        )
+
+
+def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Bring a very large picture down to the bounds, keeping its proportions."""
+    factor = min(1.0, MAX_SHORT_SIDE_PX / min(image.size), MAX_LONG_SIDE_PX / max(image.size))
+    if factor == 1.0:
+        return image
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    notes.append(f"It is large; it was reduced to {size[0]}x{size[1]} px.")
+    if image.mode in ("P", "PA", "1"):
+        image = image.convert("RGBA")
+    elif image.mode.startswith("I;"):
+        image = image.convert("I")
+    return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Apply the EXIF rotation; damaged EXIF data is passed over."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF blocks are often damaged, the pixels are not
+        notes.append("Its EXIF data is damaged and was not used: the picture may lie on its side.")
+        return image
+
+
+def _to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    array = np.array(image, dtype=np.float32)
+    if image.mode == "F":
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    else:
+        array /= 255.0
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()

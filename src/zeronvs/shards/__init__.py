@@ -1,0 +1,1 @@
+"""The published WebDataset layout: write, index, sample, load."""

@@ -1,0 +1,347 @@
+"""Which pairs of frames a training run sees, in which order: numbers only, no pictures.
+
+Every choice is drawn from a generator that is seeded by its own place (seed, source, rank, visit,
+...), so the order does not depend on workers or on the machine, and the whole state is a few
+counters and the shuffle buffer. Published sampling: ldm/data/webdataset_co3d.py (int(rate * frames)
+ordered pairs a scene, uniform, no baseline limit) and webdataset_utils.py (shards drawn with
+replacement, shuffle buffer, a data set drawn for each item).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from zeronvs._core.errors import InputError
+from zeronvs.shards.overlap import SourceTable, predict_overlap
+
+_ORDER, _ITEM, _PAIR, _SPARE = range(4)
+"""What a generator is for: part of its seed."""
+_CHUNK = 4
+"""So many pairs are tried for their overlap at once."""
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSamplingConfig:
+    """How pairs are drawn. The defaults are the published ones where nothing better is known."""
+
+    pairs_per_frame: float = 0.025
+    """A scene of n frames gives int(pairs_per_frame * n) pairs a visit."""
+    least_pairs_per_scene: int = 1
+    """At least so many. Published: 0, so that scenes with fewer than 40 frames are never seen."""
+    shuffle_buffer: int = 500
+    """Pairs of a source wait in a buffer of this size and leave it at random."""
+    resample_shards: bool = False
+    """Published: True, shards are drawn with replacement. False visits every scene once an epoch,
+    in an order that changes each epoch."""
+    overlap: tuple[float, float] | None = None
+    """Wanted share of the input view that the target sees, (least, most) in [0, 1], predicted from
+    cameras and depth statistics. None: no limit, as published."""
+    overlap_tries: int = 16
+    """So many pairs are tried; where none lies in the range, the nearest is taken."""
+    seed: int = 42
+
+
+PUBLISHED_SAMPLING = PairSamplingConfig(least_pairs_per_scene=0, resample_shards=True)
+"""Everything as the published loader has it."""
+
+
+@dataclass(frozen=True)
+class PairPlace:
+    """One pair: which frames, and where in the order of sampling it was drawn."""
+
+    source: int
+    scene: int
+    """In the source's table."""
+    input: int
+    """Frame of the scene, in the order of the tar."""
+    target: int
+    visit: int
+    draw: int
+
+
+class PairSampler:
+    """An endless stream of batches of pairs for one rank; see the module."""
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[SourceTable, float]],
+        config: PairSamplingConfig,
+        *,
+        batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Start at the first batch.
+
+        Args:
+            sources: Tables and weights (> 0; they need not sum to 1).
+            config: How pairs are drawn.
+            batch: Pairs in a batch.
+            rank: Of this process.
+            world_size: Number of ranks. No scene is seen by two of them; where a source has fewer
+                scenes than ranks, no ordered pair is.
+
+        Raises:
+            InputError: There is nothing to draw from, or a setting is out of range.
+        """
+        _check(sources, config, batch, rank, world_size)
+        weights = np.array([weight for _, weight in sources], dtype=np.float64)
+        self._probability = weights / weights.sum()
+        self._config, self._batch = config, batch
+        self._rank, self._world_size = rank, world_size
+        self._done = 0
+        self._streams = [
+            _SourceStream(number, table, config, rank, world_size)
+            for number, (table, _) in enumerate(sources)
+        ]
+
+    @property
+    def done(self) -> int:
+        """Batches drawn so far."""
+        return self._done
+
+    def next_batch(self) -> list[PairPlace]:
+        """Draw the next batch."""
+        rng = self._generator()
+        chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
+        places = rng.random(self._batch)
+        self._done += 1
+        return [self._streams[s].pop(float(place)) for s, place in zip(chosen, places, strict=True)]
+
+    def spare(self, place: PairPlace, attempt: int) -> PairPlace:
+        """Return a pair to take the place of one that cannot be decoded."""
+        return self._streams[place.source].spare(place, attempt)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: plain lists and numbers, for JSON or torch.save."""
+        return {
+            "done": self._done,
+            "rank": self._rank,
+            "settings": self._settings(),
+            "streams": [stream.state() for stream in self._streams],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state: the batches that follow are those of an uninterrupted run.
+
+        The state of another rank of the same run serves as well; then the order up to there is
+        gone through again, without drawing pairs.
+
+        Raises:
+            InputError: The state is of other data, settings or number of ranks.
+        """
+        try:
+            theirs, done, rank = state["settings"], int(state["done"]), int(state["rank"])
+            streams = state["streams"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is no state of a pair loader: {error!r}") from error
+        ours = self._settings()
+        if theirs != ours:
+            differ = sorted(key for key in ours if theirs.get(key) != ours[key])
+            what = ", ".join(f"{key} {theirs.get(key)!r}, now {ours[key]!r}" for key in differ)
+            raise InputError(f"the loader's state is of another run: {what[:300]}")
+        if rank == self._rank:
+            for stream, stored in zip(self._streams, streams, strict=True):
+                stream.restore(stored)
+            self._done = done
+            return
+        for stream in self._streams:
+            stream.restart()
+        self._done = 0
+        while self._done < done:
+            rng = self._generator()
+            chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
+            for source, place in zip(chosen, rng.random(self._batch), strict=True):
+                self._streams[source].take(float(place))
+            self._done += 1
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, _ITEM, self._rank, self._done])
+
+    def _settings(self) -> dict[str, Any]:
+        names = [field.name for field in fields(PairSamplingConfig)]
+        config = {name: getattr(self._config, name) for name in names}
+        config["overlap"] = None if self._config.overlap is None else list(self._config.overlap)
+        return {
+            **config,
+            "batch": self._batch,
+            "world_size": self._world_size,
+            "probability": [float(value) for value in self._probability],
+            "scenes": [len(stream.table.frames) for stream in self._streams],
+            "frames": [int(stream.table.frames.sum()) for stream in self._streams],
+        }
+
+
+class _SourceStream:
+    """The pairs of one source for one rank: scenes in order, then the shuffle buffer."""
+
+    def __init__(
+        self,
+        number: int,
+        table: SourceTable,
+        config: PairSamplingConfig,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.table = table
+        self._number, self._config = number, config
+        self._rank, self._world_size = rank, world_size
+        pairs = (config.pairs_per_frame * table.frames).astype(np.int64)
+        self._pairs = np.maximum(pairs, config.least_pairs_per_scene)
+        self._groups = self._own_groups()
+        self._alone = len(self._pairs) >= world_size
+        if not any(self._pairs[group].any() for group in self._groups):
+            raise InputError(
+                f"source {number} gives no pair to rank {rank}: its scenes have too few frames for "
+                f"pairs_per_frame {config.pairs_per_frame}; set least_pairs_per_scene to 1"
+            )
+        self.restart()
+
+    def restart(self) -> None:
+        self._epoch, self._visit = -1, 0
+        self._order: list[int] = []
+        self._position = 0
+        self._buffer: list[tuple[int, int, int]] = []
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "visit": self._visit,
+            "position": self._position,
+            "buffer": [list(entry) for entry in self._buffer],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._epoch, self._visit = int(state["epoch"]), int(state["visit"])
+        self._order = self._order_of(self._epoch) if self._epoch >= 0 else []
+        self._position = int(state["position"])
+        self._buffer = [(int(a), int(b), int(c)) for a, b, c in state["buffer"]]
+
+    def take(self, place: float) -> tuple[int, int, int]:
+        """Take (scene, visit, draw) out of the buffer, at a place in [0, 1)."""
+        while len(self._buffer) < max(1, self._config.shuffle_buffer):
+            self._visit_next()
+        index = int(place * len(self._buffer))
+        taken, last = self._buffer[index], self._buffer.pop()
+        if index < len(self._buffer):
+            self._buffer[index] = last
+        return taken
+
+    def pop(self, place: float) -> PairPlace:
+        return self._pair(*self.take(place), attempt=None)
+
+    def spare(self, place: PairPlace, attempt: int) -> PairPlace:
+        rng = self._generator(_SPARE, place.visit, place.draw, attempt)
+        group = self._groups[int(rng.integers(len(self._groups)))]
+        scene = int(group[int(rng.integers(len(group)))])
+        return self._pair(scene, place.visit, place.draw, attempt=attempt)
+
+    def _visit_next(self) -> None:
+        while self._position >= len(self._order):
+            self._epoch += 1
+            self._order, self._position = self._order_of(self._epoch), 0
+        scene = self._order[self._position]
+        self._position += 1
+        self._buffer.extend((scene, self._visit, draw) for draw in range(self._pairs[scene]))
+        self._visit += 1
+
+    def _order_of(self, epoch: int) -> list[int]:
+        rng = self._generator(_ORDER, epoch)
+        if self._config.resample_shards:
+            return [int(scene) for scene in self._groups[int(rng.integers(len(self._groups)))]]
+        scenes = np.concatenate(self._groups)
+        return [int(scene) for scene in rng.permutation(scenes)]
+
+    def _own_groups(self) -> list[Int[np.ndarray, " n"]]:
+        """Return the scenes of this rank, shard by shard."""
+        scenes = np.arange(len(self.table.frames))
+        by_shard = [scenes[self.table.shard_of == k] for k in range(len(self.table.shards))]
+        by_shard = [group for group in by_shard if len(group)]
+        if len(scenes) < self._world_size:
+            return by_shard
+        if self._config.resample_shards and len(by_shard) >= self._world_size:
+            return by_shard[self._rank :: self._world_size]
+        own = [group[group % self._world_size == self._rank] for group in by_shard]
+        return [group for group in own if len(group)]
+
+    def _pair(self, scene: int, visit: int, draw: int, *, attempt: int | None) -> PairPlace:
+        spare = () if attempt is None else (attempt,)
+        rng = mix(self._config.seed, _PAIR, self._rank, self._number, visit, draw, *spare)
+        frames = int(self.table.frames[scene])
+        pair = self._candidate(rng, frames)
+        if self._config.overlap is not None:
+            pair = self._overlapping(rng, scene, frames, *self._config.overlap)
+        return PairPlace(self._number, scene, *pair, visit, draw)
+
+    def _overlapping(
+        self, rng: int, scene: int, frames: int, least: float, most: float
+    ) -> tuple[int, int]:
+        """Return the first tried pair whose overlap is in the range, else the nearest to it."""
+        best, best_miss = (0, 1), float("inf")
+        for start in range(0, self._config.overlap_tries, _CHUNK):
+            stop = min(start + _CHUNK, self._config.overlap_tries)
+            pairs = [self._candidate(mix(rng, k), frames) for k in range(start, stop)]
+            inputs, targets = np.array(pairs).T
+            seen = predict_overlap(self.table, scene, inputs, targets)
+            miss = np.maximum(least - seen, 0) + np.maximum(seen - most, 0)
+            first = int(miss.argmin())
+            if miss[first] < best_miss:
+                best, best_miss = pairs[first], float(miss[first])
+            if best_miss == 0:
+                break
+        return best
+
+    def _candidate(
+        self, rng: int, frames: int
+    ) -> tuple[
+        int,  # input frame
+        int,  # target frame, never the input frame
+    ]:
+        """Draw an ordered pair uniformly; with fewer scenes than ranks, only this rank's."""
+        count = frames * (frames - 1)
+        code = rng * count >> 64
+        if not self._alone and count >= self._world_size:
+            code = code // self._world_size * self._world_size + self._rank
+            code = code if code < count else self._rank
+        seen, other = divmod(code, frames - 1)
+        return seen, other + (other >= seen)
+
+    def _generator(self, purpose: int, *place: int) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, purpose, self._rank, self._number, *place])
+
+
+def mix(*numbers: int) -> int:
+    """Return 64 random bits that the numbers decide (splitmix64, Steele et al. 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ state >> 27) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+def _check(
+    sources: Sequence[tuple[SourceTable, float]],
+    config: PairSamplingConfig,
+    batch: int,
+    rank: int,
+    world_size: int,
+) -> None:
+    if not sources or any(not 0 < weight < float("inf") for _, weight in sources):
+        raise InputError("a mixture needs at least one source, each with a weight above 0")
+    for number, (table, _) in enumerate(sources):
+        if not len(table.frames):
+            raise InputError(f"source {number} has no scene with two usable frames")
+    if batch < 1 or not 0 <= rank < world_size:
+        raise InputError(f"batch is {batch}, rank {rank} of {world_size}: batch >= 1, rank < ranks")
+    if config.pairs_per_frame < 0 or config.least_pairs_per_scene < 0 or config.overlap_tries < 1:
+        raise InputError("pairs_per_frame, least_pairs_per_scene >= 0 and overlap_tries >= 1")
+    if config.overlap is not None and not 0 <= config.overlap[0] <= config.overlap[1] <= 1:
+        raise InputError(f"overlap is {config.overlap}; least and most must lie in [0, 1]")
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must not be negative")

@@ -1,0 +1,237 @@
+"""The scenes of a shard, read one after the other; pictures are decoded when asked for.
+
+Shards are strangers' files: names in them never reach the file system, sizes are bounded, damage
+is told and never fatal. The layout is that of `zeronvs.shards.writer`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+from zeronvs.shards import images as pictures
+from zeronvs.shards.metadata import (
+    LARGEST_NUMBER,
+    FrameCamera,
+    frame_camera,
+    parse_metadata,
+)
+from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
+from zeronvs.shards.tar import Member, ShardDamage, scan_members
+
+DamageListener = Callable[[ShardDamage], None]
+"""Is told of every damage; what is damaged is left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFrame:
+    """One frame as it lies in a shard: bytes, not decoded."""
+
+    name: str
+    """E.g. "frame000012"."""
+    image: bytes
+    image_extension: pictures.ImageFormat
+    depth: bytes | None
+    """16-bit PNG whose bits are float16 depth along the optical axis; 0 = unknown."""
+    metadata: dict[str, Any]
+    """The JSON."""
+
+    @cached_property
+    def image_size_px(self) -> tuple[int, int]:
+        """(height, width) of the stored picture."""
+        return pictures.picture_size(self.image)
+
+    @cached_property
+    def camera(self) -> FrameCamera:
+        """What the JSON says of the camera."""
+        return frame_camera(self.metadata, self.image_size_px)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardScene:
+    """One scene of a shard; pictures are decoded when asked for."""
+
+    scene_id: str
+    """ "category/scene"."""
+    frames: tuple[ShardFrame, ...]
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.frames)
+
+    @property
+    def uid(self) -> str:
+        """The name that the published reader gives the scene: "category_scene"."""
+        return self.scene_id.replace("/", "_")
+
+    @property
+    def published_fov_rad(self) -> float:
+        """The field of view that the published reader tells the model: of the first frame."""
+        return self.frames[0].camera.published_fov_rad
+
+    @property
+    def scale_adjustment(self) -> float:
+        """Scene units per unit of the stored depth: of the first frame, as published."""
+        return self.frames[0].camera.scale_adjustment
+
+    @property
+    def camera_to_world(self) -> Float[np.ndarray, "n 4 4"]:
+        """OpenGL poses of all frames, float64, scene units."""
+        return np.stack([frame.camera.camera_to_world for frame in self.frames])
+
+    def camera(self, index: int) -> Camera:
+        """Return the camera of one frame's centre square."""
+        camera = self.frames[index].camera
+        side_px = min(self.frames[index].image_size_px)
+        intrinsics_px = torch.eye(3)
+        intrinsics_px[0, 0], intrinsics_px[1, 1] = camera.focal_px
+        intrinsics_px[0, 2], intrinsics_px[1, 2] = camera.principal_px
+        pose = torch.from_numpy(camera.camera_to_world).float()
+        return Camera(pose, intrinsics_px, (side_px, side_px))
+
+    def cameras(self) -> Camera:
+        """Return the cameras of all frames' centre squares, a batch.
+
+        Raises:
+            InputError: The frames have short sides of different lengths.
+        """
+        cameras = [self.camera(index) for index in range(len(self))]
+        if len({camera.image_size_px for camera in cameras}) != 1:
+            raise InputError(f"{self.scene_id}: frames have short sides of different lengths")
+        return Camera(
+            torch.stack([camera.camera_to_world for camera in cameras]),
+            torch.stack([camera.intrinsics_px for camera in cameras]),
+            cameras[0].image_size_px,
+        )
+
+    def image(self, index: int) -> UInt8[Tensor, "3 s s"]:
+        """Return the centre square of one frame."""
+        pixels = pictures.decode_image(self.frames[index].image)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    def depth_z(self, index: int) -> Float[Tensor, "s s"] | None:
+        """Return the depth of one frame's centre square, scene units; 0 = unknown."""
+        depth = self.frames[index].depth
+        if depth is None:
+            return None
+        return torch.from_numpy(pictures.decode_depth(depth) * np.float32(self.scale_adjustment))
+
+    def view(self, index: int) -> View:
+        """Return the centre square of one frame with its camera and its depth."""
+        image = self.image(index).float() / 255
+        return View(image, self.camera(index), self.depth_z(index))
+
+
+def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[ShardScene]:
+    """Read the scenes of a shard one after the other; one scene is in memory at a time.
+
+    Args:
+        path: A tar file.
+        on_damage: Is told of damage. What cannot be used is left out: a frame without picture or
+            metadata, a member of an odd size, the scene in which a truncated tar ends.
+
+    Raises:
+        ShardDamage: There was damage and nobody listened; raised after the last whole scene.
+    """
+    damages: list[ShardDamage] = []
+    tell = damages.append if on_damage is None else on_damage
+    try:
+        with path.open("rb") as tar:
+            for scene_id, members in scan_members(path, tell):
+                scene = _scene(path, scene_id, [_read(tar, member) for member in members], tell)
+                if scene is not None:
+                    yield scene
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if damages:
+        raise damages[0]
+
+
+def read_scene(
+    path: Path, scene_id: str, members: list[Member], on_damage: DamageListener
+) -> ShardScene | None:
+    """Read one scene whose members are known (see `shard_tar.scan_members`).
+
+    Args:
+        path: The tar.
+        scene_id: "category/scene".
+        members: Of that scene.
+        on_damage: Is told of frames that are left out.
+
+    Returns:
+        The scene; None where no frame of it can be used.
+
+    Raises:
+        OSError: The tar cannot be read.
+    """
+    with path.open("rb") as tar:
+        contents = [_read(tar, member) for member in members]
+    return _scene(path, scene_id, contents, on_damage)
+
+
+def _read(tar: Any, member: Member) -> tuple[Member, bytes]:
+    tar.seek(member.offset)
+    return member, tar.read(member.size)
+
+
+def _scene(
+    path: Path, scene_id: str, contents: list[tuple[Member, bytes]], tell: DamageListener
+) -> ShardScene | None:
+    """Put the members of one scene together; frames that lack something are left out."""
+    found: dict[str, dict[str, tuple[pictures.ImageFormat, bytes]]] = {}
+    for member, content in contents:
+        found.setdefault(member.frame, {})[member.kind] = (member.extension, content)
+    frames = []
+    for name in sorted(found):
+        parts = found[name]
+        if "image" not in parts or "metadata" not in parts:
+            missing = "picture" if "image" not in parts else "metadata"
+            tell(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
+            continue
+        extension, image = parts["image"]
+        depth = parts["depth"][1] if "depth" in parts else None
+        try:
+            frame = ShardFrame(name, image, extension, depth, parse_metadata(parts["metadata"][1]))
+            _ = frame.camera  # a damaged header or camera shows here, while it can be left out
+        except InputError as error:
+            tell(ShardDamage(path, f"{scene_id}/{name}", str(error)))
+            continue
+        frames.append(frame)
+    return ShardScene(scene_id, tuple(frames)) if frames else None
+
+
+def stored_depth_statistics(camera: FrameCamera) -> DepthStatistics | None:
+    """Return the depth statistics that our metadata carries; None in others' or damaged ones."""
+    own = camera.own
+    try:
+        quantiles = tuple(_stored(value) for value in own["depth_quantiles"])
+        if len(quantiles) != len(DEPTH_QUANTILES):
+            return None
+        return DepthStatistics(
+            _stored(own["viewer_scale"]),
+            _stored(own["aggregate_near"]),
+            quantiles,
+            _stored(own["known_fraction"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _stored(value: Any) -> float:
+    """Return a number of our metadata: NaN for null, an error for what no depth can be."""
+    if value is None:
+        return math.nan
+    number = float(value)
+    if not 0 <= number < LARGEST_NUMBER:
+        raise ValueError("not a depth")
+    return number

@@ -1,0 +1,110 @@
+"""The small depth and field-of-view network, with random weights."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from zeronvs.depth.builtin import DepthNet, load_imagenet_encoder
+
+
+@pytest.fixture(scope="module")
+def net() -> DepthNet:
+    torch.manual_seed(0)
+    return DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)).eval()
+
+
+def photographs(count: int, size: int) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(size))
+
+
+@pytest.mark.parametrize("size", [64, 96, 33])
+def test_relative_depth_has_the_size_of_the_image_and_its_near_quantile_is_one(
+    net: DepthNet, size: int
+):
+    depth = net.estimate_depth(photographs(2, size))
+    assert depth.shape == (2, size, size)
+    assert bool((depth > 0).all())
+    near = torch.quantile(depth[:, ::4, ::4].flatten(1), 0.2, dim=1)
+    torch.testing.assert_close(near, torch.ones(2))
+
+
+def test_a_photograph_is_estimated_alike_alone_and_in_a_batch(net: DepthNet):
+    images = photographs(3, 64)
+    torch.testing.assert_close(net.estimate_depth(images)[1:2], net.estimate_depth(images[1:2]))
+
+
+def test_a_mirrored_photograph_has_the_mirrored_depth(net: DepthNet):
+    images = photographs(2, 64)
+    mirrored = net.estimate_depth(images.flip(-1))
+    # Up to scale: its quantile is taken of every fourth pixel, counted from the left.
+    ratio = mirrored.flip(-1) / net.estimate_depth(images)
+    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
+
+
+def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):
+    fov, spread = net.estimate_fov_rad(photographs(3, 48))
+    assert fov.shape == spread.shape == (3,)
+    assert bool(((fov > 0) & (fov < math.pi)).all())
+    assert bool((spread > 0).all())
+
+
+def test_the_raw_answer_is_positive_disparity_at_half_the_resolution(net: DepthNet):
+    disparity, fov = net(photographs(1, 64))
+    assert disparity.shape == (1, 32, 32)
+    assert bool((disparity > 0).all())
+    assert fov.shape == (1, 2)
+
+
+def test_estimating_leaves_no_gradients(net: DepthNet):
+    assert not net.estimate_depth(photographs(1, 64)).requires_grad
+
+
+def test_a_saved_network_answers_the_same(net: DepthNet, tmp_path: Path):
+    net.save_pretrained(tmp_path)
+    loaded = DepthNet.from_pretrained(tmp_path).eval()
+    assert loaded.config["input_size_px"] == 64
+    image = photographs(1, 64)
+    torch.testing.assert_close(loaded.estimate_depth(image), net.estimate_depth(image))
+
+
+def published_names(net: DepthNet) -> dict[str, torch.Tensor]:
+    """Return weights under the names that `efficientnet-pytorch` gives to the encoder's layers."""
+    weights = {}
+    blocks = [("", net.stem, ["_conv_stem"], ["_bn0"])]
+    number = 0
+    for stage in net.stages:
+        for block in stage:
+            expanded = number > 0
+            convs = ["_expand_conv"] * expanded + ["_depthwise_conv", "_project_conv"]
+            norms = ["_bn0"] * expanded + ["_bn1", "_bn2"]
+            blocks.append((f"_blocks.{number}.", block.layers, convs, norms))
+            number += 1
+    for prefix, layers, convs, norms in blocks:
+        own = {torch.nn.Conv2d: iter(convs), torch.nn.BatchNorm2d: iter(norms)}
+        for layer in layers:
+            if type(layer) in own:
+                name = prefix + next(own[type(layer)])
+                for key, value in layer.state_dict().items():
+                    weights[f"{name}.{key}"] = value.clone()
+    return weights
+
+
+def test_imagenet_weights_find_their_layers(net: DepthNet):
+    weights = published_names(net)
+    assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    torch.manual_seed(9)
+    other = DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)).eval()
+    load_imagenet_encoder(other, weights)
+    for part in ("stem", "stages"):
+        ours = getattr(other, part).state_dict()
+        for name, value in getattr(net, part).state_dict().items():
+            torch.testing.assert_close(ours[name], value)
+
+
+def test_a_missing_imagenet_weight_is_named(net: DepthNet):
+    weights = published_names(net)
+    del weights["_blocks.3._bn1.weight"]
+    with pytest.raises(KeyError, match=r"_blocks\.3\._bn1\.weight"):
+        load_imagenet_encoder(DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)), weights)

@@ -1,0 +1,83 @@
+"""Videos and images: what comes back is what went in, and nothing is left half-written."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zeronvs.formats.images import contact_sheet, write_image
+from zeronvs.formats.video import write_video
+
+
+def moving_bar(frames: int = 9, height: int = 32, width: int = 48) -> torch.Tensor:
+    video = torch.full((frames, 3, height, width), 0.2)
+    for index in range(frames):
+        video[index, 0, :, 4 * index : 4 * index + 8] = 0.9
+    return video
+
+
+def read_video(path: Path) -> tuple[torch.Tensor, av.video.stream.VideoStream]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255, stream
+
+
+def test_a_video_gives_its_frames_back(tmp_path: Path):
+    video = moving_bar()
+    write_video(tmp_path / "bar.mp4", video, frames_per_second=12)
+    back, stream = read_video(tmp_path / "bar.mp4")
+    assert back.shape == video.shape
+    assert -10 * math.log10(float((back - video).square().mean())) > 25
+    assert stream.codec_context.name == "h264"
+    assert stream.codec_context.pix_fmt == "yuv420p"
+    assert stream.average_rate == 12
+    assert float(stream.duration * stream.time_base) == pytest.approx(9 / 12, abs=0.01)
+
+
+def test_the_index_of_a_video_lies_at_its_front(tmp_path: Path):
+    write_video(tmp_path / "bar.mp4", moving_bar())
+    content = (tmp_path / "bar.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_odd_sizes_are_cut_to_even_ones(tmp_path: Path):
+    write_video(tmp_path / "odd.mp4", moving_bar(3, 33, 47))
+    back, _ = read_video(tmp_path / "odd.mp4")
+    assert back.shape == (3, 3, 32, 46)
+
+
+def test_one_frame_is_a_video_and_none_is_not(tmp_path: Path):
+    write_video(tmp_path / "one.mp4", moving_bar(1))
+    assert len(read_video(tmp_path / "one.mp4")[0]) == 1
+    with pytest.raises(ValueError, match="frames"):
+        write_video(tmp_path / "none.mp4", moving_bar(0))
+    assert [file.name for file in tmp_path.iterdir()] == ["one.mp4"]
+
+
+def test_an_image_gives_its_pixels_back(tmp_path: Path):
+    image = torch.linspace(-0.2, 1.2, 3 * 8 * 10).reshape(3, 8, 10)
+    write_image(tmp_path / "folder" / "image.png", image)
+    with Image.open(tmp_path / "folder" / "image.png") as opened:
+        back = torch.from_numpy(np.array(opened)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(back, image.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_a_contact_sheet_holds_every_image_in_reading_order():
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 4, 6) / 10
+    sheet = contact_sheet(images, columns=3, gap_px=2)
+    assert sheet.shape == (3, 4 * 2 + 2, 6 * 3 + 2 * 2)
+    assert sheet[0, 0, 0] == 0.0
+    assert float(sheet[0, 0, 16]) == pytest.approx(0.2)
+    assert float(sheet[0, 6, 8]) == pytest.approx(0.4)
+    assert sheet[0, 6, 16] == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 24])
+def test_a_contact_sheet_of_any_number_is_wider_than_high(count: int):
+    sheet = contact_sheet(torch.zeros(count, 3, 4, 4))
+    assert sheet.shape[2] >= sheet.shape[1]

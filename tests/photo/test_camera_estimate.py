@@ -1,0 +1,188 @@
+"""Estimates: exact on exact depth, honest where nothing can be known, and never above the user."""
+
+import math
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from zeronvs._core.errors import InputError
+from zeronvs.photo.camera_estimate import estimate_camera
+from zeronvs.photo.elevation import estimate_elevation, fit_ground_plane
+from zeronvs.photo.field_of_view import estimate_fov_y
+from zeronvs.photo.scene_scale import estimate_scene_scale
+
+FOV = math.radians(50)
+
+
+def room_depth(elevation_deg: float, *, roll_deg: float = 0.0, size: int = 48) -> torch.Tensor:
+    """Depth of a floor 1 below a camera tilted down, closed by a wall at depth 6."""
+    focal = 0.5 * size / math.tan(0.5 * FOV)
+    pixels = torch.arange(size) + 0.5
+    y, x = torch.meshgrid(
+        (0.5 * size - pixels) / focal, (pixels - 0.5 * size) / focal, indexing="ij"
+    )
+    elevation, roll = math.radians(elevation_deg), math.radians(roll_deg)
+    up = (
+        math.sin(roll) * math.cos(elevation),
+        math.cos(roll) * math.cos(elevation),
+        math.sin(elevation),
+    )
+    fall = -(up[0] * x + up[1] * y - up[2])
+    return torch.where(fall > 1 / 6, 1 / fall.clamp_min(1e-6), 6.0)
+
+
+class FixedDepth:
+    """A depth model that knows one picture."""
+
+    def __init__(self, depth: torch.Tensor):
+        self.depth = depth / depth.flatten().quantile(0.2)
+
+    def estimate_depth(self, image: torch.Tensor) -> torch.Tensor:
+        size = image.shape[-2:]
+        return torch.nn.functional.interpolate(self.depth[None, None], size)[:, 0]
+
+
+@pytest.mark.parametrize("elevation_deg", [20.0, 35.0, 50.0])
+def test_the_ground_plane_gives_the_tilt_of_the_camera(elevation_deg: float):
+    plane = fit_ground_plane(room_depth(elevation_deg), FOV)
+    assert plane is not None
+    assert math.degrees(plane.elevation_rad) == pytest.approx(elevation_deg, abs=0.5)
+    assert plane.inlier_fraction > 0.8  # the rest lies above the horizon
+
+
+def test_the_ground_plane_does_not_depend_on_the_unit_of_depth():
+    one = fit_ground_plane(room_depth(30), FOV)
+    other = fit_ground_plane(room_depth(30) * 37.0, FOV)
+    assert one is not None
+    assert other is not None
+    torch.testing.assert_close(one.up, other.up)
+
+
+def test_a_thing_that_stands_on_the_ground_hardly_moves_the_plane():
+    depth = room_depth(30)
+    depth[30:40, 10:20] = 0.8
+    plane = fit_ground_plane(depth, FOV)
+    assert plane is not None
+    assert math.degrees(plane.elevation_rad) == pytest.approx(30, abs=1.5)
+
+
+def test_the_estimate_lies_between_the_plane_and_the_default():
+    estimate = estimate_elevation(FOV, room_depth(40))
+    assert 15 < math.degrees(estimate.value) < 40
+    assert estimate.spread < estimate_elevation(FOV).spread
+    assert "ground" in estimate.source
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        None,
+        room_depth(30, roll_deg=40),
+        torch.rand(48, 48, generator=torch.Generator().manual_seed(0)) + 0.1,
+        torch.zeros(48, 48),
+        torch.full((48, 48), torch.nan),
+        torch.ones(48, 48),
+    ],
+    ids=["no depth", "leaning", "noise", "nothing known", "not a number", "a wall"],
+)
+def test_without_a_clear_ground_the_default_is_given_with_a_wide_spread(depth):
+    estimate = estimate_elevation(FOV, depth)
+    assert math.degrees(estimate.value) == pytest.approx(15)
+    assert "default" in estimate.source
+    assert math.degrees(estimate.spread) >= 10
+
+
+def test_the_scale_puts_the_photographed_thing_at_distance_one():
+    depth = torch.full((30, 30), 4.0)
+    depth[10:20, 10:20] = 1.6
+    estimate = estimate_scene_scale(depth)
+    assert estimate.value * 1.6 == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("depth", "bound"), [(0.1, 1.0), (50.0, 0.3)])
+def test_an_odd_depth_does_not_give_an_odd_scale(depth: float, bound: float):
+    estimate = estimate_scene_scale(torch.full((30, 30), depth))
+    assert estimate.value == bound
+    assert "bounded" in estimate.source
+
+
+def test_without_depth_the_scale_is_the_published_one():
+    assert estimate_scene_scale().value == 0.7
+
+
+def test_a_recorded_lens_gives_the_field_of_view_of_the_short_side():
+    estimate = estimate_fov_y(1000, 500.0, "EXIF")
+    assert estimate.value == pytest.approx(math.pi / 2)
+    assert estimate.source == "EXIF"
+    assert estimate.spread < estimate_fov_y(1000).spread
+
+
+def test_what_the_user_gives_always_wins():
+    estimate = estimate_camera(
+        torch.rand(3, 60, 80),
+        focal_px=70.0,
+        depth_estimator=FixedDepth(room_depth(40)),
+        fov_y_rad=1.0,
+        elevation_rad=-0.2,
+        scene_scale=0.5,
+    )
+    assert (estimate.fov_y_rad.value, estimate.fov_y_rad.source) == (1.0, "given")
+    assert (estimate.elevation_rad.value, estimate.elevation_rad.source) == (-0.2, "given")
+    assert (estimate.scene_scale.value, estimate.scene_scale.source) == (0.5, "given")
+
+
+def test_the_whole_estimate_uses_the_depth_model():
+    estimate = estimate_camera(
+        torch.rand(3, 60, 80), fov_y_rad=FOV, depth_estimator=FixedDepth(room_depth(40))
+    )
+    assert estimate.relative_depth is not None
+    assert estimate.relative_depth.shape == (128, 128)
+    assert "ground" in estimate.elevation_rad.source
+    assert "median" in estimate.scene_scale.source
+
+
+class FixedDepthAndLens(FixedDepth):
+    """A model that knows the lens of one picture too."""
+
+    def estimate_fov_rad(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(image),), 0.7), torch.full((len(image),), 1e-3)
+
+
+def test_a_guess_of_the_lens_is_averaged_with_the_default():
+    model = FixedDepthAndLens(room_depth(40))
+    estimate = estimate_camera(torch.rand(3, 60, 80), depth_estimator=model).fov_y_rad
+    assert 0.7 < estimate.value < math.radians(50)
+    assert estimate.spread < math.radians(12)
+    assert "depth model" in estimate.source
+
+
+def test_a_recorded_lens_counts_more_than_a_guess():
+    model = FixedDepthAndLens(room_depth(40))
+    estimate = estimate_camera(torch.rand(3, 60, 80), depth_estimator=model, focal_px=30.0)
+    assert estimate.fov_y_rad.value == pytest.approx(math.pi / 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        ("fov_y_rad", -1.0),
+        ("fov_y_rad", 0.0),
+        ("fov_y_rad", 3.1),
+        ("fov_y_rad", math.nan),
+        ("elevation_rad", 2.0),
+        ("elevation_rad", -math.inf),
+        ("scene_scale", 0.0),
+        ("scene_scale", -0.7),
+        ("scene_scale", math.nan),
+        ("scene_scale", math.inf),
+    ],
+)
+def test_numbers_that_no_camera_has_are_refused_and_their_flag_is_named(number: str, value: float):
+    with pytest.raises(InputError, match="--"):
+        estimate_camera(torch.rand(3, 60, 80), **{number: value})
+
+
+def test_a_batch_of_pictures_is_a_type_error():
+    with pytest.raises(TypeCheckError):
+        estimate_camera(torch.rand(2, 3, 60, 80))

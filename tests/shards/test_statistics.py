@@ -1,0 +1,86 @@
+"""Statistics of scenes: laws that hold for any cameras and depths."""
+
+import math
+
+import made_shards as made
+import numpy as np
+import pytest
+import torch
+
+from zeronvs.cameras.embedding import Representation
+from zeronvs.cameras.scene_scale import aggregate_depth_scale, camera_norm_scale, viewer_scale
+from zeronvs.shards.statistics import (
+    UNKNOWN_DEPTH,
+    aggregate_scale,
+    camera_statistics,
+    depth_statistics,
+    scene_scales,
+)
+
+
+def orbit(count=7):
+    return np.stack([made.camera(k).camera_to_world.numpy() for k in range(count)])
+
+
+def test_cameras_that_look_at_a_point_have_it_as_focus():
+    statistics = camera_statistics(orbit())
+    np.testing.assert_allclose(statistics.focus_point, 0, atol=1e-9)
+    assert statistics.radius_focus_point == pytest.approx(2.0)
+    norm = camera_norm_scale(torch.from_numpy(orbit()[:, :3, 3]))
+    assert statistics.radius == pytest.approx(float(norm))
+
+
+def test_statistics_move_and_grow_with_the_scene():
+    poses, move = orbit(), np.array([3.0, -2.0, 5.0])
+    moved = poses.copy()
+    moved[:, :3, 3] = 4.0 * poses[:, :3, 3] + move
+    before, after = camera_statistics(poses), camera_statistics(moved)
+    np.testing.assert_allclose(after.center, 4 * before.center + move)
+    np.testing.assert_allclose(after.focus_point, 4 * before.focus_point + move, atol=1e-8)
+    assert after.radius == pytest.approx(4 * before.radius)
+    np.testing.assert_allclose(after.elevation_rad, before.elevation_rad)
+
+
+def test_parallel_cameras_have_finite_statistics():
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = [0.0, 1.0, 2.0]
+    statistics = camera_statistics(poses)
+    assert np.isfinite(statistics.focus_point).all()
+    assert statistics.radius == pytest.approx(2 / 3)
+
+
+def test_depth_statistics_are_those_of_the_cameras_room():
+    depth = np.random.default_rng(0).uniform(1, 5, (64, 64)).astype(np.float32)
+    dense = depth_statistics(depth)
+    assert dense.viewer_scale == pytest.approx(float(viewer_scale(torch.from_numpy(depth))))
+    sparse = np.where(np.random.default_rng(1).random((3, 64, 64)) < 0.1, depth, 0)
+    near = np.array([depth_statistics(view.astype(np.float32)).aggregate_near for view in sparse])
+    expected = aggregate_depth_scale(torch.from_numpy(sparse).float())
+    assert aggregate_scale(near) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_disparity_fills_the_holes_of_sparse_depth():
+    depth = np.linspace(1, 5, 64 * 64, dtype=np.float32).reshape(64, 64)
+    rng = np.random.default_rng(2)
+    # Points lie on near things more often than on far ones, as features do.
+    sparse = np.where(rng.random((64, 64)) < 0.2 / depth**2, depth, 0)
+    filled = depth_statistics(sparse, (3.0 / depth + 0.5).astype(np.float32))
+    truth = depth_statistics(depth).viewer_scale
+    assert filled.viewer_scale == pytest.approx(truth, rel=1e-3)
+    assert abs(depth_statistics(sparse).viewer_scale - truth) > 0.1
+
+
+def test_depth_statistics_grow_with_the_unit():
+    depth = made.depth_map(3)[:, :256]
+    grown = depth_statistics(2 * depth)
+    scaled = depth_statistics(depth).scaled(2)
+    assert grown.viewer_scale == pytest.approx(scaled.viewer_scale)
+    assert grown.depth_quantiles == pytest.approx(scaled.depth_quantiles)
+
+
+def test_unknown_depth_is_told_and_replaced():
+    assert depth_statistics(np.zeros((8, 8), np.float32)) is UNKNOWN_DEPTH
+    assert math.isnan(aggregate_scale(np.array([np.nan, np.nan])))
+    scales = scene_scales(1.5, math.nan, math.nan)
+    assert scales[Representation.SIX_DOF_AGG] == 1.0
+    assert scales[Representation.SIX_DOF_VIEWER] == 1.5
