@@ -5,7 +5,7 @@ been misread is tried: under the right one the two rays of a match meet, in fron
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
     point, ahead = meet(matches, first, second)
     error = torch.zeros(len(matches), dtype=torch.float64)
     for uv, camera in ((matches.first_uv, first), (matches.second_uv, second)):
-        seen, depth_z = project(point, _double(camera))
+        seen, depth_z = project(point, camera.to(dtype=torch.float64))
         error = torch.maximum(error, (seen - uv).norm(dim=-1))
         ahead = ahead & (depth_z > 0)
     return torch.where(ahead, error, torch.inf)
@@ -157,8 +157,8 @@ def depth_ratios(
     """Return (given depth, depth where the rays meet) of matches with both, at the first frame."""
     good = fit(matches, first, second) < MATCH_TOLERANCE_PX
     point, _ = meet(matches, first, second)
-    _, met = project(point, _double(first))
-    _, met_other = project(point, _double(second))
+    _, met = project(point, first.to(dtype=torch.float64))
+    _, met_other = project(point, second.to(dtype=torch.float64))
     parallax = (second.position - first.position).norm() / torch.minimum(met, met_other)
     good = good & (parallax > 0.03)
     given = _near(depth_z, matches.first_uv.long())
@@ -186,24 +186,19 @@ def _share(matches: list[Matches], cameras: list[Camera]) -> float:
 
 
 def _posed(camera: Camera, undo: Callable[[Tensor], Tensor]) -> Camera:
-    return replace(camera, camera_to_world=undo(camera.camera_to_world.double()))
+    camera = camera.to(dtype=torch.float64)
+    return camera.with_poses(undo(camera.camera_to_world))
 
 
 def _refocused(camera: Camera, factor: float) -> Camera:
     intrinsics_px = camera.intrinsics_px.clone()
     intrinsics_px[..., 0, 0] *= factor
     intrinsics_px[..., 1, 1] *= factor
-    return replace(camera, intrinsics_px=intrinsics_px)
-
-
-def _double(camera: Camera) -> Camera:
-    return Camera(
-        camera.camera_to_world.double(), camera.intrinsics_px.double(), camera.image_size_px
-    )
+    return camera.with_intrinsics(intrinsics_px)
 
 
 def _rays(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
-    camera = _double(camera)
+    camera = camera.to(dtype=torch.float64)
     matrix = camera.intrinsics_px
     slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
     local = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(uv)).double()], dim=-1)

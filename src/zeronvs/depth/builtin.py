@@ -172,6 +172,8 @@ class DepthNet(ModelMixin, ConfigMixin):
 
     def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         side = self.config["input_size_px"]
+        weight = self.disparity_head.weight
+        image = image.to(weight.device, weight.dtype)
         return F.interpolate(image, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPVisionModelWithProjection
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation, embed_cameras
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.cameras.warp import forward_warp
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.condition import (
@@ -23,9 +23,7 @@ from zeronvs.diffusion.condition import (
     Condition,
     clip_pixels,
     fit_view,
-    resize_image,
 )
-from zeronvs.diffusion.images import view_batch
 from zeronvs.diffusion.projection import CameraProjection
 
 DepthEstimator = Any
@@ -180,7 +178,7 @@ class ViewDenoiser(DiffusionPipeline):
         Raises:
             InputError: The scene scale is not positive, or a depth is needed and there is none.
         """
-        view = fit_view(view_batch(view), self.image_size_px).to(self._execution_device)
+        view = fit_view(view.batched(), self.image_size_px).to(self._execution_device)
         scale = torch.as_tensor(scene_scale, dtype=torch.float32, device=self._execution_device)
         scale = scale.expand(len(view))
         if not bool((scale > 0).all() and scale.isfinite().all()):
@@ -352,7 +350,7 @@ class ViewDenoiser(DiffusionPipeline):
             image: RGB.
             generator: Draws from the autoencoder's posterior as training does; the mode if None.
         """
-        posterior = self._posterior(resize_image(image, self.image_size_px))
+        posterior = self._posterior(resize_image(image, (self.image_size_px, self.image_size_px)))
         latent = posterior.mode() if generator is None else posterior.sample(generator)
         return latent.float() * self.vae.config["scaling_factor"]
 

@@ -22,7 +22,6 @@ from zeronvs.diffusion.denoiser import ViewDenoiser, Warped
 from zeronvs.diffusion.images import (
     Picture,
     Seeds,
-    camera_batch,
     draw_seeds,
     input_view,
     tensor_to_pictures,
@@ -183,7 +182,7 @@ class ZeroNVSPipeline(ViewDenoiser):
         Returns:
             Images camera by camera: sample j of camera i is number i * num_images_per_camera + j.
         """
-        cameras = camera_batch(cameras)
+        cameras = cameras.batched()
         view = input_view(image, input_camera, cameras)
         condition = self.encode(view, scene_scale)
         repeated = cameras[torch.arange(len(cameras)).repeat_interleave(num_images_per_camera)]

@@ -7,7 +7,7 @@ behind the scene. So views agree with each other where plain sampling draws each
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from zeronvs.cameras.warp import (
     surface_points,
 )
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation.supervision import SupervisedViews, single
+from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.view_files import load_image, sample_kept, save_image
 
 
@@ -93,9 +93,7 @@ def sample_surround(
     size = (pipe.image_size_px, pipe.image_size_px)
     azimuths = surround_azimuths_rad(config.count)
     cameras = free_orbit(input_view, elevation_rad, torch.tensor(azimuths), config)
-    cameras = replace(
-        cameras.resized(*size), camera_to_world=cameras.camera_to_world.to(pipe.device)
-    )
+    cameras = cameras.resized(*size).to(pipe.device)
     paths = [folder / f"{index:03d}.png" for index in range(config.count)]
     sampler: dict[str, Any] = {
         "num_inference_steps": config.num_inference_steps,
@@ -103,7 +101,7 @@ def sample_surround(
         "eta": config.eta,
     }
     if not pipe.warps_input or pipe.depth_estimator is None:
-        condition = pipe.encode(single(input_view), scene_scale)
+        condition = pipe.encode(input_view.batched(), scene_scale)
         images = sample_kept(
             lambda rows, tell: pipe.sample(
                 condition,
@@ -118,7 +116,7 @@ def sample_surround(
             progress=progress,
         )
         return SupervisedViews(View(images.to(pipe.device), cameras))
-    known = [pipe.encode(single(input_view), scene_scale)]
+    known = [pipe.encode(input_view.batched(), scene_scale)]
     clouds = [surface_points(known[0].view)]
     views, trusts = [], []
     for index in range(config.count):
@@ -185,10 +183,7 @@ def free_orbit(
         smooth = F.avg_pool1d(least, 11, stride=1)[0, 0]
         distance = smooth[(azimuth_rad / (2 * math.pi / 72)).round().long() % 72]
     poses = orbit_pose(azimuth_rad, torch.full_like(azimuth_rad, elevation_rad), distance)
-    lens = input_view.camera.to("cpu")
-    return Camera(
-        poses, lens.intrinsics_px.expand(len(azimuth_rad), 3, 3).clone(), lens.image_size_px
-    )
+    return input_view.camera.to("cpu").with_poses(poses)
 
 
 def _free_distances(

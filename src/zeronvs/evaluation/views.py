@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.cameras.camera import stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.denoiser import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
@@ -150,8 +150,8 @@ def _answers(
     config: ViewsEvaluationConfig,
 ) -> dict[str, Float[Tensor, "b 3 h w"]]:
     """Return every method's views of a batch of pairs, in the order of the table."""
-    cameras = stack_cameras([pair.target_view.camera for pair in pairs])
-    views = _stack([pair.input_view for pair in pairs])
+    cameras = Camera.stack([pair.target_view.camera for pair in pairs])
+    views = View.stack([pair.input_view for pair in pairs])
     answers: dict[str, Tensor] = {}
     if pipe is not None:
         scale = torch.tensor([pair.scene_scale for pair in pairs])
@@ -204,12 +204,3 @@ def _measure(
         }
         for index in range(len(pairs))
     ]
-
-
-def _stack(views: Sequence[View]) -> View:
-    depths = [view.depth_z for view in views if view.depth_z is not None]
-    return View(
-        torch.stack([view.image for view in views]),
-        stack_cameras([view.camera for view in views]),
-        torch.stack(depths),
-    )

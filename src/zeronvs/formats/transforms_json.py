@@ -14,7 +14,7 @@ import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_json
-from zeronvs.cameras.camera import Camera, stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import camera_from_re10k
 
 _MOST_BYTES = 256 * 2**20
@@ -176,7 +176,7 @@ def _cameras_from_json(text: str, name: str, image_size_px: tuple[int, int] | No
             f"{name} has frames of different sizes (height, width), {sizes[0]} and {sizes[-1]}; "
             "give the image size that all shall have"
         )
-    return stack_cameras(cameras)
+    return Camera.stack(cameras)
 
 
 def _size_where_missing(image_size_px: tuple[int, int] | None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import LEAST_SCALE, Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
-from zeronvs.diffusion.condition import CameraCondition, clip_pixels, resize_image
+from zeronvs.diffusion.condition import CameraCondition, clip_pixels
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.finetune_config import FinetuneConfig
@@ -172,7 +172,7 @@ def target_latent(
     """Return scaled latents drawn from the autoencoder's posterior, one generator per image."""
     if isinstance(pipe.vae, PixelShuffleAutoencoder):
         return pipe.to_latent(image)
-    image = resize_image(image, pipe.image_size_px)
+    image = resize_image(image, (pipe.image_size_px, pipe.image_size_px))
     posterior = pipe.vae.encode((image * 2 - 1).to(pipe.vae.dtype)).latent_dist  # pyright: ignore
     return posterior.sample(generators).float() * pipe.vae.config["scaling_factor"]
 

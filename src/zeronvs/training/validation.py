@@ -13,8 +13,7 @@ from torch import Tensor
 from zeronvs._core.files import write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation
-from zeronvs.cameras.view import View
-from zeronvs.diffusion.condition import resize_image
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
@@ -88,7 +87,7 @@ def sheet_of(columns: Sequence[Tensor]) -> UInt8[Tensor, "3 h w"]:
     shown = []
     for images in columns:
         values = images.float() / 255 if images.dtype == torch.uint8 else images
-        shown.append(resize_image(values.cpu().clamp(0, 1), side))
+        shown.append(resize_image(values.cpu().clamp(0, 1), (side, side)))
     rows = torch.cat(shown, dim=-1)  # n 3 side (columns side)
     return (torch.cat(list(rows), dim=-2) * 255).round().to(torch.uint8)
 
