@@ -143,7 +143,7 @@ def _check_same_run(
     """
     out = settings.out
     try:
-        old = json.loads((out / "run.json").read_text())
+        old = json.loads((out / "run.json").read_text(encoding="utf-8"))
         told, now = old["settings"], json.loads(json.dumps(record["settings"]))
         photo_then = old["photo_fingerprint"]
     except (OSError, ValueError, KeyError):
@@ -167,7 +167,7 @@ def _check_same_run(
         notes=[*old["notes"], "This run was finished already; nothing was made anew."],
         files=_files(out),
         seconds=float(old["total_seconds"]),
-        metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
+        metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
     )
 
 
