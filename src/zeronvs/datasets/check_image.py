@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject_depth, warp_view
@@ -187,13 +188,11 @@ def epipolar_line(uv: Float[Tensor, " 2"], first: Camera, second: Camera) -> Flo
 
     Only the part in front of both cameras and inside the picture is returned, as a run of points.
     """
-    matrix = first.intrinsics_px.double()
-    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-    ray = torch.stack([slope[0], -slope[1], torch.tensor(-1.0).double()])
-    ray = first.camera_to_world[:3, :3].double() @ ray
+    rays = pixel_rays(first.to(dtype=torch.float64), uv[None].double())
+    ray = rays.directions[0] / rays.z_per_unit_distance[0]  # to depth_z = 1
     baseline = float((second.position - first.position).norm())
     depth_z = torch.logspace(-2, 5, 3000, dtype=torch.float64) * max(baseline, 1e-9)
-    points = first.position.double() + depth_z[:, None] * ray
+    points = rays.origins[0] + depth_z[:, None] * ray
     seen, ahead = project(points, second.to(dtype=torch.float64))
     height, width = second.image_size_px
     inside = (ahead > 0) & (seen >= 0).all(-1) & (seen[:, 0] < width) & (seen[:, 1] < height)

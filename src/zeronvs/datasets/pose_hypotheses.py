@@ -15,6 +15,7 @@ from skimage.feature import ORB, match_descriptors
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.warp import project
 
 MATCH_TOLERANCE_PX = 2.0
@@ -121,7 +122,8 @@ def meet(
     Tensor,  # whether it lies ahead on both
 ]:
     """Triangulate matches; rays that run side by side meet far away."""
-    one, other = _rays(matches.first_uv, first), _rays(matches.second_uv, second)
+    one = _directions(matches.first_uv, first)
+    other = _directions(matches.second_uv, second)
     between = (second.position - first.position).double()
     dot = (one * other).sum(-1)
     along_one, along_other = one @ between, other @ between
@@ -197,10 +199,5 @@ def _refocused(camera: Camera, factor: float) -> Camera:
     return camera.with_intrinsics(intrinsics_px)
 
 
-def _rays(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
-    camera = camera.to(dtype=torch.float64)
-    matrix = camera.intrinsics_px
-    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-    local = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(uv)).double()], dim=-1)
-    turned = local @ camera.camera_to_world[:3, :3].T
-    return turned / turned.norm(dim=-1, keepdim=True)
+def _directions(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
+    return pixel_rays(camera.to(dtype=torch.float64), uv.double()).directions

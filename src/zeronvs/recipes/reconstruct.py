@@ -142,7 +142,7 @@ def _check_same_run(
     """
     out = settings.out
     try:
-        old = json.loads((out / "run.json").read_text())
+        old = json.loads((out / "run.json").read_text(encoding="utf-8"))
         told, now = old["settings"], json.loads(json.dumps(record["settings"]))
         photo_then = old["photo_fingerprint"]
     except (OSError, ValueError, KeyError):
@@ -166,7 +166,7 @@ def _check_same_run(
         notes=[*old["notes"], "This run was finished already; nothing was made anew."],
         files=_files(out),
         seconds=float(old["total_seconds"]),
-        metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
+        metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
     )
 
 

@@ -59,7 +59,7 @@ def open_run(run_dir: Path, device: str = "cpu") -> FinishedRun:
         InputError: It is no run folder, or its scene is not done.
     """
     try:
-        record = json.loads((run_dir / "run.json").read_text())
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         lens = record["input_camera"]
         size = (int(lens["height_px"]), int(lens["width_px"]))
         camera = Camera.from_fov(
