@@ -77,13 +77,13 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_losses(
 def test_sampling_begins_where_half_of_a_batch_is_trained(pack: TrainingPack, tiny_pipe):
     pipe, stream, seen = tiny_pipe(), PairStream(pack, PAIRS, seed=3), []
     pairs = collate([stream.pair(number) for number in range(4)])
-    answer = pipe.answer
+    answer = pipe.predict
 
     def listening(noisy, timestep, told):
         seen.append(timestep)
         return answer(noisy, timestep, told)
 
-    pipe.answer = listening
+    pipe.predict = listening
     denoising_losses(pipe, pairs, None, settings(), torch.Generator().manual_seed(0))
     last = len(pipe.alphas_cumprod) - 1
     assert seen[0][:2].tolist() == [last, last]
@@ -144,11 +144,11 @@ def test_conditions_are_dropped_in_three_equal_shares():
 def test_a_fresh_builtin_network_answers_the_warped_input(pack: TrainingPack):
     pipe = make_builtin_pipeline()
     assert pipe.image_size_px == 128
-    assert pipe.warps_input
+    assert pipe.conditioning.needs_depth
     concat = torch.rand(1, 112, 32, 32, generator=torch.Generator().manual_seed(0))
     told = CameraCondition(torch.zeros(1, 1, 128), concat)
     with torch.no_grad():
-        answer = pipe.answer(torch.randn(1, 48, 32, 32), torch.tensor([900]), told)
+        answer = pipe.predict(torch.randn(1, 48, 32, 32), torch.tensor([900]), told)
     torch.testing.assert_close(answer, concat[:, 48:96])
 
 

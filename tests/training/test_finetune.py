@@ -134,11 +134,11 @@ def test_other_settings_are_refused_by_name(tmp_path: Path):
 
 def test_a_model_that_warps_trains_on_clean_images(tmp_path: Path):
     depth_net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval()
-    pipe = tiny_warp(depth_net, prediction_type="sample")
+    pipe = tiny_warp(prediction_type="sample")
     pairs = MadeUpPairs(SHORT.batch, total=4)
     pairs.with_depth = True
     config = replace(SHORT, trains_image_encoder=True)
-    lines = train(tmp_path, config, pipe, pairs=pairs)
+    lines = train(tmp_path, config, pipe, pairs=pairs, geometry_estimator=depth_net)
     assert len(lines) == 4
     trained = ZeroNVSPipeline.from_pretrained(tmp_path / "pipeline")
     before = tiny_warp(seed=2).image_encoder.visual_projection.weight

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from pair_world import made_up_batch
-from tiny_pipelines import tiny_released, tiny_warp
+from tiny_pipelines import FixedGeometry, tiny_released, tiny_warp
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
@@ -24,8 +24,7 @@ CONFIG = FinetuneConfig(seed=3)
 VIEWER = Representation.SIX_DOF_VIEWER.official_mode
 
 
-def flat_depth(image: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(image[:, 0])
+FLAT = FixedGeometry()
 
 
 def test_five_percent_each_lose_the_embedding_the_channels_and_both():
@@ -62,8 +61,10 @@ def test_times_are_uniform_over_the_whole_schedule():
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_loss_is_zero_for_a_network_that_knows_the_answer(kind):
-    pipe = tiny_released() if kind == "epsilon" else tiny_warp(flat_depth, prediction_type=kind)
-    examples = make_examples(pipe, made_up_batch([1, 2]), [0, 1], replace(CONFIG, dropout=0.0))
+    pipe = tiny_released() if kind == "epsilon" else tiny_warp(prediction_type=kind)
+    examples = make_examples(
+        pipe, made_up_batch([1, 2]), [0, 1], replace(CONFIG, dropout=0.0), FLAT
+    )
     model = TrainedDenoiser(pipe, CONFIG)
     signal = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
     answers = {
@@ -74,7 +75,7 @@ def test_the_loss_is_zero_for_a_network_that_knows_the_answer(kind):
     }
     # A network of the warp kind that says clean latents says the difference to the warped input.
     with saying(pipe, torch.zeros_like(examples.noise)):
-        added = pipe.answer(examples.noise, examples.timestep, model._told(examples))
+        added = pipe.predict(examples.noise, examples.timestep, model._told(examples))
     with saying(pipe, answers[kind] - added):
         assert float(model(examples).abs().max()) < 1e-8
     with saying(pipe, answers[kind] - added + 0.1):
@@ -114,23 +115,24 @@ def test_every_representation_finds_its_scale():
 def test_a_pair_without_a_scale_does_not_count_and_data_without_any_says_what_to_do():
     lacking = {VIEWER: torch.tensor([1.0, torch.nan])}
     batch = replace(made_up_batch([1, 2]), scene_scale=lacking)
-    examples = make_examples(tiny_warp(flat_depth), batch, [0, 1], CONFIG)
+    examples = make_examples(tiny_warp(), batch, [0, 1], CONFIG, FLAT)
     assert examples.usable.tolist() == [1.0, 0.0]
-    assert TrainedDenoiser(tiny_warp(flat_depth), CONFIG)(examples).isfinite().all()
+    assert TrainedDenoiser(tiny_warp(), CONFIG)(examples).isfinite().all()
     with pytest.raises(InputError, match=r"6DoF\+1, norm"):
         scale_of(replace(batch, scene_scale={}), Representation.SIX_DOF_VIEWER)
 
 
 def test_known_depth_is_kept_and_its_holes_are_filled_in_scene_units():
-    pipe = tiny_warp(ramp_depth)
+    pipe = tiny_warp()
     batch = made_up_batch([1, 2], with_depth=True)
     image = batch.input_image.float() / 255
     truth = 3.0 * ramp_depth(image)
     holes = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     known = torch.where(holes, 0.0, truth)
-    filled = input_depth(pipe, replace(batch, input_depth_z=known), image)
+    ramp = FixedGeometry(ramp_depth)
+    filled = input_depth(pipe, replace(batch, input_depth_z=known), image, ramp)
     torch.testing.assert_close(filled, truth, rtol=1e-3, atol=1e-3)
-    nothing = input_depth(pipe, replace(batch, input_depth_z=torch.zeros_like(known)), image)
+    nothing = input_depth(pipe, replace(batch, input_depth_z=torch.zeros_like(known)), image, ramp)
     viewer = batch.scene_scale[VIEWER]
     torch.testing.assert_close(nothing, ramp_depth(image) * viewer[:, None, None])
     assert input_depth(tiny_released(), batch, image) is None

@@ -256,6 +256,6 @@ def _train_builtin(arguments: TrainArguments) -> None:
 
         start = ZeroNVSPipeline.from_pretrained(arguments.start)
     with progress_bar() as progress:
-        pipe = train_builtin(arguments.shards[0], out, config, progress, start=start)
-    export_builtin(pipe, out / "pipeline")
+        pipe, depth_net = train_builtin(arguments.shards[0], out, config, progress, start=start)
+    export_builtin(pipe, depth_net, out)
     print(out / "pipeline")

@@ -34,6 +34,7 @@ from zeronvs.cameras.warp import (
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.view_files import load_image, sample_kept, save_image
+from zeronvs.protocols import GeometryEstimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +74,23 @@ def sample_surround(
     *,
     seed: int,
     folder: Path,
+    geometry_estimator: GeometryEstimator | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> SupervisedViews:
     """Sample views around the scene.
 
     Args:
-        pipe: A model of the warp kind with a depth estimator carries known surfaces along; any
-            other model draws every view from the photo alone, without depth.
+        pipe: A model conditioned on warped inputs carries known surfaces along; any other model
+            draws every view from the photo alone, without depth.
         input_view: The photo (one view) at the canonical camera, with depth for the warp kind.
         elevation_rad: Its elevation.
         scene_scale: Scene units per model unit.
         config: Settings.
         seed: View k uses a seed made of it.
         folder: Each image is kept here as soon as it is drawn.
+        geometry_estimator: Depth of the sampled views; without one, every view is drawn from the
+            photo alone.
         resume: Whether images that are there are read instead of drawn.
         progress: Told of every view.
     """
@@ -100,7 +104,7 @@ def sample_surround(
         "guidance_scale": config.guidance_scale,
         "eta": config.eta,
     }
-    if not pipe.warps_input or pipe.depth_estimator is None:
+    if not pipe.conditioning.needs_depth or geometry_estimator is None:
         condition = pipe.encode(input_view.batched(), scene_scale)
         images = sample_kept(
             lambda rows, tell: pipe.sample(
@@ -133,7 +137,7 @@ def sample_surround(
             )
             save_image(paths[index], image[0])
         image = load_image(paths[index])[None].to(pipe.device)
-        relative = pipe.depth_estimator.estimate_depth(image)
+        relative = geometry_estimator.estimate(image).scaled_depth(1.0)
         depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
         view = View(image, camera, depth_z)
         views.append(view)

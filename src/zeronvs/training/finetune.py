@@ -18,6 +18,7 @@ from torch import Tensor
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.embedding import Representation
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.export import export_pipeline
@@ -73,6 +74,8 @@ class TrainingRun:
     pair_seed: int = 0
     """Seed of `pairs`: places in the data are of this seed only."""
     validation: PairBatch | None = None
+    geometry_estimator: GeometryEstimator | None = None
+    """Completes the depth of input views, where the model needs depth."""
     tensorboard: bool = False
     origin: dict[str, Any] = field(default_factory=dict)
     """Where weights and pairs come from; a run goes on only with the same."""
@@ -168,7 +171,13 @@ class _Trainer:
             batch = next(stream).to(accelerator.device)
             with accelerator.accumulate(self.prepared):
                 with accelerator.autocast():
-                    examples = make_examples(self.pipe, batch, self._numbers(part), config)
+                    examples = make_examples(
+                        self.pipe,
+                        batch,
+                        self._numbers(part),
+                        config,
+                        self.run.geometry_estimator,
+                    )
                 losses_of_pairs = self.prepared(examples) * examples.usable
                 usable = examples.usable.sum()
                 loss = losses_of_pairs.sum() / usable.clamp_min(1)
@@ -191,7 +200,7 @@ class _Trainer:
 
     def _choose_what_is_trained(self) -> None:
         pipe, config = self.pipe, self.config
-        frozen = [pipe.vae, pipe.image_encoder, pipe.depth_estimator]
+        frozen = [pipe.vae, pipe.image_encoder]
         for part in frozen:
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)
@@ -298,7 +307,9 @@ class _Trainer:
     def _validate(self) -> None:
         if self.log is not None and self.run.validation is not None:
             batch = self.run.validation.to(self.accelerator.device)
-            result = validate(self.model, batch, self.average, self.config)
+            result = validate(
+                self.model, batch, self.average, self.config, self.run.geometry_estimator
+            )
             write_sheet(self.run.out / "views" / f"step_{self.step:06d}.png", result.sheet)
             self.log.validation(self.step, result.loss, result.sheet)
         self.accelerator.wait_for_everyone()

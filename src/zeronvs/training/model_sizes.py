@@ -62,6 +62,7 @@ def hollow_pipeline(start: str, representation: Representation | None) -> ZeroNV
                 representation.size,
                 old["cross_attention_dim"],
                 str(representation),
+                old.get("conditioning"),
             )
     for part in parts.values():
         if isinstance(part, nn.Module):

@@ -15,10 +15,10 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import LEAST_SCALE, Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth
-from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import CameraCondition, clip_pixels
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.finetune_config import FinetuneConfig
 
@@ -71,7 +71,7 @@ class TrainedDenoiser(nn.Module):
         signal = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
         clean, noise = examples.clean_latent, examples.noise
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        predicted = pipe.answer(noisy, examples.timestep, self._told(examples)).float()
+        predicted = pipe.predict(noisy, examples.timestep, self._told(examples)).float()
         kind = pipe.scheduler.config["prediction_type"]
         if kind == "epsilon":
             error = (predicted - noise) ** 2
@@ -106,7 +106,11 @@ class TrainedDenoiser(nn.Module):
 
 @torch.no_grad()
 def make_examples(
-    pipe: ZeroNVSPipeline, batch: PairBatch, numbers: list[int], config: FinetuneConfig
+    pipe: ZeroNVSPipeline,
+    batch: PairBatch,
+    numbers: list[int],
+    config: FinetuneConfig,
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> Examples:
     """Turn a batch of pairs into examples, with all that is drawn for them.
 
@@ -115,6 +119,7 @@ def make_examples(
         batch: Pairs, on the same device.
         numbers: Number of each pair in the run, counted over all processes.
         config: Says the seed and the shares that are dropped.
+        geometry_estimator: See `input_depth`.
 
     Raises:
         InputError: The pairs lack what the model needs altogether.
@@ -133,7 +138,7 @@ def make_examples(
     camera = Camera.from_fov(batch.input_to_world, batch.fov_y_rad, size)
     scale = scale_of(batch, Representation(pipe.cc_projection.config["representation"]))
     return Examples(
-        input_view=View(image, camera, input_depth(pipe, batch, image)),
+        input_view=View(image, camera, input_depth(pipe, batch, image, geometry_estimator)),
         target_camera=Camera.from_fov(batch.target_to_world, batch.fov_y_rad, size),
         scene_scale=torch.nan_to_num(scale, nan=1.0),
         usable=scale.isfinite().float(),
@@ -170,11 +175,7 @@ def target_latent(
     pipe: ZeroNVSPipeline, image: Float[Tensor, "n 3 H W"], generators: list[torch.Generator]
 ) -> Float[Tensor, "n c h w"]:
     """Return scaled latents drawn from the autoencoder's posterior, one generator per image."""
-    if isinstance(pipe.vae, PixelShuffleAutoencoder):
-        return pipe.to_latent(image)
-    image = resize_image(image, (pipe.image_size_px, pipe.image_size_px))
-    posterior = pipe.vae.encode((image * 2 - 1).to(pipe.vae.dtype)).latent_dist  # pyright: ignore
-    return posterior.sample(generators).float() * pipe.vae.config["scaling_factor"]
+    return pipe.to_latent(image, generators)
 
 
 def scale_of(batch: PairBatch, representation: Representation) -> Float[Tensor, " n"]:
@@ -206,24 +207,27 @@ def no_scale(representation: Representation) -> str:
 
 
 def input_depth(
-    pipe: ZeroNVSPipeline, batch: PairBatch, image: Float[Tensor, "n 3 h w"]
+    pipe: ZeroNVSPipeline,
+    batch: PairBatch,
+    image: Float[Tensor, "n 3 h w"],
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> Float[Tensor, "n h w"] | None:
     """Return the dense depth of the input views where the model warps them, scene units.
 
     Known depth is kept and holes are filled with the estimate aligned to it in disparity (paper,
     A.1); without known depth, the estimate is scaled by the viewer's quantile.
     """
-    if not pipe.warps_input:
+    if not pipe.conditioning.needs_depth:
         return None
     known = batch.input_depth_z
-    if pipe.depth_estimator is None:
+    if geometry_estimator is None:
         if known is None:
             raise InputError(
-                "this model warps the input view; the pairs have no depth and the model no "
-                "depth_estimator. Convert the scenes with depth"
+                "this model warps the input view, and the pairs have no depth. Convert the scenes "
+                "with depth"
             )
         return known
-    estimate = getattr(pipe.depth_estimator, "estimate_depth", pipe.depth_estimator)(image)
+    estimate = geometry_estimator.estimate(image).scaled_depth(1.0)
     viewer = batch.scene_scale.get(VIEWER)
     scaled = None
     if viewer is not None:  # pairs without a viewer scale do not count, see `Examples.usable`

@@ -16,6 +16,7 @@ from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, silent
 from zeronvs._core.version import __version__
 from zeronvs.cameras.embedding import Representation
+from zeronvs.depth.builtin import load_builtin_depth
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.shards.loader import PairBatch, PairLoader, PairLoaderConfig
 from zeronvs.training.finetune import TrainingRun, finetune
@@ -115,6 +116,11 @@ class Session:
             accelerator=accelerator,
             pair_seed=seed,
             validation=validation,
+            geometry_estimator=(
+                load_builtin_depth(device=accelerator.device)
+                if start.pipe.conditioning.needs_depth
+                else None
+            ),
             tensorboard=request.tensorboard,
             origin=origin,
             progress=progress,
@@ -244,11 +250,11 @@ def weighted_sources(
 def pair_settings(pipe: ZeroNVSPipeline, request: TrainRequest, seed: int) -> PairLoaderConfig:
     """Ask the loader for what this model is told, and no more."""
     own = Representation(pipe.cc_projection.config["representation"])
-    wanted = [own, Representation.SIX_DOF_VIEWER] if pipe.warps_input else [own]
+    wanted = [own, Representation.SIX_DOF_VIEWER] if pipe.conditioning.needs_depth else [own]
     settings = PairLoaderConfig(
         size_px=pipe.image_size_px,
         representations=tuple(dict.fromkeys(wanted)),
-        input_depth=pipe.warps_input,
+        input_depth=pipe.conditioning.needs_depth,
         overlap=request.overlap,
         seed=seed,
     )

@@ -15,6 +15,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation
 from zeronvs.cameras.view import View, resize_image
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.finetune_config import FinetuneConfig
@@ -39,6 +40,7 @@ def validate(
     batch: PairBatch,
     average: WeightAverage | None,
     config: FinetuneConfig,
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> ValidationResult:
     """Sample the validation pairs with the averaged weights, always with the same noise.
 
@@ -47,6 +49,7 @@ def validate(
         batch: The pairs, on the device of the pipeline.
         average: Takes the place of the weights, where there is one.
         config: Says the seed.
+        geometry_estimator: See `input_depth`.
     """
     count = len(batch.fov_y_rad)
     # Other noise than in training, nothing dropped.
@@ -54,12 +57,17 @@ def validate(
     was_training = model.training
     model.eval()
     with average.in_place() if average is not None else nullcontext(), torch.no_grad():
-        losses = [
-            model(make_examples(model.pipe, batch, [draw * count + k for k in range(count)], fixed))
-            for draw in range(DRAWS)
-        ]
+        losses = []
+        for draw in range(DRAWS):
+            numbers = [draw * count + k for k in range(count)]
+            examples = make_examples(model.pipe, batch, numbers, fixed, geometry_estimator)
+            losses.append(model(examples))
         sampled = sample_pairs(
-            model.pipe, batch, list(range(count)), config.validation_sampling_steps
+            model.pipe,
+            batch,
+            list(range(count)),
+            config.validation_sampling_steps,
+            geometry_estimator,
         )
     model.train(was_training)
     loss = float(torch.cat(losses).mean())
@@ -67,13 +75,17 @@ def validate(
 
 
 def sample_pairs(
-    pipe: ZeroNVSPipeline, batch: PairBatch, seeds: list[int], steps: int | None = None
+    pipe: ZeroNVSPipeline,
+    batch: PairBatch,
+    seeds: list[int],
+    steps: int | None = None,
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> Float[Tensor, "n 3 H W"]:
     """Sample the target views of pairs; the model's own number of steps where none is given."""
     height, width = (int(side) for side in batch.input_image.shape[-2:])
     image = batch.input_image.float() / 255
     camera = Camera.from_fov(batch.input_to_world, batch.fov_y_rad, (height, width))
-    view = View(image, camera, input_depth(pipe, batch, image))
+    view = View(image, camera, input_depth(pipe, batch, image, geometry_estimator))
     representation = Representation(pipe.cc_projection.config["representation"])
     scale = torch.nan_to_num(scale_of(batch, representation), nan=1.0)
     condition = pipe.encode(view, scale)
