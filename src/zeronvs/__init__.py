@@ -10,21 +10,34 @@ from zeronvs._core.version import __version__
 
 if TYPE_CHECKING:
     from zeronvs.cameras.camera import Camera
+    from zeronvs.cameras.poses import look_at, orbit_pose
+    from zeronvs.cameras.trajectories import make_trajectory
     from zeronvs.cameras.view import View
     from zeronvs.depth.builtin import DepthNet
     from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.diffusion.projection import CameraProjection
+    from zeronvs.export.export import export
+    from zeronvs.recipes.prepare import prepare_photo
     from zeronvs.recipes.reconstruct import reconstruct
+    from zeronvs.scene.scene import Scene
+    from zeronvs.splats import GaussianSplats
 
 __all__ = [
     "Camera",
     "CameraProjection",
     "DepthNet",
+    "GaussianSplats",
     "PixelShuffleAutoencoder",
+    "Scene",
     "View",
     "ZeroNVSPipeline",
     "__version__",
+    "export",
+    "look_at",
+    "make_trajectory",
+    "orbit_pose",
+    "prepare_photo",
     "reconstruct",
 ]
 
@@ -32,15 +45,22 @@ _HOMES = {
     "Camera": "zeronvs.cameras.camera",
     "CameraProjection": "zeronvs.diffusion.projection",
     "DepthNet": "zeronvs.depth.builtin",
+    "GaussianSplats": "zeronvs.splats",
     "PixelShuffleAutoencoder": "zeronvs.diffusion.autoencoder",
+    "Scene": "zeronvs.scene.scene",
     "View": "zeronvs.cameras.view",
     "ZeroNVSPipeline": "zeronvs.diffusion.pipeline",
+    "export": "zeronvs.export.export",
+    "look_at": "zeronvs.cameras.poses",
+    "make_trajectory": "zeronvs.cameras.trajectories",
+    "orbit_pose": "zeronvs.cameras.poses",
+    "prepare_photo": "zeronvs.recipes.prepare",
     "reconstruct": "zeronvs.recipes.reconstruct",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives, on first use."""
+    """Import a public name from its module, on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

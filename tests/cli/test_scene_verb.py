@@ -8,11 +8,11 @@ import av
 import pytest
 from PIL import Image
 
-from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Preset
+from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Recipe
 
 
 @pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> Preset:
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Make the preview a matter of seconds: few views, steps and frames, all of them small."""
     assert PREVIEW.surround is not None
     preset = replace(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms
 
 from zeronvs._core.errors import InputError
-from zeronvs.photo.photo import load_photo, square_view
+from zeronvs.photo.photo import load_photo, photo_from_image
 
 LEFT, RIGHT = (200, 40, 20), (20, 60, 180)
 
@@ -281,37 +281,10 @@ def test_damaged_exif_does_not_stop_a_good_picture(tmp_path: Path):
     assert_two_halves(load_photo(tmp_path / "photo.jpg"))
 
 
-@pytest.mark.parametrize(("width", "height"), [(96, 80), (80, 96), (97, 64), (128, 128)])
-def test_the_camera_changes_with_the_pixels(tmp_path: Path, width: int, height: int):
-    # A point of the world must meet the same picture content before and after the crop.
-    ramp = np.tile(np.linspace(0, 255, width)[None, :, None], (height, 1, 3)).astype(np.uint8)
-    Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    photo = load_photo(tmp_path / "ramp.png")
-    fov = math.radians(50)
-    view = square_view(photo, fov_y_rad=fov, size_px=64)
-    assert view.image.shape == (3, 64, 64)
-    focal_full = 0.5 * min(width, height) / math.tan(0.5 * fov)
-    for x in (-0.2, 0.0, 0.3):
-        u_full = focal_full * x + 0.5 * width
-        u_square = view.camera.intrinsics_px[0, 0] * x + view.camera.intrinsics_px[0, 2]
-        expected = (u_full - 0.5) / (width - 1)
-        index = float(u_square) - 0.5
-        low = math.floor(index)
-        row = view.image[0, 32]
-        seen = float(row[low] + (row[low + 1] - row[low]) * (index - low))
-        assert seen == pytest.approx(expected, abs=0.01)
-
-
-def test_a_square_photograph_keeps_the_field_of_view(tmp_path: Path):
-    two_halves(100, 100).save(tmp_path / "square.png")
-    view = square_view(load_photo(tmp_path / "square.png"), fov_y_rad=0.9, size_px=32)
-    assert float(view.camera.fov_y_rad) == pytest.approx(0.9, abs=1e-6)
-    torch.testing.assert_close(view.camera.camera_to_world, torch.eye(4))
-
-
-@pytest.mark.parametrize("fov", [-1.0, 0.0, math.pi, 400.0, math.nan])
-def test_a_field_of_view_that_no_camera_has_is_refused(tmp_path: Path, fov: float):
+def test_an_image_in_memory_is_read_as_the_file_is(tmp_path: Path):
     two_halves().save(tmp_path / "photo.png")
-    photo = load_photo(tmp_path / "photo.png")
-    with pytest.raises(InputError, match="field of view"):
-        square_view(photo, fov_y_rad=fov, size_px=32)
+    with Image.open(tmp_path / "photo.png") as image:
+        photo = photo_from_image(image)
+    torch.testing.assert_close(photo.image, load_photo(tmp_path / "photo.png").image)
+    with pytest.raises(InputError, match="64"):
+        photo_from_image(Image.new("RGB", (20, 100)))

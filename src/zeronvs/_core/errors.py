@@ -4,6 +4,21 @@
 class InputError(ValueError):
     """The input cannot be used as it is; the message is one line for the person who gave it."""
 
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        """Keep the message and the name of the argument that is wrong, where it is one.
+
+        Args:
+            message: What is wrong, what was seen, what to do.
+            argument: Name of the Python argument; the command line prints its flag instead.
+        """
+        super().__init__(message if argument is None else f"{argument}: {message}")
+        self.message = message
+        self.argument = argument
+
 
 class HealthError(RuntimeError):
     """A run went wrong (NaN, black frames, no gradient, ...); the message names a remedy."""
+
+
+class Cancelled(Exception):
+    """Raised by a progress listener to cancel a run; what is done is kept and can be resumed."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -21,46 +21,30 @@ Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoArguments:
-    """What every verb that makes something of a photograph can be told."""
+    """Arguments of every verb that takes a photograph."""
 
     photo: tyro.conf.Positional[Path]
     """The photograph, in any common format."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make."""
-    model: str = "builtin"
-    """builtin, a folder, or a hub id."""
-    seed: int = 0
-    """The same seed gives the same result."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME_OR_PATH")] = None
+    """builtin, a folder, or a hub id; builtin if not given."""
+    seed: Count = None
+    """The same seed gives the same result; 0 if not given."""
     device: Device = None
     """cpu, cuda, cuda:1, mps; the best one here if not given."""
     fov_deg: Degrees = None
     """Vertical field of view of the photograph's centre square; estimated if not given."""
     elevation_deg: Degrees = None
-    """Height angle of the camera over what it looks at; estimated if not given."""
+    """Elevation of the camera above what it looks at; estimated if not given."""
     scene_scale: Number = None
     """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
     guidance_scale: Number = None
-    """How strongly the model keeps to the photograph, 1 is none; the preset's or the model's own if
-    not given."""
+    """Classifier-free guidance, 1 is none; the preset's or the model's own if not given."""
     resume: bool = False
-    """Go on with the run in the folder, where it was stopped."""
+    """Resume the run in the folder where it was stopped."""
     dry_run: bool = False
     """Print the settings with where each comes from, and stop."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return what `SceneSettings` and `ViewsSettings` both take."""
-        return {
-            "photo": self.photo,
-            "out": self.out,
-            "model": self.model,
-            "seed": self.seed,
-            "device": self.device,
-            "fov_y_rad": radians(self.fov_deg),
-            "elevation_rad": radians(self.elevation_deg),
-            "scene_scale": self.scene_scale,
-            "guidance_scale": self.guidance_scale,
-            "resume": self.resume,
-        }
 
 
 def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
@@ -99,13 +83,15 @@ def check_anchors(anchors: int | None) -> None:
         raise InputError(f"--anchors is {anchors}; it must be 0 (none) or more")
 
 
-def check_sampling(*, seed: int, guidance_scale: float | None, eta: float | None = None) -> None:
+def check_sampling(
+    *, seed: int | None, guidance_scale: float | None, eta: float | None = None
+) -> None:
     """Refuse settings of the sampler that mean nothing.
 
     Raises:
         InputError: A setting is outside its range; NaN always is.
     """
-    if not 0 <= seed < 2**31:
+    if seed is not None and not 0 <= seed < 2**31:
         raise InputError(f"--seed is {seed}; it must lie between 0 and {2**31 - 1}")
     if guidance_scale is not None and not 0.0 <= guidance_scale <= 1000.0:
         raise InputError(

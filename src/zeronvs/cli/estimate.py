@@ -1,4 +1,4 @@
-"""`zeronvs estimate`: where a photograph was taken from, as far as can be told."""
+"""`zeronvs estimate`: field of view, elevation, depth and scale of a photograph."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -36,16 +36,16 @@ def run(words: Sequence[str]) -> None:
     from zeronvs.photo.photo import load_photo
 
     photo = load_photo(arguments.photo)
-    geometry_estimator = None
+    geometry = None
     if arguments.depth != "none":
         from zeronvs.depth.builtin import load_builtin_depth
 
-        geometry_estimator = load_builtin_depth()
+        geometry = load_builtin_depth().estimate(photo.image[None])
     estimate = estimate_camera(
-        photo.image,
+        photo.image.shape[-2:],
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
-        geometry_estimator=geometry_estimator,
+        geometry=geometry,
         fov_y_rad=radians(arguments.fov_deg),
     )
     _print(estimate, photo.notes)
@@ -85,7 +85,7 @@ def _print(estimate: "CameraEstimate", notes: Sequence[str]) -> None:
 
 
 def _write(folder: Path, photo: "Photo", estimate: "CameraEstimate") -> None:
-    """Write the picture with its horizon, beside it the depth, and the numbers."""
+    """Write the image with its horizon, next to it the depth, and the numbers."""
     from zeronvs._core.files import write_json
     from zeronvs.export.overlay import estimate_overlay
     from zeronvs.formats.images import write_image

@@ -17,7 +17,7 @@ class ExportArguments:
     run_dir: tyro.conf.Positional[Path]
     """The folder that `zeronvs scene` made."""
     format: tuple[Literal["ply", "glb", "nerfstudio"], ...] = ("ply", "glb", "nerfstudio")
-    """ply: 3D Gaussian splats; glb: a mesh; nerfstudio: transforms.json with its pictures."""
+    """ply: 3D Gaussian splats; glb: a mesh; nerfstudio: transforms.json with its images."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """The folder to write to; the run folder if not given."""
     device: Device = None
@@ -29,15 +29,11 @@ def run(words: Sequence[str]) -> None:
     arguments = parse(ExportArguments, words, "export")
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
-    from zeronvs.recipes.run_folder import export_run
+    from zeronvs.cli.resolve import best_device
+    from zeronvs.recipes.run_folder import export_run, open_run
 
+    run = open_run(arguments.run_dir, best_device(arguments.device))
     with progress_bar() as progress:
-        files = export_run(
-            arguments.run_dir,
-            arguments.format,
-            out=arguments.out,
-            device=arguments.device,
-            progress=progress,
-        )
+        files = export_run(run, arguments.format, out=arguments.out, progress=progress)
     for path in files:
         print(path)

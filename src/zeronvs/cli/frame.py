@@ -30,7 +30,7 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     try:
         work()
     except InputError as error:
-        return fail(str(error), WRONG_INPUT)
+        return fail(_with_flag(error), WRONG_INPUT)
     except HealthError as error:
         return fail(str(error), WENT_WRONG)
     except KeyboardInterrupt:
@@ -52,6 +52,15 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
             raise
         return fail(*told)
     return DONE
+
+
+def _with_flag(error: InputError) -> str:
+    """Return the message with the flag of the argument that is wrong."""
+    if error.argument is None:
+        return str(error)
+    from zeronvs.cli.report import flag
+
+    return f"{flag(error.argument)}: {error.message}"
 
 
 def fail(message: str, code: int, *, label: str = "error") -> int:
@@ -90,10 +99,9 @@ def _os_error(error: OSError) -> str:
 
 
 def _quieten() -> None:
-    """Keep the chatter of libraries off the terminal, and idle threads off the processor."""
+    """Keep the messages of libraries off the terminal."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -36,17 +36,17 @@ def run(words: Sequence[str]) -> None:
     check_counts(frames=arguments.frames, size=arguments.size, fps=arguments.fps)
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
-    from zeronvs.recipes.run_folder import render_run
+    from zeronvs.cli.resolve import best_device
+    from zeronvs.recipes.run_folder import open_run, render_run
 
     with progress_bar() as progress:
         video = render_run(
-            arguments.run_dir,
+            open_run(arguments.run_dir, best_device(arguments.device)),
             path=arguments.path,
             frames=arguments.frames,
             size_px=arguments.size,
             frames_per_second=arguments.fps,
             out=arguments.out,
-            device=arguments.device,
             progress=progress,
         )
     print(video)

@@ -20,11 +20,12 @@ from rich.progress import Progress as Bars
 from zeronvs._core.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
-    from zeronvs.recipes.reconstruct import RunResult
+    from zeronvs.recipes.run_folder import RunResult
 
 FLAGS = {
     "fov_y_rad": "--fov-deg",
     "elevation_rad": "--elevation-deg",
+    "formats": "--format",
     "out": "-o",
 }
 """Flags whose name is not simply that of the setting."""
@@ -132,8 +133,7 @@ def flag(name: str) -> str:
 
 
 def print_result(result: "RunResult") -> None:
-    """Say what was made, with every estimate and where it comes from."""
-    print_settings(result.rows)
+    """Print what was made."""
     for note in result.notes:
         print(f"note: {note}")
     print(f"\n{result.run_dir} ({result.seconds:.0f} s)")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zeronvs.cli.arguments import (
     Count,
@@ -14,6 +14,10 @@ from zeronvs.cli.arguments import (
     check_sampling,
     parse,
 )
+
+if TYPE_CHECKING:
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.recipes.presets import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +43,50 @@ def run(words: Sequence[str]) -> None:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.recipes.reconstruct import SceneSettings, reconstruct, resolve
+    from zeronvs.cli.resolve import resolve
+    from zeronvs.recipes.run_folder import write_scene_run
 
-    settings = SceneSettings(
-        **arguments.settings(),
-        preset=arguments.preset,
-        anchors=arguments.anchors,
-        steps=arguments.steps,
-    )
+    photo, pipe, rows = resolve(arguments)
+    recipe, recipe_rows = _recipe(arguments, pipe)
+    rows += recipe_rows
+    print_settings(rows)
     if arguments.dry_run:
-        print_settings(resolve(settings).rows)
         return
     with progress_bar() as progress:
-        result = reconstruct(settings, progress)
+        result = write_scene_run(
+            photo,
+            pipe,
+            recipe,
+            arguments.out,
+            seed=arguments.seed or 0,
+            rows=rows,
+            resume=arguments.resume,
+            progress=progress,
+        )
     print_result(result)
+
+
+def _recipe(
+    arguments: SceneArguments, pipe: "ZeroNVSPipeline"
+) -> tuple["Recipe", list[tuple[str, Any, str]]]:
+    """Return the recipe with the given settings, and where each of its settings comes from."""
+    from zeronvs.cli.resolve import source
+    from zeronvs.recipes.presets import PRESETS
+
+    device = pipe.device.type
+    name = arguments.preset or ("preview" if device == "cpu" else "fast")
+    recipe = PRESETS[name].with_settings(steps=arguments.steps, anchors=arguments.anchors)
+    recipe = recipe.fitted_to(pipe, guidance_scale=arguments.guidance_scale)
+    distill, of_preset = recipe.distill, f"preset {name}"
+    rows = [
+        ("preset", name, source(arguments.preset, f"for {device}")),
+        ("steps", distill.steps, source(arguments.steps, of_preset)),
+        ("anchors", distill.anchors.count, source(arguments.anchors, of_preset)),
+    ]
+    if distill.uses_sds:
+        of_kind = pipe.conditioning.sds_guidance_scale is not None
+        default = "this kind of model" if of_kind else of_preset
+        rows.append(
+            ("guidance_scale", distill.guidance_scale, source(arguments.guidance_scale, default))
+        )
+    return recipe, rows

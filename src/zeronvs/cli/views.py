@@ -17,7 +17,7 @@ from zeronvs.cli.arguments import (
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsArguments(PhotoArguments):
-    """Make new views of one photograph: pictures, a contact sheet, a video and their cameras."""
+    """Make new views of one photograph: images, a contact sheet, a video and their cameras."""
 
     path: str = "orbit"
     """orbit, spiral, lemniscate, zoom-in, zoom-out, dolly-zoom-in, dolly-zoom-out, move-forward
@@ -26,7 +26,7 @@ class ViewsArguments(PhotoArguments):
     frames: int = 24
     """Views along the path."""
     samples: int = 1
-    """Different answers for each view."""
+    """Independent samples per view."""
     steps: Count = None
     """DDIM steps; the model's own if not given (built-in 2, released 50)."""
     eta: Number = None
@@ -49,20 +49,42 @@ def run(words: Sequence[str]) -> None:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.recipes.reconstruct import ViewsSettings, resolve, sample_views
+    from zeronvs.cli.resolve import resolve, source
+    from zeronvs.recipes.run_folder import SamplerSettings, write_views_run
 
-    settings = ViewsSettings(
-        **arguments.settings(),
-        path=arguments.path,
-        frames=arguments.frames,
+    photo, pipe, rows = resolve(arguments)
+    defaults = pipe.conditioning.sampling_defaults
+    sampler = SamplerSettings(
         samples=arguments.samples,
-        steps=arguments.steps,
-        eta=arguments.eta,
+        num_inference_steps=arguments.steps or defaults.num_inference_steps,
+        guidance_scale=_given_or(arguments.guidance_scale, defaults.guidance_scale),
+        eta=_given_or(arguments.eta, defaults.eta),
         batch_size=arguments.batch_size,
     )
+    rows += [(name, getattr(arguments, name), "given") for name in ("path", "frames", "samples")]
+    rows += [
+        ("steps", sampler.num_inference_steps, source(arguments.steps, "model")),
+        ("eta", sampler.eta, source(arguments.eta, "model")),
+        ("guidance_scale", sampler.guidance_scale, source(arguments.guidance_scale, "model")),
+    ]
+    print_settings(rows)
     if arguments.dry_run:
-        print_settings(resolve(settings).rows)
         return
     with progress_bar() as progress:
-        result = sample_views(settings, progress)
+        result = write_views_run(
+            photo,
+            pipe,
+            arguments.path,
+            arguments.frames,
+            arguments.out,
+            sampler=sampler,
+            seed=arguments.seed or 0,
+            rows=rows,
+            resume=arguments.resume,
+            progress=progress,
+        )
     print_result(result)
+
+
+def _given_or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -138,7 +138,11 @@ class DepthNet(ModelMixin, ConfigMixin):
         for stage in self.stages:
             features = stage(features)
             seen.append(features)
-        fov = self.fov_head(features.mean((-2, -1)))
+        # Pool over the central square, whose field of view it is.
+        rows, columns = features.shape[-2:]
+        top, left = (max(0, rows - columns) // 2, max(0, columns - rows) // 2)
+        square = features[..., top : rows - top, left : columns - left]
+        fov = self.fov_head(square.mean((-2, -1)))
         fused = features
         for stage, fusion in zip(reversed(SKIP_STAGES), self.fusions, strict=True):
             fused = fusion(fused, seen[stage])
@@ -147,10 +151,11 @@ class DepthNet(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
-        """Estimate relative depth and field of view of square images in [0, 1] of any size.
+        """Estimate relative depth and field of view of images in [0, 1] of any size.
 
         Depth is the mean over the image and its mirror image: a little better than either
-        (docs/log.md).
+        (docs/log.md). Its unit is the 20 % quantile over the central square, which is what the
+        network was trained on and what the diffusion model sees.
         """
         resized = self._resized(image)
         disparity, fov = self(torch.cat([resized, resized.flip(-1)]))
@@ -158,9 +163,17 @@ class DepthNet(ModelMixin, ConfigMixin):
         disparity = (disparity * mirrored.flip(-1)).sqrt()
         disparity = F.interpolate(disparity[:, None], image.shape[-2:], mode="bilinear")[:, 0]
         depth_z = 1.0 / disparity
-        quantile = torch.quantile(depth_z[:, ::4, ::4].flatten(1), 0.2, dim=1)
+        height_px, width_px = image.shape[-2:]
+        side_px = min(height_px, width_px)
+        top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
+        square = depth_z[:, top_px : top_px + side_px, left_px : left_px + side_px]
+        # At most some 100 x 100 values: torch.quantile is limited in size, and slow.
+        stride = max(4, side_px // 100)
+        quantile = square[:, ::stride, ::stride].flatten(1).quantile(0.2, dim=1)
         log_tan, log_spread = fov.chunk(2)[0].to(image.device, torch.float32).unbind(-1)
-        fov_y_rad = 2 * torch.atan(log_tan.exp())
+        # The network predicts the field of view of the central square.
+        half_tan = log_tan.exp() * (height_px / side_px)
+        fov_y_rad = 2 * torch.atan(half_tan)
         slope = torch.sin(fov_y_rad)  # d fov / d log tan(fov / 2)
         return Geometry(
             depth_z=depth_z / quantile[:, None, None],
@@ -169,10 +182,13 @@ class DepthNet(ModelMixin, ConfigMixin):
             fov_spread_rad=slope * log_spread.exp(),
         )
 
-    def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        side = self.config["input_size_px"]
+    def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Resize so that the shorter side is the network's, and the longer a multiple of 32."""
+        height_px, width_px = image.shape[-2:]
+        factor = self.config["input_size_px"] / min(height_px, width_px)
+        size_px = [max(32, 32 * round(side_px * factor / 32)) for side_px in (height_px, width_px)]
         image = image.to(self.device, torch.float32)
-        resized = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        resized = F.interpolate(image, size_px, mode="bilinear", antialias=True)
         return resized.clamp(0, 1).to(self.dtype)
 
 

@@ -92,7 +92,7 @@ def sample_anchors(
         eta=config.eta,
         callback=lambda event: progress(replace(event, stage="sample anchors")),
     )
-    return View(quantized(image.float()), cameras)
+    return View(quantized(image.float()), cameras.to(image.device))
 
 
 def nearest_view(

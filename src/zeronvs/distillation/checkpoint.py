@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
+from zeronvs._core.resumable import differences
 
 FILE_NAME = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
@@ -108,20 +109,9 @@ def check_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path) -
     Raises:
         InputError: Something differs; the message names each difference.
     """
-    differences = _differences(saved, json.loads(json.dumps(current)))
-    if differences:
+    different = differences(saved, json.loads(json.dumps(current)))
+    if different:
         raise InputError(
-            f"the run in {path.parent} was started with other settings: {'; '.join(differences)}. "
+            f"the run in {path.parent} was started with other settings: {'; '.join(different)}. "
             "Resume with the same settings, or start anew in another folder."
         )
-
-
-def _differences(saved: Any, current: Any, name: str = "") -> list[str]:
-    """Return one phrase for each leaf that differs between two JSON values."""
-    if isinstance(saved, dict) and isinstance(current, dict):
-        found = []
-        for key in sorted(saved.keys() | current.keys()):
-            inner = f"{name}.{key}" if name else key
-            found += _differences(saved.get(key), current.get(key), inner)
-        return found
-    return [] if saved == current else [f"{name} was {saved!r} and is now {current!r}"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeronvs._core.errors import Cancelled
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
 from zeronvs._core.run_log import append_lines, cut_back
@@ -22,6 +23,7 @@ from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.scene import Scene
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -38,6 +40,7 @@ def distill(
     seed: int,
     device: torch.device | str,
     supervised: SupervisedViews | None = None,
+    geometry_estimator: GeometryEstimator | None = None,
     progress: Progress = silent,
     resume: bool = False,
 ) -> Scene:
@@ -55,7 +58,8 @@ def distill(
         seed: All randomness follows from it.
         device: Where the scene is made.
         supervised: Views beside the photo that the scene is fitted to.
-        progress: Told of every step.
+        geometry_estimator: Predicts the depth of anchors, for models that need it.
+        progress: Called at every step.
         resume: Go on from the checkpoint in `run_dir`, where there is one.
 
     Raises:
@@ -81,7 +85,7 @@ def distill(
             progress=progress,
             resume=resume,
         )
-        known = KnownViews.encode(pipe, input_view, anchors, scene_scale)
+        known = KnownViews.encode(pipe, input_view, anchors, scene_scale, geometry_estimator)
         health.raise_errors(_check_model(pipe, known, input_view, elevation_rad))
     objective = Objective(
         scene=run.scene,
@@ -249,7 +253,7 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
             if time.monotonic() - saved >= config.checkpoint_seconds:
                 run.save()
                 saved = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         if not run.updating:
             run.save()
         raise

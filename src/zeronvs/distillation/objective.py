@@ -38,6 +38,7 @@ from zeronvs.distillation.supervision import (
     resized_view,
 )
 from zeronvs.distillation.viewpoints import random_viewpoints
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.renderer import RayRendering
 from zeronvs.scene.scene import Rendering, Scene
 
@@ -60,11 +61,21 @@ class KnownViews:
 
     @classmethod
     def encode(
-        cls, pipe: ZeroNVSPipeline, input_view: View, anchors: View | None, scene_scale: float
+        cls,
+        pipe: ZeroNVSPipeline,
+        input_view: View,
+        anchors: View | None,
+        scene_scale: float,
+        geometry_estimator: GeometryEstimator | None = None,
     ) -> "KnownViews":
-        """Show the photo (one view) and the anchors (a batch) to the model."""
+        """Encode the photo (one view) and the anchors (a batch).
+
+        The estimator predicts the depth of views that lack it, where the model needs depth.
+        """
         views = [input_view.batched()] + ([] if anchors is None else [anchors])
-        condition = join_conditions([pipe.encode(view, scene_scale) for view in views])
+        condition = join_conditions(
+            [pipe.encode(view, scene_scale, geometry_estimator) for view in views]
+        )
         return cls(condition, torch.cat([view.camera.camera_to_world for view in views]))
 
 

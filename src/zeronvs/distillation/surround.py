@@ -68,35 +68,34 @@ def surround_azimuths_rad(count: int) -> list[float]:
 def sample_surround(
     pipe: ZeroNVSPipeline,
     input_view: View,
-    elevation_rad: float,
     scene_scale: float,
     config: SurroundConfig,
     *,
+    geometry_estimator: GeometryEstimator | None = None,
     seed: int,
     folder: Path,
-    geometry_estimator: GeometryEstimator | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> SupervisedViews:
     """Sample views around the scene.
 
     Args:
-        pipe: A model conditioned on warped inputs carries known surfaces along; any other model
-            draws every view from the photo alone, without depth.
-        input_view: The photo (one view) at the canonical camera, with depth for the warp kind.
-        elevation_rad: Its elevation.
+        pipe: A model that needs depth carries known surfaces along; any other model draws every
+            view from the photo alone, without depth.
+        input_view: The photo (one view) at the canonical camera, with depth where the model needs
+            it.
         scene_scale: Scene units per model unit.
         config: Settings.
+        geometry_estimator: Predicts the depth of the sampled views; needed where the model needs
+            depth.
         seed: View k uses a seed made of it.
         folder: Each image is kept here as soon as it is drawn.
-        geometry_estimator: Depth of the sampled views; without one, every view is drawn from the
-            photo alone.
         resume: Whether images that are there are read instead of drawn.
         progress: Told of every view.
     """
     size = (pipe.image_size_px, pipe.image_size_px)
     azimuths = surround_azimuths_rad(config.count)
-    cameras = free_orbit(input_view, elevation_rad, torch.tensor(azimuths), config)
+    cameras = free_orbit(input_view, torch.tensor(azimuths), config)
     cameras = cameras.resized(*size).to(pipe.device)
     paths = [folder / f"{index:03d}.png" for index in range(config.count)]
     sampler: dict[str, Any] = {
@@ -159,7 +158,6 @@ def sample_surround(
 
 def free_orbit(
     input_view: View,
-    elevation_rad: float,
     azimuth_rad: Float[Tensor, " n"],
     config: SurroundConfig | None = None,
 ) -> Camera:
@@ -171,11 +169,11 @@ def free_orbit(
     Args:
         input_view: The photo (one view) at the canonical camera; without depth, the orbit is a
             circle.
-        elevation_rad: Elevation of all cameras.
         azimuth_rad: Where on the orbit.
         config: Clearance and least distance.
     """
     config = config or SurroundConfig()
+    elevation_rad = float(input_view.camera.elevation_rad)
     full = float(input_view.camera.position.norm())
     distance = torch.full_like(azimuth_rad, full)
     if input_view.depth_z is not None:

@@ -1,9 +1,8 @@
-"""What is not in the pixels: field of view, elevation and scale of a photograph, with sources."""
+"""Camera of a photograph: field of view, elevation and scene scale, each with its source."""
 
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -13,30 +12,32 @@ from zeronvs.photo.elevation import estimate_elevation
 from zeronvs.photo.estimate import Estimate, given
 from zeronvs.photo.field_of_view import estimate_fov_y
 from zeronvs.photo.scene_scale import estimate_scene_scale
-from zeronvs.protocols import GeometryEstimator
+from zeronvs.protocols import Geometry
+
+DEPTH_SIZE_PX = 128
+"""Side of the depth map that the ground plane is fitted to."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CameraEstimate:
-    """Where a photograph was taken from, as far as can be told."""
+    """The camera of a photograph, as far as it can be estimated."""
 
     fov_y_rad: Estimate
-    """Vertical field of view of the centre square."""
+    """Vertical field of view of the central square."""
     elevation_rad: Estimate
     """Angle of the camera above the horizon, as seen from the scene's origin."""
     scene_scale: Estimate
     """The paper's q: scene units per model unit, for a camera at distance 1."""
     relative_depth: Float[Tensor, "size size"] | None = None
-    """Depth of the centre square in the model's unit, where there is a depth model."""
+    """Depth of the central square in the model's unit, where there is a depth model."""
 
 
 def estimate_camera(
-    image: Float[Tensor, "3 h w"],
+    image_size_px: tuple[int, ...],
     *,
     focal_px: float | None = None,
     focal_source: str | None = None,
-    geometry_estimator: GeometryEstimator | None = None,
-    depth_size_px: int = 128,
+    geometry: Geometry | None = None,
     fov_y_rad: float | None = None,
     elevation_rad: float | None = None,
     scene_scale: float | None = None,
@@ -44,13 +45,12 @@ def estimate_camera(
     """Estimate the camera of a photograph; a number that the user gives always wins.
 
     Args:
-        image: The upright photograph, sRGB in [0, 1].
-        focal_px: Focal length in its pixels, where recorded; `focal_source` says by what.
-        focal_source: See above.
-        geometry_estimator: Predicts depth; without one, elevation and scale are defaults. Its
-            field of view, if it predicts one, is used where no lens is recorded.
-        depth_size_px: Side of the square that the depth model is shown.
-        fov_y_rad: Given vertical field of view of the centre square, in (0, pi).
+        image_size_px: (height, width) of the upright photograph.
+        focal_px: Focal length in its pixels, where the camera recorded it.
+        focal_source: The field that `focal_px` was read from.
+        geometry: Predicted geometry of the whole photograph (a batch of one); without it,
+            elevation and scale are defaults. Its field of view is used where no lens is recorded.
+        fov_y_rad: Given vertical field of view of the central square, in (0, pi).
         elevation_rad: Given elevation, in (-pi/2, pi/2).
         scene_scale: Given scene scale, above 0.
 
@@ -58,17 +58,10 @@ def estimate_camera(
         InputError: A given number is outside its range.
     """
     check_given(fov_y_rad=fov_y_rad, elevation_rad=elevation_rad, scene_scale=scene_scale)
-    square = _centre_square(image, depth_size_px)[None]
-    depth = guess = None
-    if geometry_estimator is not None:
-        with torch.no_grad():
-            geometry = geometry_estimator.estimate(square)
-        depth = geometry.scaled_depth(1.0)[0].float().cpu()
-        if geometry.fov_y_rad is not None and geometry.fov_spread_rad is not None:
-            value, spread = float(geometry.fov_y_rad), float(geometry.fov_spread_rad)
-            guess = Estimate(value=value, source="depth model", spread=spread)
+    depth = None if geometry is None else _central_depth(geometry)
+    predicted = None if geometry is None else _predicted_fov(geometry, image_size_px)
     fov = (
-        estimate_fov_y(min(image.shape[1:]), focal_px, focal_source, guess=guess)
+        estimate_fov_y(min(image_size_px), focal_px, focal_source, guess=predicted)
         if fov_y_rad is None
         else given(fov_y_rad)
     )
@@ -91,28 +84,38 @@ def check_given(
         InputError: A field of view outside 5 to 150 degrees, an elevation outside -89 to 89
             degrees, or a scale outside 0.01 to 100.
     """
-    degrees = {
-        "field of view": (fov_y_rad, 5.0, 150.0, "--fov-deg"),
-        "elevation": (elevation_rad, -89.0, 89.0, "--elevation-deg"),
-    }
-    for name, (value, low, high, flag) in degrees.items():
+    ranges = {"fov_y_rad": (fov_y_rad, 5.0, 150.0), "elevation_rad": (elevation_rad, -89.0, 89.0)}
+    for name, (value, low, high) in ranges.items():
         if value is not None and not low <= round(math.degrees(value), 6) <= high:
             raise InputError(
-                f"{flag}: the {name} is {math.degrees(value):g} degrees; "
-                f"it must lie between {low:g} and {high:g}"
+                f"it is {math.degrees(value):g} degrees and must lie between {low:g} and {high:g}",
+                argument=name,
             )
     if scene_scale is not None and not 0.01 <= scene_scale <= 100.0:
         raise InputError(
-            f"--scene-scale: the scene scale is {scene_scale:g}; it must lie between 0.01 and 100 "
-            "(0.7 is usual)"
+            f"it is {scene_scale:g} and must lie between 0.01 and 100 (0.7 is usual)",
+            argument="scene_scale",
         )
 
 
-def _centre_square(
-    image: Float[Tensor, "3 h w"], size_px: int
-) -> Float[Tensor, "3 size_px size_px"]:
-    _, height_px, width_px = image.shape
+def _central_depth(geometry: Geometry) -> Float[Tensor, "size size"]:
+    """Return relative depth of the central square."""
+    depth_z = geometry.scaled_depth(1.0)[0].float().cpu()
+    height_px, width_px = depth_z.shape
     side_px = min(height_px, width_px)
     top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-    square = image[None, :, top_px : top_px + side_px, left_px : left_px + side_px]
-    return interpolate(square, (size_px, size_px), mode="bilinear", antialias=True)[0]
+    square = depth_z[top_px : top_px + side_px, left_px : left_px + side_px]
+    size_px = (DEPTH_SIZE_PX, DEPTH_SIZE_PX)
+    return interpolate(square[None, None], size_px, mode="bilinear", antialias=True)[0, 0]
+
+
+def _predicted_fov(geometry: Geometry, image_size_px: tuple[int, ...]) -> Estimate | None:
+    """Return the predicted field of view of the central square, where there is a prediction."""
+    if geometry.fov_y_rad is None or geometry.fov_spread_rad is None:
+        return None
+    height_px = image_size_px[0]
+    # From the full height to the shorter side: the tangents are in proportion to the sides.
+    slope = math.tan(0.5 * float(geometry.fov_y_rad)) * min(image_size_px) / height_px
+    value = 2.0 * math.atan(slope)
+    spread = float(geometry.fov_spread_rad) * value / float(geometry.fov_y_rad)
+    return Estimate(value=value, source="depth model", spread=spread)

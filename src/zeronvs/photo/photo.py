@@ -5,7 +5,6 @@ wrote about its lens. `square_view` cuts the centre square that the model sees a
 camera with the pixels.
 """
 
-import math
 import stat
 import warnings
 from dataclasses import dataclass
@@ -16,11 +15,8 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from zeronvs._core.errors import InputError
-from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
 from zeronvs.photo.colour import to_srgb
 from zeronvs.photo.exif import focal_px_from_exif
 
@@ -88,42 +84,18 @@ def load_photo(path: Path | str) -> Photo:
         ) from error
 
 
-def square_view(
-    photo: Photo,
-    *,
-    fov_y_rad: float,
-    size_px: int,
-    camera_to_world: Float[Tensor, "4 4"] | None = None,
-) -> View:
-    """Cut the centre square of a photograph and resize it; the camera changes with the pixels.
-
-    Args:
-        photo: The photograph.
-        fov_y_rad: Vertical (and horizontal) field of view of the centre square in radians, in
-            (0, pi): that of the photograph along its shorter side.
-        size_px: Height and width of the result.
-        camera_to_world: OpenGL pose; identity if not given.
+def photo_from_image(image: Image.Image) -> Photo:
+    """Return an image in memory as a photograph: upright, in sRGB, with the lens in its EXIF data.
 
     Raises:
-        InputError: The field of view is not in (0, pi).
+        InputError: It is smaller than 64 px or damaged.
     """
-    if not 0.0 < fov_y_rad < math.pi:
-        raise InputError(
-            f"the field of view is {math.degrees(fov_y_rad):g} degrees; "
-            "it must lie between 0 and 180"
-        )
-    _, height_px, width_px = photo.image.shape
-    side_px = min(height_px, width_px)
-    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-    square = photo.image[:, top_px : top_px + side_px, left_px : left_px + side_px]
-    image = interpolate(
-        square[None], (size_px, size_px), mode="bicubic", antialias=True, align_corners=False
-    )[0].clamp(0.0, 1.0)
-    # The field of view is the square's, so the photograph's own follows from its height.
-    photo_fov_y_rad = 2.0 * math.atan(math.tan(0.5 * fov_y_rad) * height_px / side_px)
-    pose = torch.eye(4) if camera_to_world is None else camera_to_world
-    camera = Camera.from_fov(pose, photo_fov_y_rad, (height_px, width_px))
-    return View(image, camera.cropped(top_px, left_px, side_px, side_px).resized(size_px, size_px))
+    try:
+        return _decoded(image, getattr(image, "filename", "") or "the image", [])
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can raise anything when it is decoded
+        raise InputError(f"the image cannot be decoded ({error})") from error
 
 
 def _check_file(path: Path) -> None:
@@ -171,27 +143,32 @@ def _read(path: Path) -> Photo:
     with Image.open(path) as image:
         if image.format in ("EPS", "WMF"):  # drawings: Pillow would run another program on them
             raise InputError(f"{path.name} is a drawing ({image.format}), not a photograph")
-        _check_size(path, image.size)
-        if getattr(image, "is_animated", False) and image.format != "MPO":
-            notes.append("It holds several pictures; the first one is used.")
-        file_size = image.size
-        image.draft("RGB", (2 * MAX_SHORT_SIDE_PX, 2 * MAX_SHORT_SIDE_PX))
-        image.load()
-        focal = focal_px_from_exif(image, file_size)
-        pixels = _upright(_reduced(image, notes), notes)
-        pixels = to_srgb(pixels, icc_profile=image.info.get("icc_profile"), notes=notes)
+        return _decoded(image, path.name, notes)
+
+
+def _decoded(image: Image.Image, name: str, notes: list[str]) -> Photo:
+    """Decode an open image: reduced, upright, in sRGB."""
+    _check_size(name, image.size)
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append("It holds several images; the first one is used.")
+    file_size = image.size
+    image.draft("RGB", (2 * MAX_SHORT_SIDE_PX, 2 * MAX_SHORT_SIDE_PX))
+    image.load()
+    focal = focal_px_from_exif(image, file_size)
+    pixels = _upright(_reduced(image, notes), notes)
+    pixels = to_srgb(pixels, icc_profile=image.info.get("icc_profile"), notes=notes)
     turned = (pixels.width > pixels.height) != (file_size[0] > file_size[1])
     upright_size = file_size[::-1] if turned else file_size
-    _check_size(path, pixels.size)
+    _check_size(name, pixels.size)
     tensor = _to_tensor(pixels)
     if float(tensor.std()) < 0.01:
-        notes.append("It is one flat colour: there is nothing to see from another side.")
+        notes.append("It is one flat color: there is nothing to see from another side.")
     scale = max(pixels.size) / max(file_size)
     if focal.note is not None:
         notes.append(focal.note)
     return Photo(
         image=tensor,
-        name=path.name,
+        name=name,
         source_size_px=(upright_size[1], upright_size[0]),
         focal_px=None if focal.focal_px is None else focal.focal_px * scale,
         focal_source=focal.source,
@@ -199,10 +176,10 @@ def _read(path: Path) -> Photo:
     )
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_size(name: str, size: tuple[int, int]) -> None:
     if min(size) < MIN_SIDE_PX:
         raise InputError(
-            f"{path.name} is {size[0]}x{size[1]} px; the shorter side must have at least "
+            f"{name} is {size[0]}x{size[1]} px; the shorter side must have at least "
             f"{MIN_SIDE_PX}. Use a larger photograph."
         )
 

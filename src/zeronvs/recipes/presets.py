@@ -1,8 +1,9 @@
-"""What `--preset` stands for. Data only; the numbers behind it: docs/numbers.md."""
+"""Recipes from a photograph to a scene. The presets are data; their numbers: docs/numbers.md."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import AnchorConfig
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights
@@ -33,16 +34,66 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One recipe from a photo to a run folder."""
+class Recipe:
+    """One way from a view to a scene."""
 
     distill: DistillConfig
     surround: SurroundConfig | None = None
-    """Views sampled around the scene first, to which it is fitted; None: pure distillation."""
+    """Views sampled around the scene first, to which it is fitted; None: distillation alone."""
     outputs: OutputConfig = field(default_factory=OutputConfig)
 
+    def with_settings(
+        self,
+        *,
+        steps: int | None = None,
+        anchors: int | None = None,
+    ) -> "Recipe":
+        """Return the recipe with some settings replaced; None keeps the recipe's own.
 
-PREVIEW = Preset(
+        Anchors condition score distillation: a number above 0 switches it on, at its published
+        weight, where the recipe has none.
+
+        Args:
+            steps: Optimization steps; all other step numbers are scaled in proportion.
+            anchors: Number of anchor views.
+        """
+        distill = self.distill if steps is None else self.distill.with_steps(steps)
+        if anchors is not None:
+            distill = replace(distill, anchors=replace(distill.anchors, count=anchors))
+        if anchors and not distill.uses_sds:
+            weights = replace(distill.weights, sds=LossWeights().sds)
+            distill = replace(distill, weights=weights)
+        return replace(self, distill=distill)
+
+    def fitted_to(self, pipe: ZeroNVSPipeline, *, guidance_scale: float | None = None) -> "Recipe":
+        """Return the recipe with score distillation scaled to a model; once per recipe.
+
+        The loss is a sum over the latent, so its weight is kept per latent number. A kind of model
+        with sampling defaults of its own samples the anchors with them.
+
+        Args:
+            pipe: The model.
+            guidance_scale: Classifier-free guidance of score distillation; None: the kind's own,
+                else the recipe's.
+        """
+        kind, distill = pipe.conditioning, self.distill
+        weights = replace(distill.weights, sds=kind.sds_weight(distill.weights.sds))
+        distill = replace(distill, weights=weights)
+        if kind.sds_guidance_scale is not None:
+            steps, guidance_scale, eta = kind.sampling_defaults
+            anchors = replace(
+                distill.anchors,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+            )
+            distill = replace(distill, anchors=anchors, guidance_scale=kind.sds_guidance_scale)
+        if guidance_scale is not None:
+            distill = replace(distill, guidance_scale=guidance_scale)
+        return replace(self, distill=distill)
+
+
+PREVIEW = Recipe(
     surround=SurroundConfig(),
     distill=DistillConfig(
         steps=320,
@@ -71,7 +122,7 @@ PREVIEW = Preset(
 )
 """For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
 
-FAST = Preset(
+FAST = Recipe(
     surround=SurroundConfig(count=31),
     distill=DistillConfig(
         steps=1500,
@@ -101,7 +152,7 @@ FAST = Preset(
 )
 """For one GPU: more views, the published field, and distillation at falling noise to polish."""
 
-PAPER = Preset(distill=DistillConfig())
+PAPER = Recipe(distill=DistillConfig())
 """The published recipe: 4,000 steps of anchored score distillation (paper B.1, B.2)."""
 
-PRESETS: dict[PresetName, Preset] = {"preview": PREVIEW, "fast": FAST, "paper": PAPER}
+PRESETS: dict[PresetName, Recipe] = {"preview": PREVIEW, "fast": FAST, "paper": PAPER}

@@ -1,14 +1,12 @@
-"""A run folder: what lies where, and what can be made of a finished one.
+"""The files of a run: written around `reconstruct`, and opened again to render and export."""
 
-OUT/  run.json   input.png   cameras/transforms.json   views/000.png ...   depth/000.png ...
-      views.mp4  orbit.mp4   sheet.png                 log.jsonl           metrics.json
-      scene/scene.safetensors   scene.ply   mesh.glb   sampled/, anchors/ (what the model drew)
-"""
-
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +15,371 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_json
+from zeronvs._core.files import read_json, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.resumable import ResumableRun
+from zeronvs._core.version import __version__
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
 from zeronvs.cameras.view import View
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation import health
+from zeronvs.distillation.supervision import digest_view
 from zeronvs.distillation.surround import free_orbit
-from zeronvs.export.cameras_json import write_transforms
-from zeronvs.export.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
-from zeronvs.export.mesh import write_mesh
-from zeronvs.export.overlay import depth_colours
+from zeronvs.distillation.view_files import sample_kept
+from zeronvs.export.export import (
+    Format,
+    export,
+    render_frames,
+    write_splats,
+    write_view_files,
+)
 from zeronvs.formats.images import contact_sheet, write_image
-from zeronvs.formats.ply import write_splat_ply
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import write_video
+from zeronvs.recipes.prepare import PreparedPhoto
+from zeronvs.recipes.presets import Recipe
+from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.scene.scene import Scene
 
+RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
-GREY = (0.5, 0.5, 0.5)
-"""Behind the scene in everything rendered, as in the published evaluation."""
+MAX_SIDE_PX = 8192
+"""Largest image side that a run folder may ask for."""
+
+Row = tuple[str, Any, str]
+"""Name, value and source of a setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run folder."""
+
+    run_dir: Path
+    notes: list[str]
+    files: list[Path]
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run folder whose scene is done."""
+    """A run folder whose scene is finished."""
 
     run_dir: Path
-    record: dict[str, Any]
-    """run.json."""
     scene: Scene
     input_camera: Camera
-    """The photo's camera, at the canonical pose."""
+    """Camera of the photograph's central square, at the canonical pose."""
     orbit_distances: Float[Tensor, " n"]
-    """Distances of the free orbit, evenly around from azimuth 0."""
+    """Camera distances of the orbit, at evenly spaced azimuths from 0."""
+    size_px: int
+    """Side of the run's renders."""
 
 
-def open_run(run_dir: Path, device: str = "cpu") -> FinishedRun:
-    """Open a run folder whose scene is done.
+def write_scene_run(
+    photo: PreparedPhoto,
+    pipe: ZeroNVSPipeline,
+    recipe: Recipe,
+    out: Path,
+    *,
+    seed: int = 0,
+    rows: Sequence[Row] = (),
+    resume: bool = False,
+    progress: Progress = silent,
+) -> RunResult:
+    """Reconstruct a photograph and write the run folder `out`.
+
+    Args:
+        photo: From `prepare_photo`.
+        pipe: The diffusion model, on the device to use.
+        recipe: The recipe.
+        out: The folder; must be new, empty, or hold a run with the same settings to resume.
+        seed: All randomness follows from it.
+        rows: Settings with their sources, for run.json.
+        resume: Continue a stopped run.
+        progress: Called at every step; raising `Cancelled` there ends the run.
 
     Raises:
-        InputError: It is no run folder, or its scene is not done.
+        InputError: The input cannot be used, or `out` holds another run.
+        HealthError: The run went wrong in a way that makes its result useless.
     """
-    try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        lens = record["input_camera"]
-        size = (int(lens["height_px"]), int(lens["width_px"]))
-        camera = Camera.from_fov(
-            torch.tensor(lens["camera_to_world"]), float(lens["fov_y_rad"]), size
+    clock = _Clock()
+    view, scene_scale = photo.view, photo.estimates.scene_scale.value
+    input_view = model_view(view, pipe)
+    distances = orbit_distances(input_view)
+    with ResumableRun(out) as run:
+        run.claim(
+            {
+                "kind": "scene",
+                "photo": digest_view(input_view),
+                "scene_scale": scene_scale,
+                "seed": seed,
+                "recipe": recipe.distill.identity(),
+                "sampled_views": vars(recipe.surround) if recipe.surround else None,
+                "outputs": vars(recipe.outputs),
+            }
         )
-        distances = torch.tensor(record["orbit_distances"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{run_dir} is not a run folder (no usable run.json). Give a folder that "
-            "`zeronvs scene` made."
-        ) from error
-    if not (run_dir / SCENE_FILE).exists():
-        raise InputError(
-            f"{run_dir} has no finished scene yet. Finish it with: zeronvs scene ... --resume"
+        if resume and (finished := _finished(out, SCENE_FILE)):
+            return finished
+        record = _record(photo, rows) | {
+            "input_camera": _camera_record(input_view.camera),
+            "orbit_distances": distances.tolist(),
+            "size_px": recipe.outputs.size_px,
+        }
+        write_json(out / RECORD_FILE, record)
+        write_image(out / "input.png", view.image)
+        with clock.stage("reconstruct"):
+            scene = reconstruct(
+                view,
+                pipe,
+                recipe,
+                scene_scale=scene_scale,
+                run_dir=out,
+                seed=seed,
+                resume=resume,
+                progress=progress,
+            )
+        scene.save(out / SCENE_FILE)
+        metrics, findings = _write_outputs(
+            scene, input_view, recipe, distances, out, clock, progress
         )
-    scene = Scene.load(run_dir / SCENE_FILE, device)
-    return FinishedRun(
-        run_dir=run_dir,
-        record=record,
-        scene=scene,
-        input_camera=camera,
-        orbit_distances=distances,
+        write_json(out / "metrics.json", metrics)
+        return _complete(out, record, photo, clock, findings, metrics)
+
+
+def _write_outputs(
+    scene: Scene,
+    input_view: View,
+    recipe: Recipe,
+    distances: Tensor,
+    out: Path,
+    clock: "_Clock",
+    progress: Progress,
+) -> tuple[dict[str, float], list[health.Finding]]:
+    """Render, check and export a scene."""
+    outputs, camera = recipe.outputs, input_view.camera
+    metrics: dict[str, float] = {}
+    with clock.stage("render"):
+        orbit = path_cameras("orbit", camera, outputs.orbit_frames, outputs.size_px, distances)
+        frames, depths = render_frames(scene, orbit, progress, "render the orbit")
+        write_video(out / "orbit.mp4", frames)
+        sway = path_cameras("lemniscate", camera, outputs.sway_frames, outputs.size_px)
+        near_frames, _ = render_frames(scene, sway, progress, "render views")
+        write_video(out / "views.mp4", near_frames)
+        kept = slice(0, None, max(1, outputs.orbit_frames // 24))
+        write_view_files(out, frames[kept], depths[kept], orbit[kept])
+        rendered, _ = render_frames(scene, camera.batched())
+        metrics["input_view_psnr_db"] = _psnr_db(rendered[0], input_view.image)
+    findings = health.check_images(frames, "the orbit") + health.check_scene(
+        scene, orbit[:: max(1, outputs.orbit_frames // 12)].resized(32, 32)
+    )
+    health.raise_errors(findings)
+    with clock.stage("export"):
+        cameras = export_cameras(camera, distances, outputs.size_px)
+        progress(ProgressEvent("export ply", 0, 1))
+        _, metrics["splat_psnr_db"] = write_splats(scene, cameras, out, steps=outputs.splat_steps)
+        progress(ProgressEvent("export ply", 1, 1))
+        export(
+            scene,
+            cameras,
+            ("glb",),
+            out,
+            mesh_resolution=outputs.mesh_resolution,
+            progress=progress,
+        )
+    return metrics, findings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """How views are sampled along a path; None: the model's own default."""
+
+    samples: int = 1
+    """Independent samples per camera."""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    eta: float | None = None
+    batch_size: int = 8
+
+
+def write_views_run(
+    photo: PreparedPhoto,
+    pipe: ZeroNVSPipeline,
+    path: str,
+    frames: int,
+    out: Path,
+    *,
+    sampler: SamplerSettings | None = None,
+    seed: int = 0,
+    rows: Sequence[Row] = (),
+    resume: bool = False,
+    progress: Progress = silent,
+) -> RunResult:
+    """Sample new views of a photograph along a path, without a scene, and write the folder `out`.
+
+    Args:
+        photo: From `prepare_photo`.
+        pipe: The diffusion model, on the device to use.
+        path: A name of `TRAJECTORIES` or a file with cameras.
+        frames: Number of views along a named path.
+        out: The folder; must be new, empty, or hold a run with the same settings to resume.
+        sampler: Samples per view and settings of the sampler.
+        seed: Sample k uses a seed made of it and k.
+        rows: Settings with their sources, for run.json.
+        resume: Continue a stopped run.
+        progress: Called at every step; raising `Cancelled` there ends the run.
+
+    Raises:
+        InputError: The input cannot be used, or `out` holds another run.
+        HealthError: The sampled views are of no use.
+    """
+    clock, sampler = _Clock(), sampler or SamplerSettings()
+    view = model_view(photo.view, pipe)
+    cameras = path_cameras(path, view.camera, frames, pipe.image_size_px, orbit_distances(view))
+    scene_scale = photo.estimates.scene_scale.value
+    with ResumableRun(out) as run:
+        different = {name: v for name, v in vars(sampler).items() if name != "batch_size"}
+        run.claim(
+            {
+                "kind": "views",
+                "photo": digest_view(view),
+                "path": path,
+                "frames": len(cameras),
+                "scene_scale": scene_scale,
+                "seed": seed,
+                **different,
+            }
+        )
+        if resume and (finished := _finished(out, "views.mp4")):
+            return finished
+        record = _record(photo, rows) | {"input_camera": _camera_record(view.camera)}
+        write_json(out / RECORD_FILE, record)
+        write_image(out / "input.png", photo.view.image)
+        folders = [out / f"sample_{k}" for k in range(sampler.samples)]
+        folders = folders if sampler.samples > 1 else [out]
+        with clock.stage("sample views"):
+            images = _sample_path(
+                pipe, view, cameras, folders, scene_scale, sampler, seed, resume, progress
+            )
+        findings = health.check_images(images, "the sampled views")
+        health.raise_errors(findings)
+        for sample, folder in enumerate(folders):
+            of_sample = images[sample :: sampler.samples]
+            write_view_files(folder, of_sample, None, cameras)
+            write_video(folder / "views.mp4", of_sample)
+        if sampler.samples > 1:
+            write_image(out / "sheet.png", contact_sheet(images, columns=sampler.samples))
+        return _complete(out, record, photo, clock, findings, {})
+
+
+def _sample_path(
+    pipe: ZeroNVSPipeline,
+    view: View,
+    cameras: Camera,
+    folders: list[Path],
+    scene_scale: float,
+    sampler: SamplerSettings,
+    seed: int,
+    resume: bool,
+    progress: Progress,
+) -> Float[Tensor, "n 3 h w"]:
+    """Sample all views, camera by camera, each kept as soon as it is drawn."""
+    paths = [f / "views" / f"{k:03d}.png" for k in range(len(cameras)) for f in folders]
+    repeated = cameras[torch.arange(len(cameras)).repeat_interleave(len(folders))]
+    condition = pipe.encode(view, scene_scale)
+    return sample_kept(
+        lambda indices, report: pipe.sample(
+            condition,
+            repeated[torch.tensor(indices)],
+            [seed * 100_000 + k for k in indices],
+            num_inference_steps=sampler.num_inference_steps,
+            guidance_scale=sampler.guidance_scale,
+            eta=sampler.eta,
+            batch_size=sampler.batch_size,
+            callback=report,
+        ),
+        paths,
+        batch_size=sampler.batch_size,
+        resume=resume,
+        progress=progress,
     )
 
 
-def camera_record(camera: Camera) -> dict[str, Any]:
-    """Return one camera as plain values for run.json (OpenGL camera-to-world, scene units)."""
-    return {
-        "camera_to_world": camera.camera_to_world.tolist(),
-        "fov_y_rad": float(camera.fov_y_rad),
-        "height_px": camera.image_size_px[0],
-        "width_px": camera.image_size_px[1],
-    }
+def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
+    """Open a run folder whose scene is finished.
+
+    Raises:
+        InputError: It is no run folder, it is damaged, or its scene is not finished.
+    """
+    try:
+        record = read_json(run_dir / RECORD_FILE)
+        camera = _recorded_camera(record["input_camera"])
+        distances = torch.tensor(record["orbit_distances"], dtype=torch.float32)
+        size_px = int(record["size_px"])
+        usable = distances.ndim == 1 and len(distances) > 0 and bool((distances > 0).all())
+        if not (usable and bool(distances.isfinite().all()) and 1 <= size_px <= MAX_SIDE_PX):
+            raise ValueError("numbers out of range")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
+        raise InputError(
+            f"{run_dir} is not a run folder (no usable {RECORD_FILE}). Give a folder that "
+            "`zeronvs scene` made."
+        ) from error
+    if not (run_dir / SCENE_FILE).is_file():
+        raise InputError(
+            f"{run_dir} has no finished scene yet. Finish it with: zeronvs scene ... --resume"
+        )
+    return FinishedRun(
+        run_dir=run_dir,
+        scene=Scene.load(run_dir / SCENE_FILE, device),
+        input_camera=camera,
+        orbit_distances=distances,
+        size_px=size_px,
+    )
+
+
+def render_run(
+    run: FinishedRun,
+    *,
+    path: str = "orbit",
+    frames: int = 72,
+    size_px: int | None = None,
+    frames_per_second: int = 24,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Render a video of a finished run and return its path.
+
+    Args:
+        run: From `open_run`.
+        path: A name of `TRAJECTORIES` or a file with cameras.
+        frames: Number of frames of a named path.
+        size_px: Side of the frames; None: the run's own.
+        frames_per_second: Frames per second of the video.
+        out: The video file; None: renders/PATH.mp4 in the run folder.
+        progress: Called at every frame.
+
+    Raises:
+        InputError: There is no such path.
+    """
+    cameras = path_cameras(
+        path, run.input_camera, frames, size_px or run.size_px, run.orbit_distances
+    )
+    images, _ = render_frames(run.scene, cameras, progress)
+    out = out or run.run_dir / "renders" / f"{Path(path).stem}.mp4"
+    write_video(out, images, frames_per_second=frames_per_second)
+    return out
+
+
+def export_run(
+    run: FinishedRun,
+    formats: Sequence[Format],
+    *,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Export a finished run for other programs (see `export`) and return the files."""
+    cameras = export_cameras(run.input_camera, run.orbit_distances, run.size_px)
+    return export(run.scene, cameras, formats, out or run.run_dir, progress=progress)
 
 
 def path_cameras(
@@ -103,189 +390,170 @@ def path_cameras(
     Args:
         path: A name of `TRAJECTORIES`, or a file.
         input_camera: Where named paths start.
-        frames: Cameras along a named path.
-        size_px: Height and width of the images.
-        orbit: Distances of a free orbit, evenly around; the circle of the input camera if None.
+        frames: Number of cameras along a named path.
+        size_px: Side of the images.
+        orbit: Camera distances of the orbit at evenly spaced azimuths; None: the distance of the
+            input camera.
 
     Raises:
-        InputError: No such path, or a file that cannot be read.
+        InputError: There is no such path, or the file cannot be read.
     """
     camera = input_camera.resized(size_px, size_px)
     if path == "orbit" and orbit is not None:
-        return _free_circle(camera, frames, orbit)
+        return _orbit_at_distances(camera, frames, orbit)
     if path in TRAJECTORIES:
         return make_trajectory(path, camera, frames)
     if not Path(path).exists():
         raise InputError(
-            f"--path {path}: no path and no file has that name; the paths are "
-            f"{', '.join(TRAJECTORIES)}"
+            f"{path!r} is neither a named path nor a file; the named paths are "
+            f"{', '.join(TRAJECTORIES)}",
+            argument="path",
         )
     return read_camera_path(Path(path), image_size_px=(size_px, size_px))
 
 
-def _free_circle(camera: Camera, frames: int, distances: Tensor) -> Camera:
+def _orbit_at_distances(camera: Camera, frames: int, distances: Tensor) -> Camera:
     circle = make_trajectory("orbit", camera, frames)
-    place = torch.arange(frames) / frames * len(distances)
-    low = place.long() % len(distances)
+    # Position of each frame among the given azimuths, then linear interpolation between the two
+    # nearest; the last azimuth is followed by the first.
+    position = torch.arange(frames) / frames * len(distances)
+    low = position.long() % len(distances)
     high = (low + 1) % len(distances)
-    factor = torch.lerp(distances[low], distances[high], place - place.floor())
-    factor = factor / distances[0]
+    distance = torch.lerp(distances[low], distances[high], position - position.floor())
     poses = circle.camera_to_world.clone()
-    poses[:, :3, 3] *= factor[:, None]
+    poses[:, :3, 3] *= (distance / camera.position.norm())[:, None]
     return circle.with_poses(poses)
 
 
-def orbit_distances(input_view: View, elevation_rad: float, count: int = 72) -> Tensor:
-    """Return the distances of the free orbit around a photo's scene, evenly around."""
+def orbit_distances(input_view: View, count: int = 72) -> Float[Tensor, " count"]:
+    """Return the camera distances of the orbit around a photograph's scene."""
     azimuth_rad = torch.arange(count) * (2 * math.pi / count)
-    return free_orbit(input_view, elevation_rad, azimuth_rad).position.norm(dim=-1)
+    return free_orbit(input_view, azimuth_rad).position.norm(dim=-1)
 
 
-@torch.no_grad()
-def render_frames(
-    scene: Scene, cameras: Camera, progress: Progress = silent, stage: str = "render"
-) -> tuple[
-    Float[Tensor, "n 3 h w"],  # RGB over grey
-    Float[Tensor, "n h w"],  # depth along the optical axis, scene units
-]:
-    """Render one image per camera."""
-    grey = torch.tensor(GREY, device=scene.device)
-    images, depths = [], []
-    for index in range(len(cameras)):
-        seen = scene.render(cameras[[index]].to(scene.device), background=grey)
-        images.append(seen.rgb.cpu())
-        depths.append(seen.depth_z.cpu())
-        progress(ProgressEvent(stage, index + 1, len(cameras)))
-    return torch.cat(images), torch.cat(depths)
-
-
-def render_run(
-    run_dir: Path,
-    *,
-    path: str = "orbit",
-    frames: int = 72,
-    size_px: int | None = None,
-    frames_per_second: int = 24,
-    out: Path | None = None,
-    device: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Render a video of a finished run and return where it lies.
-
-    Args:
-        run_dir: What `zeronvs scene` made.
-        path: A named path or a file with cameras.
-        frames: Frames of a named path.
-        size_px: Side of the frames; the run's own if None.
-        frames_per_second: Frames a second.
-        out: The video; renders/PATH.mp4 in the run folder if None.
-        device: Where to render.
-        progress: Told of every frame.
-
-    Raises:
-        InputError: The folder is no finished run, or there is no such path.
-    """
-    run = open_run(run_dir, device or "cpu")
-    size_px = size_px or int(run.record["settings"]["output_size_px"])
-    cameras = path_cameras(path, run.input_camera, frames, size_px, run.orbit_distances)
-    images, _ = render_frames(run.scene, cameras, progress)
-    out = out or run_dir / "renders" / f"{Path(path).stem}.mp4"
-    write_video(out, images, frames_per_second=frames_per_second)
-    return out
-
-
-def export_run(
-    run_dir: Path,
-    formats: Sequence[str] = ("ply", "glb", "nerfstudio"),
-    *,
-    out: Path | None = None,
-    device: str | None = None,
-    splat_steps: int = 300,
-    mesh_resolution: int = 192,
-    progress: Progress = silent,
-) -> list[Path]:
-    """Write files of a finished run for other programs and return where they lie.
-
-    Args:
-        run_dir: What `zeronvs scene` made.
-        formats: Of "ply" (splats), "glb" (mesh), "nerfstudio" (images and transforms.json).
-        out: The folder to write to; the run folder if None.
-        device: Where to render.
-        splat_steps: Gradient steps that make the splats look like the field.
-        mesh_resolution: Cells along each side of the mesh's box.
-        progress: Told of what is done.
-
-    Raises:
-        InputError: The folder is no finished run.
-        HealthError: There is no surface to make a mesh of.
-    """
-    run = open_run(run_dir, device or "cpu")
-    folder = out or run_dir
-    written: list[Path] = []
-    size_px = int(run.record["settings"]["output_size_px"])
-    if "ply" in formats:
-        path, _ = write_scene_splats(
-            run.scene, export_cameras(run.input_camera, run.orbit_distances), folder, splat_steps
-        )
-        written.append(path)
-    if "glb" in formats:
-        around = path_cameras("orbit", run.input_camera, 16, 64, run.orbit_distances)
-        written.append(write_scene_mesh(run.scene, around, folder, mesh_resolution))
-        progress(ProgressEvent("export mesh", 1, 1))
-    if "nerfstudio" in formats:
-        cameras = path_cameras("orbit", run.input_camera, 24, size_px, run.orbit_distances)
-        images, depths = render_frames(run.scene, cameras, progress, "export views")
-        written.append(write_view_files(folder, images, depths, cameras))
-    return written
-
-
-def export_cameras(input_camera: Camera, distances: Tensor, size_px: int = 128) -> Camera:
-    """Return cameras that together see the scene: the free orbit and a ring above it."""
-    low = path_cameras("orbit", input_camera, 16, size_px, distances)
+def export_cameras(input_camera: Camera, distances: Tensor, size_px: int) -> Camera:
+    """Return cameras that together see the scene: the orbit, and a path near the photograph."""
+    orbit = path_cameras("orbit", input_camera, 16, size_px, distances)
     near = make_trajectory("lemniscate", input_camera.resized(size_px, size_px), 8)
-    return Camera.cat([low, near])
+    return Camera.cat([orbit, near])
 
 
-def write_scene_splats(
-    scene: Scene, cameras: Camera, folder: Path, steps: int
-) -> tuple[Path, float]:
-    """Write scene.ply; return it with the PSNR (dB) between splat and field renders."""
-    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=steps))
-    path = folder / "scene" / "scene.ply"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_splat_ply(path, splats)
-    with torch.no_grad():
-        return path, splat_psnr(splats, scene, cameras[::4])
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 2)
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return round(time.monotonic() - self._began, 2)
 
 
-def write_scene_mesh(scene: Scene, cameras: Camera, folder: Path, resolution: int) -> Path:
-    """Write mesh.glb, the surface that the cameras see, and return where it lies."""
-    path = folder / "scene" / "mesh.glb"
-    write_mesh(path, scene, cameras=cameras, resolution=resolution)
-    return path
+def peak_memory_mib() -> dict[str, float]:
+    """Return the peak memory of this process so far, and of the GPU where one was used."""
+    unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
+    return {name: round(value, 1) for name, value in peak.items()}
 
 
-def write_view_files(
-    folder: Path,
-    images: Float[Tensor, "n 3 h w"],
-    depths: Float[Tensor, "n h w"] | None,
-    cameras: Camera,
-) -> Path:
-    """Write views/, depth/, a contact sheet and cameras/transforms.json; return the last."""
-    paths = []
-    for index, image in enumerate(images):
-        paths.append(folder / "views" / f"{index:03d}.png")
-        write_image(paths[-1], image)
-    if depths is not None:
-        for index, depth_z in enumerate(depths):
-            coloured = depth_colours(depth_z.clamp_max(50.0), depth_z.shape[-1])
-            write_image(folder / "depth" / f"{index:03d}.png", coloured)
-    write_image(folder / "sheet.png", contact_sheet(images))
-    transforms = folder / "cameras" / "transforms.json"
-    write_transforms(transforms, cameras, paths)
-    return transforms
+def _psnr_db(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
+    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-10)))
 
 
-def write_record(run_dir: Path, record: dict[str, Any]) -> None:
-    """Write run.json, whole or not at all."""
-    write_json(run_dir / "run.json", record)
+def _camera_record(camera: Camera) -> dict[str, Any]:
+    """Return one camera as plain values (OpenGL camera-to-world, scene units)."""
+    return {
+        "camera_to_world": camera.camera_to_world.tolist(),
+        "fov_y_rad": float(camera.fov_y_rad),
+        "height_px": camera.image_size_px[0],
+        "width_px": camera.image_size_px[1],
+    }
+
+
+def _recorded_camera(record: Mapping[str, Any]) -> Camera:
+    size_px = (int(record["height_px"]), int(record["width_px"]))
+    pose, fov_y_rad = torch.tensor(record["camera_to_world"]), float(record["fov_y_rad"])
+    if not (bool(pose.isfinite().all()) and 0 < fov_y_rad < math.pi):
+        raise ValueError("the camera is not finite")
+    if max(size_px) > MAX_SIDE_PX:
+        raise ValueError("the camera's image is too large")
+    return Camera.from_fov(pose, fov_y_rad, size_px)
+
+
+def _record(photo: PreparedPhoto, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what run.json records of how a run was made."""
+    names = ("fov_y_rad", "elevation_rad", "scene_scale")
+    return {
+        "program": f"zeronvs {__version__}",
+        "torch": torch.__version__,
+        "status": "running",
+        "settings": [{"name": n, "value": v, "source": s} for n, v, s in rows],
+        "estimates": {name: vars(getattr(photo.estimates, name)) for name in names},
+    }
+
+
+def _complete(
+    out: Path,
+    record: dict[str, Any],
+    photo: PreparedPhoto,
+    clock: _Clock,
+    findings: Sequence[health.Finding],
+    metrics: dict[str, float],
+) -> RunResult:
+    """Write run.json of a finished run and return the result."""
+    notes = [*photo.notes, *(finding.message for finding in findings)]
+    record |= {
+        "status": "complete",
+        "seconds": clock.seconds,
+        "total_seconds": clock.total,
+        "peak_memory_mib": peak_memory_mib(),
+        "findings": [vars(finding) for finding in findings],
+        "metrics": metrics,
+        "notes": notes,
+    }
+    write_json(out / RECORD_FILE, record)
+    return RunResult(
+        run_dir=out, notes=notes, files=_files(out), seconds=clock.total, metrics=metrics
+    )
+
+
+def _finished(out: Path, result: str) -> RunResult | None:
+    """Return the result of a finished run; None where it is not finished, or lacks `result`."""
+    try:
+        record = read_json(out / RECORD_FILE)
+        if record["status"] != "complete" or not (out / result).is_file():
+            return None
+        return RunResult(
+            run_dir=out,
+            notes=[*map(str, record["notes"]), "This run was complete already."],
+            files=_files(out),
+            seconds=float(record["total_seconds"]),
+            metrics={str(name): float(value) for name, value in record["metrics"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a damaged record is written anew
+
+
+def _files(out: Path) -> list[Path]:
+    """Return the files of a run folder that a person looks for."""
+    names = (
+        "orbit.mp4",
+        "views.mp4",
+        "sheet.png",
+        "scene/scene.ply",
+        "scene/mesh.glb",
+        "cameras/transforms.json",
+        RECORD_FILE,
+    )
+    return [out / name for name in names if (out / name).exists()]

@@ -1,0 +1,64 @@
+"""Resolve what a photograph verb leaves open: device, model, camera; each with its source."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zeronvs.cli.arguments import PhotoArguments, radians
+
+if TYPE_CHECKING:
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.recipes.prepare import PreparedPhoto
+
+Row = tuple[str, Any, str]
+
+
+class Resolved(NamedTuple):
+    """The inputs of a run."""
+
+    photo: "PreparedPhoto"
+    pipe: "ZeroNVSPipeline"
+    rows: list[Row]
+    """Name, value and source of each setting."""
+
+
+def best_device(device: str | None) -> str:
+    """Return the device to use: the given one, else CUDA where there is one, else the CPU."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def source(value: object, default: str) -> str:
+    """Return "given" for a value that the user set, else where the default comes from."""
+    return default if value is None else "given"
+
+
+def resolve(arguments: PhotoArguments) -> Resolved:
+    """Load the model and prepare the photograph; nothing is written.
+
+    Raises:
+        InputError: The photograph, the model or a number cannot be used.
+    """
+    from zeronvs.depth.builtin import load_builtin_depth
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.photo.photo import load_photo
+    from zeronvs.recipes.prepare import prepare_photo
+
+    photo = load_photo(arguments.photo)  # first: a wrong path is found before a model is loaded
+    device = best_device(arguments.device)
+    pipe = ZeroNVSPipeline.from_pretrained(arguments.model or "builtin").to(device)
+    prepared = prepare_photo(
+        photo,
+        geometry_estimator=load_builtin_depth(device=device),
+        fov_y_rad=radians(arguments.fov_deg),
+        elevation_rad=radians(arguments.elevation_deg),
+        scene_scale=arguments.scene_scale,
+    )
+    rows: list[Row] = [
+        ("model", arguments.model or "builtin", source(arguments.model, "default")),
+        ("device", device, source(arguments.device, "best available")),
+        ("seed", arguments.seed or 0, source(arguments.seed, "default")),
+    ]
+    for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
+        estimate = getattr(prepared.estimates, name)
+        rows.append((name, estimate.value, estimate.source))
+    return Resolved(prepared, pipe, rows)

@@ -1,0 +1,130 @@
+"""Files of a scene for other programs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.cameras.camera import Camera
+from zeronvs.export.cameras_json import write_transforms
+from zeronvs.export.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
+from zeronvs.export.mesh import write_mesh
+from zeronvs.export.overlay import depth_colours
+from zeronvs.formats.images import contact_sheet, write_image
+from zeronvs.formats.ply import write_splat_ply
+from zeronvs.scene.scene import Scene
+
+Format = Literal["ply", "glb", "nerfstudio"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+GREY = (0.5, 0.5, 0.5)
+"""Background of everything rendered, as in the published evaluation."""
+SPLAT_SIZE_PX = 128
+"""Side of the renders that splats are placed and refined by."""
+MESH_SIZE_PX = 64
+"""Side of the renders that tell which surfaces are visible."""
+FAR = 50.0
+"""Depth in scene units beyond which depth images have one colour."""
+
+
+def export(
+    scene: Scene,
+    cameras: Camera,
+    formats: Sequence[Format],
+    folder: Path,
+    *,
+    splat_steps: int = 300,
+    mesh_resolution: int = 192,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Write files of a scene for other programs and return their paths.
+
+    All files share the scene's world (z up, scene units); a program's own axes are written in its
+    own format.
+
+    Args:
+        scene: The scene.
+        cameras: A batch of cameras that together see what is to be exported.
+        formats: "ply": 3D Gaussian splats, scene/scene.ply; "glb": a mesh, scene/mesh.glb;
+            "nerfstudio": renders at the cameras, with cameras/transforms.json.
+        folder: Where the files are written.
+        splat_steps: Optimization steps that fit the splats to renders of the field.
+        mesh_resolution: Cells along each side of the mesh's bounding box.
+        progress: Called when a format is started and when it is written.
+
+    Raises:
+        InputError: A format is unknown; nothing is written then.
+        HealthError: The cameras see no surface to make a mesh of.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r} is unknown; known are {', '.join(FORMATS)}", argument="formats"
+        )
+    written = []
+    for name in formats:
+        progress(ProgressEvent(f"export {name}", 0, 1))
+        if name == "ply":
+            path, _ = write_splats(scene, cameras, folder, steps=splat_steps)
+        elif name == "glb":
+            path = folder / "scene" / "mesh.glb"
+            around = cameras.resized(MESH_SIZE_PX, MESH_SIZE_PX)
+            write_mesh(path, scene, cameras=around, resolution=mesh_resolution)
+        else:
+            images, depths = render_frames(scene, cameras, progress)
+            path = write_view_files(folder, images, depths, cameras)
+        written.append(path)
+        progress(ProgressEvent(f"export {name}", 1, 1))
+    return written
+
+
+@torch.no_grad()
+def render_frames(
+    scene: Scene, cameras: Camera, progress: Progress = silent, stage: str = "render"
+) -> tuple[
+    Float[Tensor, "n 3 h w"],  # RGB in [0, 1] over grey
+    Float[Tensor, "n h w"],  # depth along the optical axis, scene units
+]:
+    """Render one image per camera."""
+    grey = torch.tensor(GREY, device=scene.device)
+    images, depths = [], []
+    for index in range(len(cameras)):
+        rendering = scene.render(cameras[[index]].to(scene.device), background=grey)
+        images.append(rendering.rgb.cpu())
+        depths.append(rendering.depth_z.cpu())
+        progress(ProgressEvent(stage, index + 1, len(cameras)))
+    return torch.cat(images), torch.cat(depths)
+
+
+def write_splats(scene: Scene, cameras: Camera, folder: Path, *, steps: int) -> tuple[Path, float]:
+    """Write scene/scene.ply; return its path and the PSNR (dB) of splats against the field."""
+    cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
+    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=steps))
+    path = folder / "scene" / "scene.ply"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_splat_ply(path, splats)
+    with torch.no_grad():
+        return path, splat_psnr(splats, scene, cameras[::4])
+
+
+def write_view_files(
+    folder: Path,
+    images: Float[Tensor, "n 3 h w"],
+    depths: Float[Tensor, "n h w"] | None,
+    cameras: Camera,
+) -> Path:
+    """Write views/, depth/, a contact sheet and cameras/transforms.json; return the last."""
+    paths = [folder / "views" / f"{index:03d}.png" for index in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        write_image(path, image)
+    for index, depth_z in enumerate([] if depths is None else depths):
+        colours = depth_colours(depth_z.clamp_max(FAR), depth_z.shape[-1])
+        write_image(folder / "depth" / f"{index:03d}.png", colours)
+    write_image(folder / "sheet.png", contact_sheet(images))
+    transforms = folder / "cameras" / "transforms.json"
+    write_transforms(transforms, cameras, paths)
+    return transforms

@@ -1,0 +1,86 @@
+"""From a photograph to a view: every estimate with its source, at the canonical camera."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.depth.builtin import load_builtin_depth
+from zeronvs.photo.camera_estimate import CameraEstimate, estimate_camera
+from zeronvs.photo.photo import Photo, load_photo, photo_from_image
+from zeronvs.protocols import GeometryEstimator
+
+
+class PreparedPhoto(NamedTuple):
+    """A photograph, ready to be reconstructed."""
+
+    view: View
+    """The whole photograph with depth, at the canonical camera: azimuth 0, distance 1, looking at
+    the world's origin."""
+    estimates: CameraEstimate
+    """Field of view, elevation and scene scale, each with its source and spread."""
+    notes: tuple[str, ...]
+    """What was done to the image that its owner may want to know, a sentence each."""
+
+
+def prepare_photo(
+    photo: Path | str | Image.Image | Photo,
+    *,
+    geometry_estimator: GeometryEstimator | None = None,
+    fov_y_rad: float | None = None,
+    elevation_rad: float | None = None,
+    scene_scale: float | None = None,
+) -> PreparedPhoto:
+    """Load a photograph and estimate its camera and depth; a given number replaces its estimate.
+
+    Args:
+        photo: A file, a PIL image, or a photograph that was loaded before.
+        geometry_estimator: Predicts depth and field of view, once; None: the built-in network.
+        fov_y_rad: Vertical field of view of the central square, in radians.
+        elevation_rad: Elevation of the camera above what it looks at, in radians.
+        scene_scale: Scene units per model unit (the paper's q), > 0.
+
+    Raises:
+        InputError: The photograph cannot be used, or a given number is out of its range.
+    """
+    if isinstance(photo, Image.Image):
+        photo = photo_from_image(photo)
+    elif not isinstance(photo, Photo):
+        photo = load_photo(photo)
+    estimator = geometry_estimator or load_builtin_depth()
+    geometry = estimator.estimate(photo.image[None])
+    estimates = estimate_camera(
+        photo.image.shape[-2:],
+        focal_px=photo.focal_px,
+        focal_source=photo.focal_source,
+        geometry=geometry,
+        fov_y_rad=fov_y_rad,
+        elevation_rad=elevation_rad,
+        scene_scale=scene_scale,
+    )
+    depth_z = geometry.scaled_depth(estimates.scene_scale.value)[0].float().cpu()
+    camera = canonical_camera(
+        estimates.fov_y_rad.value, estimates.elevation_rad.value, photo.image.shape[-2:]
+    )
+    return PreparedPhoto(View(photo.image, camera, depth_z), estimates, photo.notes)
+
+
+def canonical_camera(
+    square_fov_rad: float, elevation_rad: float, image_size_px: tuple[int, ...]
+) -> Camera:
+    """Return the camera at azimuth 0 and distance 1 that looks at the origin.
+
+    Args:
+        square_fov_rad: Field of view along the shorter side of the image, in radians.
+        elevation_rad: Above the horizontal plane, in radians.
+        image_size_px: (height, width).
+    """
+    height_px, width_px = image_size_px
+    half_slope = math.tan(0.5 * square_fov_rad) * height_px / min(height_px, width_px)
+    pose = orbit_pose(torch.tensor(0.0), torch.tensor(elevation_rad), torch.tensor(1.0))
+    return Camera.from_fov(pose, 2.0 * math.atan(half_slope), (height_px, width_px))

@@ -1,0 +1,185 @@
+"""The objective of a step: the conditions of score distillation, and where its gradient goes.
+
+The denoiser here predicts a constant that names the view it was conditioned on, so that an anchor
+or a gate that is not connected changes the gradient.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from sphere_world import ELEVATION_RAD, ring_cameras, sphere_views
+from tiny_pipelines import tiny_released
+
+from zeronvs.cameras.view import View
+from zeronvs.diffusion.condition import CameraCondition, Condition
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation.anchors import AnchorConfig, nearest_view
+from zeronvs.distillation.config import DistillConfig, RenderStage
+from zeronvs.distillation.losses import LossWeights
+from zeronvs.distillation.objective import KnownViews, Objective
+from zeronvs.distillation.supervision import SupervisedViews
+from zeronvs.distillation.viewpoints import ViewpointConfig
+from zeronvs.scene.scene import Rendering, Scene
+
+SIZE, VIEWS = 16, 8
+
+
+class MarkedPipe(ZeroNVSPipeline):
+    """A model that predicts as noise the scene scale of the view it is conditioned on."""
+
+    def to_latent(self, image, generator=None):
+        return torch.nn.functional.interpolate(image, (8, 8), mode="area")
+
+    def prepare(self, condition, cameras, warped=None):
+        self.prepared = (condition.scene_scale, cameras.camera_to_world)
+        concat = torch.zeros(len(condition), 1, 8, 8)
+        return CameraCondition(condition.scene_scale[:, None, None], concat)
+
+    def predict_noise(self, noisy_latent, timestep, camera_condition, guidance_scale):
+        return camera_condition.tokens[..., None].expand_as(noisy_latent).clone()
+
+
+class FlatScene(Scene):
+    """A scene whose renders are leaves of the graph: the gradient that reaches them is read."""
+
+    depth_of_all = 1.0
+
+    def render(self, camera, **settings) -> Rendering:
+        size = (len(camera), *camera.image_size_px)
+        self.rgb = torch.full((size[0], 3, *size[1:]), 0.5, requires_grad=True)
+        zero, depth_z = torch.zeros(()), torch.full(size, self.depth_of_all)
+        return Rendering(self.rgb, torch.ones(size), depth_z, None, zero, zero, zero)
+
+
+def sds_gradient_of_pixels(
+    *, probability: float = 1.0, depth_z: float = 5.0, weight: float = 0.1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the pixel gradient of one step, the markers used, and the nearest known view."""
+    cameras = ring_cameras([0.0, 2 * math.pi / 3, 4 * math.pi / 3], SIZE)
+    condition = Condition(
+        torch.zeros(3, 12),
+        torch.zeros(3, 4, 8, 8),
+        View(torch.zeros(3, 3, SIZE, SIZE), cameras),
+        torch.tensor([1.0, 2.0, 3.0]),  # the photo, two anchors
+    )
+    pipe = MarkedPipe(**tiny_released().components)
+    scene = FlatScene.small()
+    scene.depth_of_all = depth_z
+    stage = RenderStage(from_step=0, sds_views=VIEWS, sds_size_px=SIZE, reference_size_px=8)
+    off = {"normal_smoothness": 0.0, "orientation": 0.0, "interlevel": 0.0, "opaque": 0.0}
+    objective = Objective(
+        scene=scene,
+        config=DistillConfig(
+            stages=(stage,),
+            weights=LossWeights(rgb=0.0, sds=weight, distortion=0.0, **off),
+            anchors=AnchorConfig(probability=probability),
+            viewpoints=ViewpointConfig(progressive_until_step=0),
+        ),
+        seed=3,
+        input_view=sphere_views(ring_cameras([0.0], SIZE))[0],
+        elevation_rad=ELEVATION_RAD,
+        pipe=pipe,
+        known=KnownViews(condition, cameras.camera_to_world),
+    )
+    sum(sum(terms.values()) for terms in objective.parts(0)).backward()
+    markers, poses = pipe.prepared
+    assert scene.rgb.grad is not None
+    return scene.rgb.grad, markers, nearest_view(poses, cameras.camera_to_world)
+
+
+def test_views_listen_to_their_nearest_anchor_as_often_as_the_probability_tells():
+    _, markers, nearest = sds_gradient_of_pixels(probability=1.0)
+    assert set(nearest.tolist()) == {0, 1, 2}
+    assert markers.tolist() == (nearest + 1.0).tolist()
+    _, markers, _ = sds_gradient_of_pixels(probability=0.0)
+    assert markers.tolist() == [1.0] * VIEWS
+
+
+def test_the_prediction_of_the_chosen_condition_reaches_the_pixels():
+    by_anchor, _, nearest = sds_gradient_of_pixels(probability=1.0)
+    by_photo, _, _ = sds_gradient_of_pixels(probability=0.0)
+    difference = by_anchor - by_photo  # the noise is the same: only the predictions differ
+    assert torch.equal(difference[nearest == 0], torch.zeros_like(difference[nearest == 0]))
+    first, second = difference[nearest == 1], difference[nearest == 2]
+    assert bool((first > 0).all())
+    assert bool((second > 0).all())
+
+
+def test_near_pixels_of_views_close_to_an_anchor_get_no_gradient():
+    near, _, nearest = sds_gradient_of_pixels(depth_z=0.5)
+    assert bool((near[nearest != 0] == 0).all())
+    assert bool((near[nearest == 0] != 0).all())
+    far, _, nearest = sds_gradient_of_pixels(depth_z=1.5)
+    assert bool((far[nearest != 0] != 0).all())
+
+
+def test_the_gradient_grows_with_its_weight():
+    once, _, _ = sds_gradient_of_pixels(weight=0.1)
+    twice, _, _ = sds_gradient_of_pixels(weight=0.2)
+    torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.fixture
+def fitted(tiny_config: DistillConfig):
+    """Return a function from loss weights to the terms of step 0 of a small objective."""
+
+    def terms(**weights: float) -> dict[str, float]:
+        off = dict.fromkeys(vars(LossWeights()), 0.0)
+        config = replace(
+            tiny_config,
+            weights=LossWeights(**(off | weights)),
+            reference_rays=64,
+            supervised_rays=64,
+        )
+        views = sphere_views(ring_cameras([1.0, 2.0], 12))
+        objective = Objective(
+            scene=Scene(config.field_config, config.render_config, config.proposal_config),
+            config=config,
+            seed=0,
+            input_view=sphere_views(ring_cameras([0.0], 12))[0],
+            elevation_rad=ELEVATION_RAD,
+            supervised=SupervisedViews(views),
+        )
+        torch.manual_seed(0)
+        return {
+            name: float(value.detach())
+            for part in objective.parts(0)
+            for name, value in part.items()
+        }
+
+    return terms
+
+
+def test_each_term_is_on_only_by_its_weight(fitted):
+    assert fitted() == {}
+    assert set(fitted(rgb=1.0)) == {"rgb"}
+    assert set(fitted(supervised_rgb=1.0)) == {"supervised"}
+    assert set(fitted(rgb=1.0, supervised_depth=1.0)) == {"rgb", "rgb depth"}
+    assert set(fitted(rgb=1.0, free_space=1.0)) == {"rgb", "rgb free space"}
+    assert set(fitted(rgb=1.0, interlevel=1.0)) == {"rgb", "rgb interlevel"}
+    assert set(fitted(rgb=1.0, distortion=1.0)) == {"rgb", "rgb distortion"}
+    assert set(fitted(rgb=1.0, opaque=1.0)) == {"rgb", "rgb opaque"}
+    everything = {"supervised", "supervised free space", "clearance"}
+    assert set(fitted(supervised_rgb=1.0, free_space=1.0)) == everything
+
+
+@pytest.mark.parametrize(
+    "name", ["rgb", "supervised_rgb", "supervised_depth", "free_space", "interlevel", "distortion"]
+)
+def test_each_term_is_proportional_to_its_weight(fitted, name: str):
+    base = {"rgb": 1.0, "supervised_rgb": 1.0}
+    once, thrice = fitted(**(base | {name: 1.0})), fitted(**(base | {name: 3.0}))
+    changed = {term for term in thrice if not math.isclose(once[term], thrice[term], rel_tol=1e-9)}
+    expected = {
+        "rgb": {"rgb"},
+        "supervised_rgb": {"supervised"},
+        "supervised_depth": {"rgb depth", "supervised depth"},
+        "free_space": {"rgb free space", "supervised free space", "clearance"},
+        "interlevel": {"rgb interlevel", "supervised interlevel"},
+        "distortion": {"rgb distortion", "supervised distortion"},
+    }[name]
+    assert changed == expected
+    for term in changed:
+        assert thrice[term] == pytest.approx(3 * once[term], rel=1e-5)

@@ -1,0 +1,122 @@
+"""Every command on a pretended GPU: a tensor that stays on the wrong device fails on a CPU, too."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pretended_cuda import CUDA, PretendedCuda
+from tiny_pipelines import tiny_released, tiny_warp
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.trajectories import make_trajectory
+from zeronvs.depth.builtin import DepthNet
+from zeronvs.distillation import health
+from zeronvs.distillation.anchors import AnchorConfig
+from zeronvs.export.export import FORMATS
+from zeronvs.recipes.prepare import PreparedPhoto, prepare_photo
+from zeronvs.recipes.presets import PRESETS, OutputConfig, PresetName, Recipe
+from zeronvs.recipes.run_folder import export_run, open_run, render_run, write_views_run
+from zeronvs.recipes.run_folder import write_scene_run as write_scene
+from zeronvs.scene.hash_grid import HashGridConfig
+
+MODELS = {"released": tiny_released, "warp": lambda: tiny_warp(downscale=4)}
+
+
+@pytest.fixture
+def cuda():
+    with PretendedCuda() as pretended:
+        yield pretended
+
+
+def tiny(name: PresetName) -> Recipe:
+    """Return a preset with everything small, but with all of its parts."""
+    recipe = PRESETS[name]
+    grid = HashGridConfig(levels=3, log2_table_size=10, base_resolution=8, growth=1.6)
+    distill = recipe.distill.with_steps(4)
+    stages = tuple(
+        replace(stage, sds_views=min(stage.sds_views, 2), sds_size_px=8, reference_size_px=8)
+        for stage in distill.stages
+    )
+    distill = replace(
+        distill,
+        stages=stages,
+        anchors=AnchorConfig(count=2, num_inference_steps=2),
+        reference_rays=distill.reference_rays and 32,
+        supervised_rays=64,
+        field_config=replace(distill.field_config, grid=grid, hidden_width=8),
+        proposal_config=replace(distill.proposal_config, grid=grid, hidden_width=8),
+        render_config=replace(distill.render_config, proposal_samples=12, final_samples=12),
+        checkpoint_seconds=0.0,
+    )
+    surround = recipe.surround and replace(recipe.surround, count=2, num_inference_steps=2)
+    outputs = OutputConfig(
+        size_px=16, orbit_frames=2, sway_frames=2, splat_steps=2, mesh_resolution=16
+    )
+    return Recipe(distill=distill, surround=surround, outputs=outputs)
+
+
+def prepared(device: torch.device | str) -> PreparedPhoto:
+    """Return a photograph prepared with a depth network on the device."""
+    values = np.random.default_rng(0).integers(0, 255, (80, 96, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval().to(device)
+    return prepare_photo(Image.fromarray(values), geometry_estimator=net)
+
+
+def test_the_pretended_gpu_refuses_what_a_gpu_refuses(cuda):
+    on_gpu, on_cpu = torch.ones(3, device="cuda"), torch.ones(3)
+    assert on_gpu.device == (on_gpu * 2).device == on_cpu.to(CUDA).device == CUDA
+    assert on_gpu.cpu().device == on_cpu.device == torch.device("cpu")
+    for mixed in (lambda: on_gpu + on_cpu, lambda: torch.cat([on_gpu, on_cpu])):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(TypeError, match="numpy"):
+        on_gpu.numpy()
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.rand(3, generator=torch.Generator(), device="cuda")
+    layer = torch.nn.Linear(3, 3).to("cuda")
+    layer(on_gpu).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.device == CUDA
+
+
+def test_a_camera_on_two_devices_is_refused(cuda):
+    camera = Camera.from_fov(torch.eye(4), 0.8, (8, 8))
+    with pytest.raises(ValueError, match="device"):
+        Camera(camera.camera_to_world.to("cuda"), camera.intrinsics_px, (8, 8))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("preset", ["preview", "fast", "paper"])
+def test_a_scene_is_made_rendered_and_exported_on_the_gpu(
+    cuda, tmp_path: Path, preset: PresetName, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    # A field of four steps may well be of one color; that is not the question here.
+    monkeypatch.setattr(health, "check_images", lambda images, name: [])
+    pipe = MODELS[kind]().to("cuda")
+    assert pipe.device == CUDA
+    recipe = tiny(preset).fitted_to(pipe)
+    write_scene(prepared("cuda"), pipe, recipe, tmp_path)
+    run = open_run(tmp_path, "cuda")
+    assert run.scene.device == CUDA
+    assert render_run(run, path="spiral", frames=2).is_file()
+    assert all(path.is_file() for path in export_run(run, FORMATS, out=tmp_path / "files"))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_views_are_sampled_on_the_gpu(cuda, tmp_path: Path, kind: str):
+    pipe = MODELS[kind]().to("cuda")
+    result = write_views_run(prepared("cuda"), pipe, "orbit", 3, tmp_path)
+    assert (tmp_path / "views.mp4") in result.files
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_pipeline_takes_images_and_cameras_from_the_cpu(cuda, kind: str):
+    pipe = MODELS[kind]().to("cuda")
+    photo = prepared("cpu").view
+    cameras = make_trajectory("lemniscate", photo.camera.center_square().resized(16, 16), 2)
+    images = pipe(photo, cameras, generator=0, num_inference_steps=2, output_type="pt").images
+    assert len(images) == 2
