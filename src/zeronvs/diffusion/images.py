@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -81,8 +82,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
 
     Args:
         image: A picture, or a view that brings its camera.
-        input_camera: Camera of the picture; by default at the world's origin, with the vertical
-            field of view of the first target camera.
+        input_camera: Camera of the picture; by default at distance 1 from the world's origin,
+            looking at it horizontally, with the field of view of the first target camera.
         targets: The cameras that are asked for.
 
     Raises:
@@ -91,7 +92,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
     if not isinstance(image, View):
         pixels = picture_to_tensor(image)
         if input_camera is None:
-            pose, fov_y_rad = torch.eye(4), targets.fov_y_rad[0].float().cpu()
+            pose = orbit_pose(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
+            fov_y_rad = targets.fov_y_rad[0].float().cpu()
             height_px, width_px = pixels.shape[-2:]
             input_camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
         image = View(pixels, input_camera)
