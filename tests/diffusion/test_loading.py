@@ -81,3 +81,12 @@ def test_an_index_cannot_make_our_own_command_line_run(released_pipe, tmp_path):
     assert "zeronvs.cli.__main__" in refusal(tmp_path)
     index_path.write_text("[" * 100_000)
     refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"attn_implementation": "stranger/kernel:attention"}, None])
+def test_a_configuration_cannot_name_an_attention_to_fetch(released_pipe, tmp_path, change):
+    released_pipe.save_pretrained(tmp_path)
+    path = tmp_path / "image_encoder" / "config.json"
+    content = [] if change is None else json.loads(path.read_text()) | change
+    path.write_text(json.dumps(content))
+    assert str(path) in refusal(tmp_path)

@@ -190,11 +190,13 @@ def test_the_pixel_autoencoder_loses_nothing(warp_pipe):
     assert_close(warp_pipe.to_image(warp_pipe.to_latent(image)), image)
 
 
-@pytest.mark.parametrize("kind", ["pil", "array", "tensor"])
-def test_pictures_of_every_kind_give_the_same_views(released_pipe, kind):
+@pytest.mark.parametrize("kind", ["pil", "file", "array", "tensor"])
+def test_images_of_every_kind_give_the_same_views(released_pipe, kind, tmp_path):
     array = (input_view().image.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "photo.png")
     picture = {
         "pil": Image.fromarray(array),
+        "file": tmp_path / "photo.png",
         "array": array,
         "tensor": torch.from_numpy(array).movedim(-1, 0) / 255.0,
     }[kind]

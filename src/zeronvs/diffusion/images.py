@@ -1,5 +1,6 @@
 """What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,23 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 
-Picture = Image.Image | np.ndarray | Tensor
+Picture = Image.Image | str | Path | np.ndarray | Tensor
 Seeds = int | list[int] | torch.Generator | None
 
 
 def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
-    """Return RGB in [0, 1] of a PIL image, an "h w 3" array or a "3 h w" tensor.
+    """Return RGB in [0, 1] of a PIL image, its file, an "h w 3" array or a "3 h w" tensor.
 
     Arrays and tensors are taken as [0, 255] where they hold integers, as [0, 1] where floats.
 
     Raises:
         InputError: It is none of these, or its values lie outside their range.
     """
+    if isinstance(picture, str | Path):
+        try:
+            picture = Image.open(picture)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{picture} cannot be read as an image ({error}).") from error
     if isinstance(picture, Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, np.ndarray):

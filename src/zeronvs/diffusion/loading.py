@@ -94,6 +94,22 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     ]
     if others:
         raise InputError(f"{index_path} names {others[0]}, which is no part of this pipeline.")
+    _check_attention(folder / "image_encoder" / "config.json")
+
+
+def _check_attention(path: Path) -> None:
+    """Refuse an attention that transformers would fetch as a kernel ("repo:function")."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
+    for key in ("attn_implementation", "_attn_implementation"):
+        if config.get(key) not in (None, "eager", "sdpa"):
+            raise InputError(
+                f'{path} asks for {key} "{config[key]}"; only eager and sdpa are used.'
+            )
 
 
 def _check_own(module: str, index_path: Path) -> None:
