@@ -69,3 +69,24 @@ def test_an_index_cannot_make_a_foreign_module_run(released_pipe, tmp_path, monk
     index["cc_projection"] = ["zeronvs.no_such_module", "CameraProjection"]
     index_path.write_text(json.dumps(index))
     assert "this version" in refusal(tmp_path / "model")
+
+
+def test_an_index_cannot_make_our_own_command_line_run(released_pipe, tmp_path):
+    released_pipe.save_pretrained(tmp_path)
+    index_path = tmp_path / "model_index.json"
+    index = json.loads(index_path.read_text())
+    index_path.write_text(json.dumps(index | {"x": ["zeronvs.cli.__main__", "X"]}))
+    assert "zeronvs.cli.__main__" in refusal(tmp_path)
+    index_path.write_text(json.dumps(index | {"vae": ["zeronvs.cli.__main__", "X"]}))
+    assert "zeronvs.cli.__main__" in refusal(tmp_path)
+    index_path.write_text("[" * 100_000)
+    refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"attn_implementation": "stranger/kernel:attention"}, None])
+def test_a_configuration_cannot_name_an_attention_to_fetch(released_pipe, tmp_path, change):
+    released_pipe.save_pretrained(tmp_path)
+    path = tmp_path / "image_encoder" / "config.json"
+    content = [] if change is None else json.loads(path.read_text()) | change
+    path.write_text(json.dumps(content))
+    assert str(path) in refusal(tmp_path)

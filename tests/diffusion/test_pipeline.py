@@ -190,11 +190,13 @@ def test_the_pixel_autoencoder_loses_nothing(warp_pipe):
     assert_close(warp_pipe.to_image(warp_pipe.to_latent(image)), image)
 
 
-@pytest.mark.parametrize("kind", ["pil", "array", "tensor"])
-def test_pictures_of_every_kind_give_the_same_views(released_pipe, kind):
+@pytest.mark.parametrize("kind", ["pil", "file", "array", "tensor"])
+def test_images_of_every_kind_give_the_same_views(released_pipe, kind, tmp_path):
     array = (input_view().image.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "photo.png")
     picture = {
         "pil": Image.fromarray(array),
+        "file": tmp_path / "photo.png",
         "array": array,
         "tensor": torch.from_numpy(array).movedim(-1, 0) / 255.0,
     }[kind]
@@ -275,3 +277,47 @@ def test_the_package_hands_out_its_names_when_asked():
     assert "CameraProjection" in dir(zeronvs)
     with pytest.raises(AttributeError):
         _ = zeronvs.no_such_name
+
+
+def test_views_have_the_size_of_their_cameras_and_none_other_is_made(released_pipe):
+    for size_px in (8, 16, 40):
+        images = released_pipe(
+            input_view(), orbit(1, size_px), num_inference_steps=1, output_type="pt", generator=0
+        ).images
+        assert images.shape == (1, 3, size_px, size_px)
+    wide = Camera.from_fov(orbit(1).camera_to_world, 0.9, (16, 24))
+    with pytest.raises(InputError, match="16x24"):
+        released_pipe(input_view(), wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_pipeline_of_half_precision_makes_views(pipe, dtype):
+    exact = views(pipe, count=1)
+    photo = View(input_view().image, input_view().camera)
+    pipe.to(dtype, silence_dtype_warnings=True)
+    images = pipe(
+        photo,
+        orbit(1),
+        geometry_estimator=FixedGeometry(),
+        num_inference_steps=4,
+        output_type="pt",
+        generator=7,
+    ).images
+    assert images.dtype == torch.float32
+    assert (images - exact).abs().mean() < 0.1
+
+
+def test_a_callback_may_return_nothing(released_pipe):
+    expected = views(released_pipe, count=1)
+    for returned in ({}, None):
+        images = views(released_pipe, count=1, callback_on_step_end=lambda *_, r=returned: r)
+        assert torch.equal(images, expected)
+
+
+def test_by_default_the_photo_is_taken_at_distance_one_looking_at_the_origin(released_pipe):
+    camera = orbit_pose(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
+    given = Camera.from_fov(camera, 0.9, (16, 16))
+    image = input_view().image
+    settings = {"num_inference_steps": 2, "output_type": "pt", "generator": 1}
+    by_default = released_pipe(image, orbit(1), **settings).images
+    assert_close(by_default, released_pipe(image, orbit(1), input_camera=given, **settings).images)

@@ -223,7 +223,9 @@ def _unet_of_config(config: Mapping[str, Any]) -> UNetShape:
 def _read_config(path: Path, class_name: str | None) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); is this a pipeline folder?") from error
     if class_name is not None and config.get("_class_name") != class_name:
         raise InputError(

@@ -31,8 +31,9 @@ class OfficialConfig:
             InputError: The value is something else.
         """
         value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"the configuration says {name}: {value!r}; a number is needed.")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not -1e9 < value < 1e9:
+            raise InputError(f"the configuration has {name}: {value!r}; a number is needed.")
         return value
 
 
@@ -44,7 +45,7 @@ def read_official_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML ({reason}).") from error
     if not isinstance(config, dict):

@@ -1,58 +1,115 @@
-"""Reading a torch checkpoint of any size: its index at once and safely, its tensors one by one."""
+"""Reading a torch checkpoint of any size: mapped into memory, and without running code it names.
 
-import io
-import struct
+Only tensors and plain values are built. Every other class or function that the file names is
+replaced by an inert stand-in, so that Lightning callbacks, optimiser states and configuration
+objects are read past. Limits are checked before anything is built.
+"""
+
+import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, _utils
 
 from zeronvs._core.errors import InputError
-from zeronvs.checkpoints.pickle_reader import StoredTensor, read_pickle
+from zeronvs.checkpoints.pickle_scan import MAX_BYTES, storage_sizes
 
-_LARGEST_INDEX = 2**29
-"""Bytes; the index of the released file has about a megabyte."""
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
+MAX_EXPANDED_NUMBERS = 2**26
+"""Size of a tensor whose elements share memory (a stride of 0)."""
+MAX_INFLATION = 20
+"""Compressed members: bytes inflated from one byte of the file."""
+_DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, pickle.UnpicklingError, EOFError),
+    *(OSError, RuntimeError, NotImplementedError, ValueError, TypeError, LookupError),
+    *(AttributeError, AssertionError, MemoryError, OverflowError, RecursionError),
+)
+"""What zipfile, pickletools and torch raise for files that are damaged or made to harm."""
+
+
+class _Inert:
+    """Stands for any class or function that is not imported: takes everything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return self
+
+    def _ignore(self, *args: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Imports nothing that the pickle names ("Restricting Globals" in Python's documentation)."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what rebuilds tensors and plain containers; an inert stand-in for the rest.
+
+        torch resolves the types of storages itself, before it asks here.
+        """
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
+            rebuild = _REBUILD[name]
+            return partial(rebuild)  # a copy: a pickle may set attributes of what it calls
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        return _Inert
+
+
+_REBUILD: dict[str, Callable[..., Any]] = {
+    "_rebuild_tensor": _utils._rebuild_tensor,
+    "_rebuild_tensor_v2": _utils._rebuild_tensor_v2,
+    "_rebuild_tensor_v3": _utils._rebuild_tensor_v3,
+    "_rebuild_parameter": lambda data, *_: data,
+    "_rebuild_parameter_with_state": lambda data, *_: data,
+    "_rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),
+}
 
 
 class CheckpointReader:
     """An open checkpoint in torch's zip layout; use it in a `with` statement.
 
     Attributes:
-        content: What the file describes, with `StoredTensor`s in the place of tensors.
         tensors: The tensors of its `state_dict`, or of the file itself where it is one, by name.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a checkpoint and read its index.
+        """Open a checkpoint and map its tensors.
 
         Args:
             path: File written by `torch.save` of torch 1.6 or later, or by Lightning.
 
         Raises:
-            InputError: It is not such a file, is damaged or truncated, or carries code.
+            InputError: It is not such a file, is damaged or truncated, or is beyond the limits.
         """
         self._path = path
-        self._file = self._open()
+        _check_kind(path)
         try:
-            self._archive = zipfile.ZipFile(self._file)
-            self._records = {info.filename: info for info in self._archive.infolist()}
-            self._prefix = self._find_prefix()
-            self.content: Any = read_pickle(self._read_index(), path.name)
-            self.tensors: Mapping[str, StoredTensor] = self._find_tensors()
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
-            self._file.close()
+            is_compressed = _check_archive(path)
+            content = _load(path, mmap=not is_compressed)
+        except InputError as error:
+            raise InputError(f"{path.name} cannot be read: {error}.") from error
+        except _DAMAGE as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{path.name} is damaged or truncated ({error}). Get the file again."
+                f"{path.name} is damaged or truncated ({reason}). Get the file again."
             ) from error
-        except BaseException:
-            self._file.close()
-            raise
+        self.tensors: Mapping[str, Tensor] = _state_dict(content, path)
 
     def __enter__(self) -> "CheckpointReader":
         return self
@@ -63,96 +120,112 @@ class CheckpointReader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._archive.close()
-        self._file.close()
+        self.tensors = {}
 
     def load(self, name: str) -> Shaped[Tensor, "..."]:
-        """Read one tensor of `tensors` from the file, with its own dtype.
+        """Return a copy of one tensor of `tensors`, with its own dtype.
 
         Raises:
-            InputError: There is none of this name, or its record is missing or cut short.
+            InputError: There is none of this name.
         """
         if name not in self.tensors:
             raise InputError(f"{self._path.name} has no tensor {name}.")
-        stored = self.tensors[name]
-        start, end = stored.byte_range()
-        content = torch.empty(end - start, dtype=torch.uint8)
-        if end > start:
-            self._read_bytes(self._record_of(stored, name), start, content)
-        flat = content.view(stored.dtype)
-        return torch.as_strided(flat, stored.shape, stored.stride).contiguous()
+        return self.tensors[name].detach().clone(memory_format=torch.contiguous_format)
 
-    def _open(self) -> io.BufferedReader:
-        try:
-            handle = self._path.open("rb")
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be read ({error.strerror}).") from error
-        start = handle.read(512)
-        if start[:2] == b"PK":
-            return handle
-        handle.close()
-        if not start:
-            raise InputError(f"{self._path.name} is empty.")
-        if start[:1] == b"\x80" or start[257:262] == b"ustar":
-            raise InputError(
-                f"{self._path.name} has the layout of torch before 1.6, which is not read here. "
-                "Save it again: torch.save(torch.load(path, weights_only=True), new_path)"
-            )
-        raise InputError(f"{self._path.name} is not a torch checkpoint.")
 
-    def _find_prefix(self) -> str:
-        """Return the folder inside the archive, e.g. "archive/"."""
-        found = [name for name in self._records if name.endswith("/data.pkl")]
-        if len(found) != 1:
-            raise InputError(f"{self._path.name} is a zip file but not a torch checkpoint.")
-        prefix = found[0].removesuffix("data.pkl")
-        order = self._records.get(f"{prefix}byteorder")
-        if order is not None and self._archive.read(order) != b"little":
-            raise InputError(f"{self._path.name} was written on a big-endian machine.")
-        return prefix
+def _check_kind(path: Path) -> None:
+    """Refuse what is not a zip file, named as what it is.
 
-    def _read_index(self) -> bytes:
-        info = self._records[f"{self._prefix}data.pkl"]
-        if info.file_size > _LARGEST_INDEX:
-            raise InputError(f"{self._path.name} has an index of {info.file_size} bytes; refused.")
-        return self._archive.read(info)
-
-    def _find_tensors(self) -> Mapping[str, StoredTensor]:
-        content = self.content
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content = content["state_dict"]
-        if isinstance(content, dict):
-            tensors = {
-                name: value
-                for name, value in content.items()
-                if isinstance(name, str) and isinstance(value, StoredTensor)
-            }
-            if tensors:
-                return tensors
-        raise InputError(f"{self._path.name} holds no state_dict of tensors.")
-
-    def _record_of(self, stored: StoredTensor, name: str) -> zipfile.ZipInfo:
-        info = self._records.get(f"{self._prefix}data/{stored.storage.key}")
-        if info is None or info.file_size < stored.byte_range()[1]:
-            raise InputError(
-                f"{self._path.name} is damaged or truncated: the numbers of {name} are missing."
-            )
-        return info
-
-    def _read_bytes(self, info: zipfile.ZipInfo, start: int, content: Tensor) -> None:
-        """Fill `content` with the bytes of a record from `start` on."""
-        numbers: Any = content.numpy()
-        buffer = memoryview(numbers)
-        if info.compress_type != zipfile.ZIP_STORED:  # somebody packed the file again
-            with self._archive.open(info) as record:
-                record.seek(start)
-                buffer[:] = record.read(len(buffer))
-            return
-        self._file.seek(info.header_offset)
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(
-            self._file.read(_LOCAL_HEADER.size)
+    Raises:
+        InputError: It is something else, or cannot be opened.
+    """
+    if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+        raise InputError(f"{path} is not a file.")
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(512)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    text = start.lstrip().lower()
+    if start[:2] == b"PK":
+        return
+    if not start:
+        reason = "is empty"
+    elif start.startswith(b"version https://git-lfs"):
+        reason = "is a git-lfs pointer, not the file itself. Fetch it: git lfs pull"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        reason = "is a web page, not a checkpoint. Download the file itself"
+    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
+        reason = "is a safetensors file, not a torch checkpoint; give a .ckpt file"
+    elif start[:1] == b"\x80" or start[257:262] == b"ustar":
+        reason = (
+            "has the layout of torch before 1.6, which is not read here. Save it again: "
+            "torch.save(torch.load(path, weights_only=True), new_path)"
         )
-        first = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-        self._file.seek(first + start)
-        if signature != b"PK\x03\x04" or self._file.readinto(buffer) != len(buffer):
-            raise InputError(f"{self._path.name} is damaged or truncated. Get the file again.")
+    else:
+        reason = "is not a torch checkpoint"
+    raise InputError(f"{path.name} {reason}.")
+
+
+def _check_archive(path: Path) -> bool:
+    """Check members and pickle of the archive; return whether members are compressed.
+
+    Raises:
+        InputError: It is no torch checkpoint, or is beyond the limits.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        found = [name for name in names if name.endswith("/data.pkl")]
+        if len(found) != 1 or len(set(names)) != len(names):
+            raise InputError("it is a zip file but not a torch checkpoint")
+        methods = {member.compress_type for member in members}
+        if any(member.flag_bits & 1 for member in members):
+            raise InputError("it is encrypted")
+        if not methods <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise InputError("it is compressed by a method that torch does not read")
+        is_compressed = methods != {zipfile.ZIP_STORED}
+        inflated = sum(member.file_size for member in members)
+        if inflated > (MAX_INFLATION if is_compressed else 1) * path.stat().st_size + 2**20:
+            raise InputError(f"its members claim {inflated} bytes, more than the file can hold")
+        sizes = {member.filename: member.file_size for member in members}
+        if sizes[found[0]] > MAX_BYTES:
+            raise InputError(f"its index has {sizes[found[0]]} bytes")
+        prefix = found[0].removesuffix("data.pkl")
+        if f"{prefix}byteorder" in sizes and archive.read(f"{prefix}byteorder") != b"little":
+            raise InputError("it was written on a big-endian machine")
+        for key, size in storage_sizes(archive.read(found[0])).items():
+            if size > sizes.get(f"{prefix}data/{key}", -1):
+                raise InputError(f"the numbers of record {key} are missing or cut short")
+    return is_compressed
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    """Let torch read the archive, with an unpickler that imports nothing.
+
+    torch's own weights-only unpickler knows pickle protocol 2 only, and no stand-ins for lists.
+    """
+    safe_pickle = SimpleNamespace(Unpickler=_DataUnpickler, load=None, __name__="pickle")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(
+            str(path), "cpu", pickle_module=safe_pickle, weights_only=False, mmap=mmap
+        )
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {
+        name: value
+        for name, value in items
+        if isinstance(name, str) and type(value) in (Tensor, torch.nn.Parameter)
+    }
+    if not tensors:
+        raise InputError(f"{path.name} has no state_dict of tensors.")
+    for name, value in tensors.items():
+        stored = value.untyped_storage().nbytes() // value.element_size()
+        if value.layout is not torch.strided or value.numel() > max(stored, MAX_EXPANDED_NUMBERS):
+            raise InputError(f"{path.name}: the tensor {name} repeats few numbers without end.")
+    return tensors

@@ -11,10 +11,10 @@ from pathlib import Path
 from zeronvs._core.version import __version__
 from zeronvs.cli.arguments import parse
 
+REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "pillow", "av")
 OPTIONAL = {
-    "gsplat": "splats are drawn by plain torch: slow, and only small pictures on a CPU",
-    "viser": "there is no viewer in the browser; open scene.ply in any splat viewer instead",
-    "beartype": "shapes are not checked while running (only the tests need it)",
+    "peft": "train cannot add low-rank weights",
+    "simplejpeg": "train decodes JPEG more slowly",
 }
 
 
@@ -33,23 +33,28 @@ def run(words: Sequence[str]) -> None:
 
 def findings() -> Iterator[tuple[str, str]]:
     """Yield what was found, one thing and its state at a time."""
-    import torch
-
     yield "zeronvs", f"{__version__}, Python {platform.python_version()}"
-    for package in ("torch", "diffusers", "transformers"):
-        yield package, importlib.metadata.version(package)
-    yield "processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    for package in REQUIRED:
+        yield package, _version(package) or "missing: install the package zeronvs again"
+    yield "processor", f"{os.cpu_count()} cores"
     memory_gib = _memory_gib()
     if memory_gib is not None:
         low = "" if memory_gib >= 4 else "  (the preview preset wants 4)"
         yield "memory", f"{memory_gib:.1f} GiB{low}"
-    yield from _accelerators()
+    if _version("torch") is not None:
+        yield from _accelerators()
     yield "model 'builtin'", _builtin_model()
     for package, cost in OPTIONAL.items():
-        found = importlib.util.find_spec(package) is not None
-        yield package, importlib.metadata.version(package) if found else f"not installed: {cost}"
+        yield package, _version(package) or f"not installed: {cost}"
     if importlib.util.find_spec("torchvision") is not None:
         yield "torchvision", "installed, not needed; one that does not fit torch breaks diffusers"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _accelerators() -> Iterator[tuple[str, str]]:

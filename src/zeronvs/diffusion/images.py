@@ -1,5 +1,6 @@
 """What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,26 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 
-Picture = Image.Image | np.ndarray | Tensor
+Picture = Image.Image | str | Path | np.ndarray | Tensor
 Seeds = int | list[int] | torch.Generator | None
 
 
 def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
-    """Return RGB in [0, 1] of a PIL image, an "h w 3" array or a "3 h w" tensor.
+    """Return RGB in [0, 1] of a PIL image, its file, an "h w 3" array or a "3 h w" tensor.
 
     Arrays and tensors are taken as [0, 255] where they hold integers, as [0, 1] where floats.
 
     Raises:
         InputError: It is none of these, or its values lie outside their range.
     """
+    if isinstance(picture, str | Path):
+        try:
+            picture = Image.open(picture)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{picture} cannot be read as an image ({error}).") from error
     if isinstance(picture, Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, np.ndarray):
@@ -65,8 +72,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
 
     Args:
         image: A picture, or a view that brings its camera.
-        input_camera: Camera of the picture; by default at the world's origin, with the vertical
-            field of view of the first target camera.
+        input_camera: Camera of the picture; by default at distance 1 from the world's origin,
+            looking at it horizontally, with the field of view of the first target camera.
         targets: The cameras that are asked for.
 
     Raises:
@@ -75,7 +82,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
     if not isinstance(image, View):
         pixels = picture_to_tensor(image)
         if input_camera is None:
-            pose, fov_y_rad = torch.eye(4), targets.fov_y_rad[0].float().cpu()
+            pose = orbit_pose(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
+            fov_y_rad = targets.fov_y_rad[0].float().cpu()
             height_px, width_px = pixels.shape[-2:]
             input_camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
         input_camera = input_camera.resized(*pixels.shape[-2:])

@@ -11,6 +11,8 @@ from zeronvs._core.errors import InputError
 
 BUILTIN = "builtin"
 COMPONENTS = ("vae", "image_encoder", "unet", "scheduler", "cc_projection")
+_FORMER_COMPONENTS = ("depth_estimator",)
+_OWN_MODULES = ("zeronvs.diffusion.autoencoder", "zeronvs.diffusion.projection")
 INDEX_NAME = "model_index.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
@@ -55,8 +57,8 @@ def pipeline_folder(name_or_path: str | Path, settings: dict[str, Any]) -> Path:
 def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     """Refuse a folder that is not a pipeline of ours, and import the modules that its index names.
 
-    diffusers takes custom components only from modules that are already imported. Only modules
-    of this package are imported here, never one that a folder names by itself.
+    diffusers takes custom components only from modules that are already imported. Only the two
+    modules of components are imported here, never another that a folder names.
 
     Args:
         folder: The folder.
@@ -74,26 +76,50 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         declared = {name: entry[0] for name, entry in index.items() if isinstance(entry, list)}
-    except (ValueError, AttributeError, IndexError) as error:
+    except (ValueError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{index_path} cannot be read as JSON ({error}).") from error
     missing = [name for name in COMPONENTS if not declared.get(name) and name not in passed]
     if missing:
         raise InputError(
             f"{folder} is not a ZeroNVS pipeline: its {INDEX_NAME} has no {', '.join(missing)}."
         )
-    for library in declared.values():
+    for name in COMPONENTS:
+        library = declared.get(name)
         if isinstance(library, str) and library.split(".")[0] == "zeronvs":
-            _import_own(library, index_path)
+            _check_own(library, index_path)
+    others = [
+        str(library)
+        for name, library in declared.items()
+        if name not in (*COMPONENTS, *_FORMER_COMPONENTS) and library is not None
+    ]
+    if others:
+        raise InputError(f"{index_path} names {others[0]}, which is no part of this pipeline.")
+    _check_attention(folder / "image_encoder" / "config.json")
 
 
-def _import_own(module: str, index_path: Path) -> None:
+def _check_attention(path: Path) -> None:
+    """Refuse an attention that transformers would fetch as a kernel ("repo:function")."""
     try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
+    for key in ("attn_implementation", "_attn_implementation"):
+        if config.get(key) not in (None, "eager", "sdpa"):
+            raise InputError(
+                f'{path} asks for {key} "{config[key]}"; only eager and sdpa are used.'
+            )
+
+
+def _check_own(module: str, index_path: Path) -> None:
+    """Import a module of components, which diffusers takes from `sys.modules` only."""
+    if module not in _OWN_MODULES:
         raise InputError(
-            f"{index_path} names {module}, which this version does not have. Save the pipeline "
-            "again with this version, or install the one that wrote it."
-        ) from error
+            f"{index_path} names {module}, which is no component of this version. Save the "
+            "pipeline again with this version, or install the one that wrote it."
+        )
+    importlib.import_module(module)
 
 
 def _fetch(hub_id: str, hub_settings: dict[str, Any]) -> Path:

@@ -17,7 +17,7 @@ from zeronvs._core.progress import Progress, ProgressEvent
 from zeronvs._core.random import draw_noise, seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
-from zeronvs.diffusion.condition import Condition
+from zeronvs.diffusion.condition import Condition, resize_image
 from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
@@ -165,15 +165,17 @@ class ZeroNVSPipeline(ViewDenoiser):
         batch_size: int = 8,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Tensor]] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Tensor] | None] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Make views of the scene in `image` from `cameras`.
 
         Args:
             image: The input view; cut to its central square.
-            cameras: n target cameras (or one), in the world of the input camera.
-            input_camera: Camera of `image`; by default it stands at the world's origin with the
-                field of view of the first target camera. A `View` brings its own.
+            cameras: n target cameras (or one), in the world of the input camera, of square images;
+                the views get their size.
+            input_camera: Camera of `image`; by default it is at distance 1 from the world's origin
+                and looks at it horizontally, with the field of view of the first target camera. A
+                `View` brings its own.
             geometry_estimator: Estimates the depth of `image` where the model needs it
                 (`pipe.conditioning.needs_depth`) and no View brings it.
             scene_scale: Scene units per model unit; 0.7 to 1.0 suits most photographs (paper, A.1).
@@ -186,12 +188,19 @@ class ZeroNVSPipeline(ViewDenoiser):
             batch_size: Samples at a time, which bounds the memory.
             output_type: "pil", "np" or "pt".
             return_dict: Return an `ImagePipelineOutput`, else a tuple.
-            callback_on_step_end: As in diffusers: (pipe, step, timestep, {"latents": ...}) -> dict.
+            callback_on_step_end: As in diffusers: (pipe, step, timestep, {"latents": ...}) -> dict;
+                latents that it returns are used.
 
         Returns:
             Images camera by camera: sample j of camera i is number i * num_images_per_camera + j.
         """
         cameras = cameras.batched()
+        height_px, width_px = cameras.image_size_px
+        if height_px != width_px:
+            raise InputError(
+                f"the cameras have images of {height_px}x{width_px} pixels; the model makes square "
+                "ones. Give cameras with as many rows as columns."
+            )
         view = input_view(image, input_camera, cameras)
         condition = self.encode(view, scene_scale, geometry_estimator)
         repeated = cameras[torch.arange(len(cameras)).repeat_interleave(num_images_per_camera)]
@@ -200,7 +209,8 @@ class ZeroNVSPipeline(ViewDenoiser):
         def on_step(index: int, timestep: int, latent: Tensor) -> Tensor:
             if callback_on_step_end is None:
                 return latent
-            return callback_on_step_end(self, index, timestep, {"latents": latent})["latents"]
+            changed = callback_on_step_end(self, index, timestep, {"latents": latent}) or {}
+            return changed.get("latents", latent)
 
         images = self.sample(
             condition,
@@ -212,7 +222,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             batch_size=batch_size,
             on_step=on_step,
         )
-        pictures = tensor_to_pictures(images, output_type)
+        pictures = tensor_to_pictures(resize_image(images, height_px), output_type)
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
 

@@ -189,7 +189,7 @@ class Scene(nn.Module):
             InputError: The file is missing, damaged or of another kind.
         """
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
+            with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise InputError(
