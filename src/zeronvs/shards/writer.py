@@ -76,7 +76,6 @@ def encode_frame(
     disparity: Float[np.ndarray, "s s"] | None = None,
     square: bool = False,
     quality: int = 95,
-    compress_level: int = 6,
     extra: dict[str, Any] | None = None,
 ) -> ShardFrame:
     """Turn one frame into what a shard holds, statistics of its depth included.
@@ -87,14 +86,13 @@ def encode_frame(
         depth_z: Along the optical axis, scene units; 0 = unknown. None is written as unknown
             everywhere, because the published reader wants a depth map for each frame.
         name: E.g. "frame000012"; published shards count from 1.
-        image_format: "png" is what the published reader reads and exact; "jpg" is the smallest and
-            fast; "png" with `compress_level=0` is the fastest and the largest.
+        image_format: "png" is exact and the one that the published reader reads; "jpg" is smaller
+            and faster to decode.
         disparity: Of the centre square, of a monocular network: fills sparse depth for the
             viewer scale (see `depth_statistics`).
         square: Keep the centre square only: all that training reads, and the same to the published
             reader.
-        quality: Of JPEG and WebP.
-        compress_level: Of PNG.
+        quality: JPEG and WebP quality, 1 to 100.
         extra: What else to keep in the metadata under our key; what JSON can hold.
 
     Raises:
@@ -124,7 +122,6 @@ def encode_frame(
             np.ascontiguousarray(image),
             image_format,
             quality=quality,
-            compress_level=compress_level,
         ),
         image_format,
         encode_depth(depth_z),

@@ -104,7 +104,7 @@ class Co3dSource:
                 frames.append(_frame(root, entry))
             except (InputError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
                 notes.append(f"frame {path or '?'} left out: {type(error).__name__} {error}")
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        return SceneViews(scene_id, tuple(frames), tuple(notes), len(notes))
 
     def _frames_of_split(self, category: str, split: str) -> dict[str, set[str]]:
         """Return the image paths of a split by sequence."""

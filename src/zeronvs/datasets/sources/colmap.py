@@ -68,7 +68,8 @@ class ColmapSource:
             except (InputError, KeyError, ValueError) as error:
                 notes.append(f"{image.name} left out: {error}")
         notes += _without_pose(found)
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        left_out = len(model.images) - len(frames)
+        return SceneViews(scene_id, tuple(frames), tuple(notes), left_out)
 
     def _find(self, folder: Path, name: str) -> Path | None:
         """Return an image of the model; an absolute folder or name is taken as it is."""

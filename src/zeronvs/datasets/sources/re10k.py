@@ -85,7 +85,7 @@ class Re10kSource:
             for index, stamp in enumerate(stamps)
             if stamp in readers
         ]
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        return SceneViews(scene_id, tuple(frames), tuple(notes), len(stamps) - len(frames))
 
 
 def is_re10k(folder: Path) -> bool:
