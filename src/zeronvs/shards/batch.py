@@ -19,13 +19,13 @@ from zeronvs.shards.image_decoder import ImageDecoder
 from zeronvs.shards.images import IMAGE_EXTENSIONS, decode_depth
 from zeronvs.shards.index import ShardIndex
 from zeronvs.shards.overlap import SourceTable
-from zeronvs.shards.sampler import PairPlace, PairSampler
+from zeronvs.shards.sampler import FramePair, PairSampler
 from zeronvs.shards.statistics import DepthStatistics, depth_statistics, scene_scales
 from zeronvs.shards.tar import ShardDamage
 
 MAX_OPEN_SHARDS = 64
 """A process keeps no more tar files open."""
-MAX_SPARES = 16
+MAX_REPLACEMENTS = 16
 """Maximum number of replacement pairs tried per undecodable pair."""
 
 _WITHOUT_DEPTH = (Representation.THREE_DOF, Representation.SIX_DOF, Representation.SIX_DOF_NORM)
@@ -101,7 +101,7 @@ class PairReader:
         self._representations = frozenset({*_WITHOUT_DEPTH, *reading.representations})
         self._decoder: ImageDecoder | None = None
 
-    def __getitem__(self, places: Sequence[PairPlace]) -> tuple[PairBatch, list[ShardDamage]]:
+    def __getitem__(self, pairs: Sequence[FramePair]) -> tuple[PairBatch, list[ShardDamage]]:
         """Read a batch.
 
         Returns:
@@ -110,13 +110,13 @@ class PairReader:
         Raises:
             HealthError: No readable replacement was found for a damaged pair.
         """
-        size_px, count = self._reading.size_px, len(places)
+        size_px, count = self._reading.size_px, len(pairs)
         images = np.empty((2, count, size_px, size_px, 3), np.uint8)
         depth = np.zeros((count, size_px, size_px), np.float32)
         damages: list[ShardDamage] = []
         rows = [
-            self._readable_pair(place, images[:, k], depth[k], damages)
-            for k, place in enumerate(places)
+            self._readable_pair(pair, images[:, k], depth[k], damages)
+            for k, pair in enumerate(pairs)
         ]
         image_pairs = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
         poses = torch.from_numpy(np.stack([row.poses for row in rows])).float()
@@ -134,32 +134,32 @@ class PairReader:
 
     def _readable_pair(
         self,
-        place: PairPlace,
+        pair: FramePair,
         images: UInt8[np.ndarray, "2 s s 3"],
         depth: Float[np.ndarray, "s s"],
         damages: list[ShardDamage],
     ) -> "_PairRow":
-        for attempt in range(MAX_SPARES):
+        for attempt in range(MAX_REPLACEMENTS):
             try:
-                return self._pair(place, images, depth)
+                return self._pair(pair, images, depth)
             except ShardDamage as damage:
                 damages.append(damage)
-                place = self._sampler.spare(place, attempt)
+                pair = self._sampler.replacement(pair, attempt)
         raise HealthError(
-            f"{MAX_SPARES} pairs in a row cannot be decoded, the last: {damages[-1]}; "
+            f"{MAX_REPLACEMENTS} pairs in a row cannot be decoded, the last: {damages[-1]}; "
             "check the shards with: zeronvs data check"
         )
 
     def _pair(
         self,
-        place: PairPlace,
+        pair: FramePair,
         images: UInt8[np.ndarray, "2 s s 3"],
         depth: Float[np.ndarray, "s s"],
     ) -> "_PairRow":
-        table = self._tables[place.source]
-        shard, first = table.first_frame(place.scene)
-        scene = int(table.scene_of[place.scene])
-        input_frame, target_frame = first + place.input, first + place.target
+        table = self._tables[pair.source]
+        shard, first = table.first_frame(pair.scene)
+        scene = int(table.scene_of[pair.scene])
+        input_frame, target_frame = first + pair.input, first + pair.target
         frame = input_frame
         try:
             for image, frame in zip(images[::-1], (target_frame, input_frame), strict=True):

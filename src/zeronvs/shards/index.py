@@ -213,10 +213,10 @@ def _row(
     scale_adjustment: float,
 ) -> dict[str, object]:
     image, depth = parts["image"], parts.get("depth")
-    looked = statistics or UNKNOWN_DEPTH
+    scene_units = statistics or UNKNOWN_DEPTH
     if statistics is not None and camera.scale_adjustment != 1:
-        looked = looked.scaled(scale_adjustment)
-    known = np.nan if statistics is None else looked.known_fraction
+        scene_units = scene_units.scaled(scale_adjustment)
+    known = np.nan if statistics is None else scene_units.known_fraction
     return {
         "image_span": (image.offset, image.size),
         "depth_span": (depth.offset, depth.size) if depth is not None else (0, 0),
@@ -228,10 +228,10 @@ def _row(
         "principal_px": camera.principal_px,
         "published_fov_rad": camera.published_fov_rad,
         "depth": (
-            looked.viewer_scale,
-            looked.aggregate_near,
+            scene_units.viewer_scale,
+            scene_units.aggregate_near,
             known,
-            *looked.depth_quantiles,
+            *scene_units.depth_quantiles,
         ),
         "scale_adjustment": scale_adjustment,
     }
@@ -240,10 +240,10 @@ def _row(
 def _scene_row(rows: list[dict[str, object]]) -> dict[str, float]:
     poses = np.stack([np.asarray(row["camera_to_world"]) for row in rows])
     depth = np.array([row["depth"] for row in rows], dtype=np.float64)
-    looked = not np.isnan(depth[:, 2]).any()
+    complete = not np.isnan(depth[:, 2]).any()
     return {
         "radius": camera_statistics(poses).radius,
-        "aggregate_scale": aggregate_scale(depth[:, 1]) if looked else np.nan,
+        "aggregate_scale": aggregate_scale(depth[:, 1]) if complete else np.nan,
         "scale_adjustment": float(np.asarray(rows[0]["scale_adjustment"])),
     }
 
