@@ -8,8 +8,7 @@ turns, in one process:
                     in memory: reading the tar is not counted
     streamed        the same with what the published loader has to do for it: the tar read whole
     ours            the same shards by index: two pictures decoded, no depth map
-    ours, cached    the same shards, with a cache of decoded pictures that is full
-    ours, converted the same frames written as squares: JPEG, and PNG without compression
+    ours, converted the same frames written as square JPEG
 
 Run: python benchmarks/loader.py [--shards DIR] [--pictures DIR] [--scenes N] [--seconds S]
 """
@@ -33,7 +32,7 @@ from PIL import Image
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.shards.image_decoder import PictureDecoder
+from zeronvs.shards.image_decoder import ImageDecoder
 from zeronvs.shards.images import centre_square, decode_depth
 from zeronvs.shards.index import build_index
 from zeronvs.shards.loader import PairLoader, PairLoaderConfig
@@ -86,8 +85,8 @@ def make_shards(folder: Path, scenes: int, source: Path | None) -> None:
             writer.add(ShardScene(f"bench/scene{number}", tuple(frames)))
 
 
-def convert(folder: Path, target: Path, image_format: str, compress_level: int) -> None:
-    """Write the shards of a folder again, as squares."""
+def convert(folder: Path, target: Path) -> None:
+    """Write the shards of a folder again, as square JPEG."""
     with ShardWriter(target, "bench", max_scenes_per_shard=2) as writer:
         for path in sorted(folder.glob("*.tar")):
             for scene in read_shard(path, lambda damage: None):
@@ -100,8 +99,6 @@ def convert(folder: Path, target: Path, image_format: str, compress_level: int) 
                             scene.camera(k),
                             None if depth is None else depth.numpy(),
                             name=frame.name,
-                            image_format=image_format,
-                            compress_level=compress_level,
                         )
                     )
                 writer.add(ShardScene(scene.scene_id, tuple(frames)))
@@ -111,7 +108,7 @@ def published_way(folder: Path, *, streamed: bool) -> Iterator[int]:
     """Yield the number of pairs in each batch, loaded as the published loader does."""
     # The published loader decodes with pyspng; where it is missing, our decoder is about as fast.
     pyspng = importlib.import_module("pyspng") if find_spec("pyspng") else None
-    rng, decoder = random.Random(0), PictureDecoder()
+    rng, decoder = random.Random(0), ImageDecoder()
     waiting: list[tuple] = []
     items: list[dict] = []
 
@@ -170,9 +167,9 @@ def published_way(folder: Path, *, streamed: bool) -> Iterator[int]:
                 items = []
 
 
-def ours(folder: Path, cache: Path | None = None) -> Iterator[int]:
+def ours(folder: Path) -> Iterator[int]:
     """Yield the number of pairs in each batch of our loader, decoding in this process."""
-    config = PairLoaderConfig(pairs_per_frame=RATE, cache=cache)
+    config = PairLoaderConfig(pairs_per_frame=RATE)
     for batch in PairLoader([(folder, 1.0)], config, batch=BATCH):
         yield len(batch)
 
@@ -208,26 +205,20 @@ def main() -> None:
         start = time.process_time()
         scenes = sum(len(build_index(path)) for path in sorted(same.glob("*.tar")))
         print(f"index of {scenes} scenes: {time.process_time() - start:.2f} s, once")
-        convert(same, root / "jpg", "jpg", 6)
-        convert(same, root / "stored", "png", 0)
-        fill = ours(same, root / "cache")
-        for _ in range(60 * scenes // BATCH):
-            next(fill)
+        convert(same, root / "jpg")
         sides: dict[str, Callable[[], Iterator[int]]] = {
             "published way": lambda: published_way(same, streamed=False),
             "published way, streamed": lambda: published_way(same, streamed=True),
             "ours, the same shards": lambda: ours(same),
-            "ours, the same shards, decoded once (cache)": lambda: ours(same, root / "cache"),
             "ours, converted: square JPEG": lambda: ours(root / "jpg"),
-            "ours, converted: square PNG, stored": lambda: ours(root / "stored"),
         }
         rates = measure(sides, options.seconds)
         sizes = {
             folder: sum(p.stat().st_size for p in folder.glob("*.tar")) / scenes / FRAMES / 1e3
-            for folder in (same, root / "jpg", root / "stored")
+            for folder in (same, root / "jpg")
         }
     fast = ", ".join(name for name in ("pyspng", "simplejpeg") if find_spec(name)) or "none"
-    print(f"kB a frame: {', '.join(f'{value:.0f}' for value in sizes.values())} (png, jpg, stored)")
+    print(f"kB a frame: {', '.join(f'{value:.0f}' for value in sizes.values())} (png, jpg)")
     print(f"python {platform.python_version()}, optional decoders: {fast}; one thread, CPU time")
     for name, rate in rates.items():
         print(f"{name:<46} {rate:8.0f} pairs/s {rate / rates['published way']:6.2f}x")

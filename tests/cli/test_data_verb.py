@@ -36,7 +36,7 @@ def test_the_format_is_found_by_the_files(zeronvs, nerfstudio_folder, tmp_path, 
     assert "nerfstudio" in (tmp_path / "o" / "manifest.json").read_text()
     (tmp_path / "empty").mkdir()
     assert zeronvs("data", "convert", "auto", tmp_path / "empty", "-o", tmp_path / "x") == 2
-    assert "cannot be told" in capsys.readouterr().err
+    assert "the format is not known" in capsys.readouterr().err
 
 
 def test_a_scene_that_is_left_out_changes_the_exit_code(zeronvs, tmp_path, capsys):

@@ -10,6 +10,7 @@ import torch
 from foreign_files import World, make_world, write_posed
 from PIL import Image
 
+from zeronvs._core.errors import InputError
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import look_at
@@ -119,7 +120,7 @@ def test_wrong_poses_are_named(views):
 
 def test_depth_of_another_unit_and_inverse_depth_are_named(views):
     check, _ = check_scene(scene_of(views, depth=lambda z: 10 * z), pairs=2)
-    assert "10 times what the poses say" in check.problems[0].replace("9.9", "10")
+    assert "10 times what the poses give" in check.problems[0].replace("9.9", "10")
     check, _ = check_scene(scene_of(views, depth=lambda z: 1 / z), pairs=2)
     assert "inverse depth" in check.problems[0]
 
@@ -135,6 +136,28 @@ def test_broken_poses_and_still_cameras_are_told(views):
     assert any("scaled by 2" in problem for problem in check.problems)
     check, _ = check_scene(scene_of(views, pose=lambda pose: torch.eye(4)), pairs=1)
     assert any("all poses are the same" in problem for problem in check.problems)
+
+
+def test_a_few_frames_left_out_are_a_note_and_most_are_a_problem(views):
+    def fails() -> FramePixels:
+        raise InputError("cut short")
+
+    whole = scene_of(views)
+    one = (replace(whole.frames[0], read=fails), *whole.frames[1:])
+    check, sheet = check_scene(replace(whole, frames=one, left_out=1), pairs=1)
+    assert check.problems == ()
+    assert check.frames == 5
+    assert check.notes == ("2 of 5 frames cannot be used; e.g. 0.png left out: cut short",)
+    assert "good" in check.verdict
+    assert "cut short" in check.verdict
+    assert sheet is not None
+    notes = ("9.png left out: there is no such image",)
+    check, _ = check_scene(replace(whole, left_out=9, notes=notes), pairs=1)
+    assert "9 of 13 frames" in check.problems[0]
+    check, _ = check_scene(SceneViews("a/b", (), ("0.png left out: scaled by 0.33",), 7))
+    assert check.problems == (
+        "only 0 of 7 frames can be used, which makes no pair: 0.png left out: scaled by 0.33",
+    )
 
 
 def test_epipolar_lines_run_through_the_matches(views):
@@ -154,8 +177,8 @@ def test_a_source_is_checked_scene_by_scene(tmp_path: Path):
     (tmp_path / "set" / "bad" / "0001.png").write_bytes(b"x")
     checks = check_source(partial(PosedSource, tmp_path / "set"), tmp_path / "out", pairs=1)
     assert [check.scene_id for check in checks] == ["set/bad", "set/good"]
-    assert "only 1 frames" in checks[0].problems[0]
-    assert any("0001.png" in problem for problem in checks[0].problems)
+    assert checks[0].problems[0].startswith("only 1 of 2 frames can be used")
+    assert "0001.png left out" in checks[0].problems[0]
     assert checks[1].picture is not None
     with Image.open(tmp_path / "out" / checks[1].picture) as opened:
         assert opened.size[0] > 1000

@@ -118,10 +118,10 @@ def test_images_behind_a_link_are_read(tmp_path: Path, world):
 
 
 def test_white_background_needs_the_mask(tmp_path: Path, world):
-    from zeronvs.datasets.framed_scene import choose_frames, show_frames
+    from zeronvs.datasets.framed_scene import choose_frames, load_frames
 
     scene = Co3dSource(write_co3d(tmp_path, world)).load(SCENE)
-    shown = list(show_frames(choose_frames(scene, []), [], background="white"))
+    shown = list(load_frames(*choose_frames(scene, []), [], background="white"))
     top = 4 * 256 // HEIGHT
     assert shown[0].image[:top].min() == 255
     assert not shown[0].depth_z[:top].any()

@@ -123,10 +123,12 @@ def test_the_loader_gives_the_published_numbers_to_training(name, golden_dir, tm
         fov_rad = np.deg2rad(float(theirs[f"{prefix}_fov_deg"]))
         assert float(batch.fov_y_rad[row]) == pytest.approx(fov_rad, rel=1e-5)
         radius = float(theirs[f"{prefix}_scene_radius"])
-        assert float(batch.scene_scale["7dof"][row]) == pytest.approx(radius, rel=1e-5)
+        assert float(batch.scene_scale[Representation.SIX_DOF_NORM][row]) == pytest.approx(
+            radius, rel=1e-5
+        )
         if f"{prefix}_nearplane_quantile" in theirs:
             near = float(theirs[f"{prefix}_nearplane_quantile"])
-            scale = float(batch.scene_scale["7dof_stereomag_scale"][row])
+            scale = float(batch.scene_scale[Representation.SIX_DOF_AGG][row])
             assert scale == pytest.approx(near, rel=1e-5)
         assert torch.equal(batch.input_image[row], scenes[scene_id].image(i))
         assert torch.equal(batch.target_image[row], scenes[scene_id].image(j))

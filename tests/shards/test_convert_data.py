@@ -12,7 +12,7 @@ import torch
 from foreign_files import make_world, write_posed
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.workers import do_pieces
+from zeronvs._core.workers import run_tasks
 from zeronvs.datasets.sources.posed import PosedSource
 from zeronvs.shards.convert import ConvertConfig, convert
 from zeronvs.shards.writer import read_shard
@@ -126,9 +126,14 @@ def test_a_killed_conversion_goes_on_where_it_stopped(tmp_path: Path, world):
     )
     assert killed.returncode == -9
     kept = shard_bytes(out)
+    for folder in (out, out / ".scenes"):  # left by a kill while a file was written
+        (folder / ".half.0123abcd.part.tar").write_bytes(b"half")
     assert kept  # some scenes are in shards, and some wait for theirs
     again = run(source, out, max_shard_bytes=300_000)
     assert [scene.scene_id for scene in again.scenes] == ["set/s3", "set/s4"]
+    report = json.loads((out / "report.json").read_text())
+    assert [scene["scene_id"] for scene in report["scenes"]] == [f"set/s{k}" for k in range(5)]
+    assert all(scene["seconds"] > 0 and scene["frames"] == 2 for scene in report["scenes"])
     assert shard_bytes(out).items() >= kept.items()
     assert again.manifest.scene_ids == {f"set/s{k}" for k in range(5)}
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
@@ -172,23 +177,23 @@ def test_sparse_depth_is_filled_by_the_network_for_the_viewer_scale(tmp_path: Pa
         assert torch.equal(flat.depth_z(index), alone.depth_z(index))  # stored: what is known
 
 
-def explode(piece: int) -> int:
+def explode(task: int) -> int:
     import os
 
-    if piece == 2:
+    if task == 2:
         os._exit(7)
-    if piece == 3:
+    if task == 3:
         raise InputError("three is bad")
-    return piece * piece
+    return task * task
 
 
-def tools():
+def make_worker():
     return explode
 
 
-def test_a_worker_that_dies_costs_one_piece():
-    outcomes = {o.piece: o for o in do_pieces(tools, list(range(6)), workers=2)}
-    answers = {piece: o.answer for piece, o in outcomes.items() if o.error is None}
-    assert answers == {0: 0, 1: 1, 4: 16, 5: 25}
-    assert "exit code 7" in (outcomes[2].error or "")
-    assert outcomes[3].error == "three is bad"
+def test_a_worker_that_dies_costs_one_task():
+    results = {r.task: r for r in run_tasks(make_worker, list(range(6)), workers=2)}
+    values = {task: result.value for task, result in results.items() if result.error is None}
+    assert values == {0: 0, 1: 1, 4: 16, 5: 25}
+    assert "exit code 7" in (results[2].error or "")
+    assert results[3].error == "three is bad"

@@ -73,7 +73,7 @@ def test_a_batch_holds_what_the_shard_says(folder):
         torch.testing.assert_close(batch.fov_y_rad[row], scene.camera(i).fov_y_rad)
         assert torch.equal(batch.input_depth_z[row], scene.depth_z(i))
         own = scene.frames[i].metadata["zeronvs"]
-        scale = float(batch.scene_scale["7dof_quantile_scale"][row])
+        scale = float(batch.scene_scale[Representation.SIX_DOF_VIEWER][row])
         assert scale == pytest.approx(own["viewer_scale"], rel=1e-6)
 
 
@@ -273,30 +273,17 @@ def test_a_source_that_is_all_broken_says_so(tmp_path):
         batches(loader(tmp_path), 1)
 
 
-def test_a_cache_gives_the_same_pictures(folder, tmp_path):
-    cached = replace(CONFIG, cache=tmp_path / "cache")
-    straight = batches(loader(folder), 12)
-    assert_same(batches(loader(folder, config=cached), 12), straight)
-    (stored, *_) = files = sorted((tmp_path / "cache").glob("*.pixels"))
-    assert len(files) == 3
-    assert_same(batches(loader(folder, config=cached, workers=2), 12), straight)
-    content = bytearray(stored.read_bytes())  # a torn write
-    content[8 * 8 + 100 : 8 * 8 + 3000] = bytes(2900)
-    stored.write_bytes(content)
-    assert_same(batches(loader(folder, config=cached), 12), straight)
-    none = replace(cached, cache=tmp_path / "none", cache_bytes=1000)
-    assert_same(batches(loader(folder, config=none), 2), straight[:2])
-    assert not (tmp_path / "none").exists()
-
-
 def test_scales_are_given_for_what_was_asked(folder):
     every = (Representation.SIX_DOF_AGG, Representation.SIX_DOF_VIEWER)
+    without_depth = {
+        Representation.THREE_DOF,
+        Representation.SIX_DOF,
+        Representation.SIX_DOF_NORM,
+    }
     (batch,) = batches(loader(folder, config=replace(CONFIG, representations=every)), 1)
-    assert set(batch.scene_scale) == {
-        "3dof", "7dof_unscaled", "7dof", "7dof_stereomag_scale", "7dof_quantile_scale"
-    }  # fmt: skip
+    assert set(batch.scene_scale) == {*without_depth, *every}
     (batch,) = batches(loader(folder, config=replace(CONFIG, representations=())), 1)
-    assert set(batch.scene_scale) == {"3dof", "7dof_unscaled", "7dof"}
+    assert set(batch.scene_scale) == without_depth
     assert set(batch.to("cpu").scene_scale) == set(batch.scene_scale)
 
 

@@ -1,6 +1,7 @@
 """Damaged shards: what is whole is read, what is not is told, nothing else happens."""
 
 import io
+import os
 import tarfile
 
 import made_shards as made
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zeronvs._core.errors import InputError
-from zeronvs.shards.image_decoder import PictureDecoder
+from zeronvs.shards.image_decoder import ImageDecoder
 from zeronvs.shards.images import decode_depth, decode_image, encode_image
 from zeronvs.shards.index import build_index, open_index
 from zeronvs.shards.writer import ShardDamage, read_shard
@@ -116,30 +117,16 @@ def test_pictures_that_are_bombs_or_broken_are_refused():
         with pytest.raises(InputError):
             decode_image(content)
         with pytest.raises(InputError):
-            PictureDecoder().square(content, "png", 256)
+            ImageDecoder().square(content, "png", 256)
     with pytest.raises(InputError):
-        PictureDecoder().square(bytes(middle), "png", 256)
+        ImageDecoder().square(bytes(middle), "png", 256)
     with pytest.raises(InputError, match="16-bit"):
         decode_depth(whole)
 
 
-@pytest.mark.parametrize("size", [(256, 256), (256, 300), (300, 256), (7, 5)])
-def test_a_stored_png_is_a_png_and_is_read_fast(size):
-    image = made.picture(4, size)
-    content = encode_image(image, "png", compress_level=0)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), image)
-    side = min(size)
-    assert np.array_equal(PictureDecoder().square(content, "png", side), decode_image(content))
-    for place in (len(content) // 2, 45):
-        broken = bytearray(content)
-        broken[place] ^= 0x5A
-        with pytest.raises(InputError):
-            PictureDecoder().square(bytes(broken), "png", side)
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
 def test_the_fast_decoder_gives_pillows_pixels(mode):
-    decoder, plain = PictureDecoder(), PictureDecoder(fast=False)
+    decoder, plain = ImageDecoder(), ImageDecoder(fast=False)
     for seed in range(3):
         picture = Image.fromarray(made.picture(seed)).convert(mode)
         buffer = io.BytesIO()
@@ -154,8 +141,29 @@ def test_the_fast_decoder_gives_pillows_pixels(mode):
     assert decoder.square(jpg, "png", 256).shape == (256, 256, 3)  # a wrong name does not matter
 
 
-@pytest.mark.parametrize("field", ["image_span", "scene_start", "extension", "camera_to_world"])
-def test_an_index_that_does_not_fit_is_made_anew(field, tmp_path):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_span", 1 << 40),
+        ("image_span", -1),
+        ("scene_start", 1 << 40),
+        ("extension", 1 << 40),
+        ("camera_to_world", np.nan),
+        ("camera_to_world", 2.0),
+        ("focal_px", 0.0),
+        ("focal_px", np.nan),
+        ("principal_px", np.nan),
+        ("image_size_px", 65_535),
+        ("published_fov_rad", np.inf),
+        ("scale_adjustment", -1.0),
+        ("radius", np.nan),
+        ("depth", -1.0),
+        ("depth", 1e30),
+        ("aggregate_scale", np.inf),
+        ("number", -1),
+    ],
+)
+def test_an_index_that_does_not_fit_is_made_anew(field, value, tmp_path):
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -166,13 +174,54 @@ def test_an_index_that_does_not_fit_is_made_anew(field, tmp_path):
     with safe_open(stored, "pt") as opened:
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
-    tensors[field] = tensors[field] * 0 + (torch.nan if field == "camera_to_world" else 1 << 40)
+    tensors[field] = torch.full_like(tensors[field], value)
     save_file(tensors, stored, metadata)
     again = open_index(path)
-    for name, value in vars(good).items():
-        assert np.array_equal(getattr(again, name), value), name
+    for name, made_anew in vars(good).items():
+        assert np.array_equal(getattr(again, name), made_anew, equal_nan=name == "depth"), name
     stored.write_bytes(b"noise")
     assert open_index(path).scene_ids == good.scene_ids
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = 0, kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    total = 256 + sum(block[:148]) + sum(block[156:512])  # the checksum counts as spaces
+    block[148:156] = f"{total:06o}\0 ".encode()
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("room/a/frame000001.png", -512),
+        header("room/a/frame000001.png", -1024) + bytes(512),
+        header("x", -512, tarfile.GNUTYPE_LONGNAME) + bytes(512),
+        header("x", 2**40, tarfile.GNUTYPE_LONGNAME) + bytes(512),
+        header("x", 2**40, tarfile.XHDTYPE) + bytes(512),
+        header("x", -2, tarfile.XHDTYPE) + bytes(512),
+    ],
+)
+def test_sizes_that_lead_backwards_or_ask_for_all_memory_are_damage(content, tmp_path):
+    (path,) = made.simple_shards(tmp_path, 1)
+    whole = path.read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    end += -end % 512
+    path.write_bytes(whole[:end] + content + bytes(10_240))
+    scenes, damages = read(path)
+    assert len(scenes) <= 1
+    assert len(damages) == 1
+    assert "\n" not in damages[0].reason
+
+
+def test_a_named_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(InputError, match="not an ordinary file"):
+        open_index(tmp_path / "a.tar")
+    with pytest.raises(InputError, match="not an ordinary file"):
+        list(read_shard(tmp_path / "a.tar"))
 
 
 def test_an_index_does_not_serve_another_shard_of_its_name(tmp_path):

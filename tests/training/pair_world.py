@@ -34,7 +34,7 @@ def made_up_batch(numbers: list[int], *, with_depth: bool = False) -> PairBatch:
     pairs = [made_up_pair(number) for number in numbers]
     columns = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
     scale, depth = columns.pop("scale"), columns.pop("input_depth_z")
-    scales = {representation.official_mode: scale for representation in Representation}
+    scales = {representation: scale for representation in Representation}
     return PairBatch(**columns, scene_scale=scales, input_depth_z=depth if with_depth else None)
 
 

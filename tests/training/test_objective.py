@@ -21,7 +21,7 @@ from zeronvs.training.objective import (
 )
 
 CONFIG = FinetuneConfig(seed=3)
-VIEWER = Representation.SIX_DOF_VIEWER.official_mode
+VIEWER = Representation.SIX_DOF_VIEWER
 
 
 FLAT = FixedGeometry()
@@ -108,7 +108,7 @@ def test_every_representation_finds_its_scale():
     for representation in Representation:
         scale = scale_of(batch, representation)
         needs_none = representation in (Representation.THREE_DOF, Representation.SIX_DOF)
-        known = batch.scene_scale[representation.official_mode]
+        known = batch.scene_scale[representation]
         assert torch.equal(scale, torch.ones(2) if needs_none else known)
 
 

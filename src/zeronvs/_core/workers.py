@@ -1,8 +1,8 @@
-"""Doing many independent pieces in several processes, so that one bad piece stops nothing.
+"""Independent tasks in several processes, so that one bad task stops nothing.
 
-Each worker makes its own tools once (a source, a network), then takes piece after piece. A worker
-that dies, for instance because the system took its memory away, costs the piece that it held; a new
-one takes its place. Workers end when the main process does, however it ends.
+Each process prepares its worker once (a source, a network), then takes task after task. A process
+that dies, for instance because it ran out of memory, costs the task that it held; a new one takes
+its place. Processes end when the main process does, however it ends.
 """
 
 import multiprocessing
@@ -12,121 +12,122 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-Piece = TypeVar("Piece")
-Answer = TypeVar("Answer")
+Task = TypeVar("Task")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Piece, Answer]):
-    """What became of one piece."""
+class TaskResult(Generic[Task, Value]):
+    """Result of one task."""
 
-    piece: Piece
-    answer: Answer | None
+    task: Task
+    value: Value | None
     error: str | None = None
-    """Why there is no answer."""
+    """One line why there is no value."""
 
 
-def do_pieces(
-    tools: Callable[[], Callable[[Piece], Answer]], pieces: Sequence[Piece], *, workers: int
-) -> Iterator[Outcome[Piece, Answer]]:
-    """Yield the outcome of each piece as it is done, in no particular order.
+def run_tasks(
+    make_worker: Callable[[], Callable[[Task], Value]], tasks: Sequence[Task], *, workers: int
+) -> Iterator[TaskResult[Task, Value]]:
+    """Yield the result of each task as it is done, in no particular order.
 
     Args:
-        tools: Called once in each process; returns what does a piece. Can be pickled, as can be
-            the pieces and the answers.
-        pieces: What is to be done.
-        workers: Processes; 1 does it in this one.
+        make_worker: Picklable factory, called once in each process; returns the task function.
+        tasks: Arguments of the task function; tasks and results must be picklable.
+        workers: Number of processes; 1 runs the tasks in this one.
     """
-    if workers <= 1 or len(pieces) <= 1:
-        do = tools()
-        for piece in pieces:
-            yield _attempt(do, piece)
+    if workers <= 1 or len(tasks) <= 1:
+        run = make_worker()
+        for task in tasks:
+            yield _attempt(run, task)
         return
     context = multiprocessing.get_context("spawn")
-    waiting = list(reversed(pieces))
-    crew: dict[Any, _Worker[Piece]] = {}
+    waiting = list(reversed(tasks))
+    pool: dict[Any, _Process[Task]] = {}
     try:
-        while waiting or crew:
-            while waiting and len(crew) < workers:
-                worker = _Worker(context, tools)
-                crew[worker.connection] = worker
-                worker.give(waiting.pop())
-            for connection in wait(list(crew)):
-                worker = crew[connection]
-                piece = worker.piece
+        while waiting or pool:
+            while waiting and len(pool) < workers:
+                process = _Process(context, make_worker)
+                pool[process.connection] = process
+                process.send(waiting.pop())
+            for connection in wait(list(pool)):
+                process = pool[connection]
+                task = process.task
                 try:
-                    outcome = worker.connection.recv()
+                    result = process.connection.recv()
                 except (EOFError, OSError):
-                    del crew[connection]
-                    worker.process.join(5)
-                    yield Outcome(
-                        piece,
+                    del pool[connection]
+                    process.process.join(5)
+                    yield TaskResult(
+                        task,
                         None,
-                        f"the process that did it ended (exit code {worker.process.exitcode}); "
-                        "it may have needed more memory than there is: use fewer --workers",
+                        f"its process ended (exit code {process.process.exitcode}); it may have "
+                        "run out of memory: use fewer workers",
                     )
                     continue
                 if waiting:
-                    worker.give(waiting.pop())
+                    process.send(waiting.pop())
                 else:
-                    worker.dismiss()
-                    del crew[connection]
-                yield outcome
+                    process.close()
+                    del pool[connection]
+                yield result
     finally:
-        for worker in crew.values():
-            worker.process.terminate()
+        for process in pool.values():
+            process.process.terminate()
 
 
-class _Worker(Generic[Piece]):
-    """One process and the piece that it holds."""
+class _Process(Generic[Task]):
+    """One process and the task that it holds."""
 
-    def __init__(self, context: Any, tools: Callable[[], Any]) -> None:
+    def __init__(self, context: Any, make_worker: Callable[[], Any]) -> None:
         self.connection, other = context.Pipe()
-        self.piece: Any = None
-        self.process: BaseProcess = context.Process(target=_work, args=(other, tools), daemon=True)
+        self.task: Any = None
+        self.process: BaseProcess = context.Process(
+            target=_serve, args=(other, make_worker), daemon=True
+        )
         self.process.start()
         other.close()
 
-    def give(self, piece: Piece) -> None:
-        self.piece = piece
-        self.connection.send(piece)
+    def send(self, task: Task) -> None:
+        self.task = task
+        self.connection.send(task)
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         self.connection.close()
         self.process.join(10)
 
 
-def _work(connection: Connection, tools: Callable[[], Callable[[Any], Any]]) -> None:
-    """Take pieces until the main process hangs up."""
+def _serve(connection: Connection, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+    """Run tasks until the main process closes the connection."""
     import torch
 
     torch.set_num_threads(1)  # the processes are the parallelism
-    do, failed = None, None
+    run, failure = None, None
     while True:
         try:
-            piece = connection.recv()
+            task = connection.recv()
         except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
-            if do is None and failed is None:
-                do = tools()
-        except Exception as error:  # told for each piece, as any other error
-            failed = _said(error)
+            if run is None and failure is None:
+                run = make_worker()
+        except Exception as error:  # reported for each task, as any other error
+            failure = _message(error)
         try:
-            outcome = Outcome(piece, None, failed) if do is None else _attempt(do, piece)
-            connection.send(outcome)
+            result = TaskResult(task, None, failure) if run is None else _attempt(run, task)
+            connection.send(result)
         except (BrokenPipeError, KeyboardInterrupt):
             return
 
 
-def _attempt(do: Callable[[Any], Any], piece: Any) -> Outcome[Any, Any]:
+def _attempt(run: Callable[[Any], Any], task: Any) -> TaskResult[Any, Any]:
     try:
-        return Outcome(piece, do(piece))
-    except Exception as error:  # a bad piece is told and passed over, whatever is wrong with it
-        return Outcome(piece, None, _said(error))
+        return TaskResult(task, run(task))
+    except Exception as error:  # a bad task is reported and skipped, whatever is wrong with it
+        return TaskResult(task, None, _message(error))
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     kind = type(error).__name__
     return text if kind == "InputError" and text else f"{kind}: {text}"

@@ -21,7 +21,7 @@ Format = Literal["auto", "co3d", "re10k", "acid", "pixelsplat", "colmap", "nerfs
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertArguments:
-    """Write a data set as shards that training reads; run again after a stop, it goes on."""
+    """Write a data set as shards for training; the same command again resumes."""
 
     format: tyro.conf.Positional[Format]
     """auto, co3d (version 2 or 1), re10k or acid (txt with frames or videos), pixelsplat (.torch
@@ -36,11 +36,11 @@ class ConvertArguments:
     workers: Count = None
     """Processes; one a processor if not given."""
     image_format: Literal["jpg", "png", "webp"] = "jpg"
-    """jpg is small and quick to read; png is exact, and what the authors' reader needs."""
+    """jpg is small and fast to decode; png is exact, and the one that the authors' reader reads."""
     quality: int = 95
-    """Of jpg and webp, 1 to 100."""
+    """JPEG and WebP quality, 1 to 100."""
     full_frame: bool = False
-    """Keep the whole picture, short side 256; training reads its centre square only."""
+    """Keep the whole image, short side 256; training reads its centre square only."""
     depth: Literal["builtin", "none"] = "builtin"
     """Which network fills sparse depth for the viewer scale, as the paper does; none takes it from
     the known pixels alone."""
@@ -56,25 +56,26 @@ class ConvertArguments:
     licence: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Kept in the manifest."""
     images: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """colmap: folder of the pictures within a scene. re10k, acid: folder of frames or videos."""
+    """colmap: folder of the images, absolute or within a scene. re10k, acid: folder of frames or
+    videos."""
     depth_unit: Number = None
-    """nerfstudio: scene units per unit of a depth file; what the file says, else 0.001."""
+    """nerfstudio: scene units per unit of a depth file; by default the file's, else 0.001."""
     set_list: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """co3d: the file in set_lists that splits come from, e.g. set_lists_fewview_dev."""
     white_background: bool = False
-    """co3d: lay the masked object on white, and forget the depth around it."""
+    """co3d: put the masked object on white, and drop the depth around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckArguments:
-    """Say what is wrong in shards or in a data set, with a picture of each scene."""
+    """Check shards or a data set; list the problems and draw a sheet of each scene."""
 
     path: tyro.conf.Positional[Path]
     """Shards, or a data set in a format that `data convert` knows."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The folder of the pictures and of report.json."""
+    """The folder of the sheets and of report.json."""
     format: Format = "auto"
-    """Which format, where it cannot be told from the files."""
+    """Format of the data set; detected from the files by default."""
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Only this split."""
     pairs: int = 3
@@ -84,7 +85,7 @@ class CheckArguments:
     workers: Count = None
     """Processes; one a processor if not given."""
     depth: Literal["builtin", "none"] = "builtin"
-    """Which network fills sparse depth in the pictures; the verdict does without."""
+    """Network that fills sparse depth in the sheets; the verdict does not use it."""
     images: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """As in data convert."""
     depth_unit: Number = None
@@ -140,7 +141,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _convert(arguments: ConvertArguments) -> None:
-    """Convert, and say what was written and what was left out."""
+    """Convert, and print what was written and what was left out."""
     check_counts(
         workers=arguments.workers,
         max_frames=arguments.max_frames,
@@ -176,11 +177,11 @@ def _convert(arguments: ConvertArguments) -> None:
             max_shard_bytes=arguments.max_shard_mb * 2**20,
             progress=progress,
         )
-    _tell_shards(arguments.out, report)
+    _print_shards(arguments.out, report)
 
 
 def _check(arguments: CheckArguments) -> None:
-    """Check, and print a line a scene with what is wrong."""
+    """Check, and print a line a scene with its problems."""
     check_counts(pairs=arguments.pairs, limit=arguments.limit, workers=arguments.workers)
     from zeronvs.cli.report import print_table, progress_bar
     from zeronvs.datasets.check import check_source
@@ -199,11 +200,6 @@ def _check(arguments: CheckArguments) -> None:
         )
     rows = [("scene", "frames", "fov", "depth", "poses agree", "verdict")]
     for check in checks:
-        fine = (
-            "good" if check.agreement is not None else "nothing wrong seen; too few corners match"
-        )
-        verdict = check.problems[0] if check.problems else fine
-        more = f" (+{len(check.problems) - 1} more)" if len(check.problems) > 1 else ""
         rows.append(
             (
                 check.scene_id,
@@ -211,7 +207,7 @@ def _check(arguments: CheckArguments) -> None:
                 "" if check.fov_deg is None else f"{check.fov_deg:.0f} deg",
                 f"{check.known_share:.1%} known",
                 "" if check.agreement is None else f"{check.agreement:.0%}",
-                verdict + more,
+                check.verdict,
             )
         )
     print_table(rows)
@@ -249,7 +245,7 @@ def _synth(arguments: SynthArguments) -> None:
             workers=arguments.workers or _processors(),
             progress=progress,
         )
-    _tell_shards(arguments.out, report)
+    _print_shards(arguments.out, report)
 
 
 def load_depth_estimator() -> Callable[..., Any]:
@@ -263,7 +259,7 @@ def load_depth_estimator() -> Callable[..., Any]:
 def _opener(
     arguments: ConvertArguments | CheckArguments, index_dir: Path | None = None
 ) -> tuple[str, Callable[[], "SceneSource"]]:
-    """Return the format, and what opens the source in any process."""
+    """Return the format, and a picklable function that opens the source."""
     path = arguments.source if isinstance(arguments, ConvertArguments) else arguments.path
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
@@ -301,7 +297,7 @@ def _opener(
 
 
 def _kind(path: Path) -> str:
-    """Tell the format by the files: of the folder itself, else of the folders in it."""
+    """Detect the format from the files of the folder itself, else of the folders in it."""
     from zeronvs.datasets.sources.colmap import is_colmap
     from zeronvs.datasets.sources.nerfstudio import is_nerfstudio
     from zeronvs.datasets.sources.pixelsplat import is_pixelsplat
@@ -325,16 +321,18 @@ def _kind(path: Path) -> str:
         for name, test in tests.items():
             if test(folder):
                 return name
-    raise InputError(f"{path}: the format cannot be told; one of: {', '.join(FORMATS[1:])}")
+    raise InputError(f"{path}: the format is not known; give one of: {', '.join(FORMATS[1:])}")
 
 
-def _tell_shards(out: Path, report: Any) -> None:
-    """Print what lies in the folder now; raise when a scene was left out."""
+def _print_shards(out: Path, report: Any) -> None:
+    """Print what the folder holds now; raise when a scene was left out."""
+    from zeronvs.cameras.embedding import Representation
     from zeronvs.cli.report import print_table
 
+    mode = Representation.SIX_DOF_VIEWER.official_mode
     shards = report.manifest.shards
     scenes = [scene for shard in shards for scene in shard.scenes]
-    viewer = sum(scene.scales.get("7dof_quantile_scale") is not None for scene in scenes)
+    viewer = sum(scene.scales.get(mode) is not None for scene in scenes)
     size = sum(shard.bytes for shard in shards)
     rows = [
         ("shards", "scenes", "frames", "MiB", "with a viewer scale"),

@@ -1,12 +1,11 @@
-"""The picture of a check: pairs with epipolar lines, and one frame moved into the other by depth.
+"""The sheet of a check: pairs with epipolar lines, and one frame warped into the other.
 
-A row a pair, from left to right: corners of the first frame; the same corners in the second frame,
-each with the line on which its camera says it must lie; the first frame moved into the second by
-its depth; and squares of the second frame and of the moved first one in turn. Where cameras and
-depth are right, dots lie on their lines and edges run on over the borders of the squares.
+Each row is a pair, from left to right: corners of the first frame; the same corners in the second
+frame, each with its epipolar line; the first frame warped into the second by its depth; and a
+checkerboard of the second frame and the warped first one. Where cameras and depth are correct,
+corners lie on their lines and edges are continuous across the squares.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,16 +20,15 @@ from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject_depth, warp_view
-from zeronvs.datasets.framed_scene import ShownFrame
+from zeronvs.datasets.framed_scene import DepthEstimate, LoadedFrame
 from zeronvs.datasets.pose_hypotheses import Matches, fit
 
-DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
 PANEL_PX = 320
 MARGIN_PX = 8
 TEXT_PX = 15
 CORNERS_SHOWN = 10
 DENSE_SHARE = 0.3
-CAPTIONS = ("corners", "must lie on their lines", "moved here by depth", "edges must run on")
+CAPTIONS = ("corners", "epipolar lines", "warped by depth", "checkerboard: edges must continue")
 COLOURS = (
     (230, 25, 75),
     (60, 180, 75),
@@ -47,22 +45,22 @@ GOOD, BAD, INK, PAPER = (0, 110, 50), (190, 20, 20), (20, 20, 20), (255, 255, 25
 
 
 @dataclass(frozen=True, eq=False)
-class PairPicture:
-    """What one row shows."""
+class PairRow:
+    """One row of the sheet."""
 
-    first: ShownFrame
-    second: ShownFrame
+    first: LoadedFrame
+    second: LoadedFrame
     matches: Matches
     estimate_depth: DepthEstimate | None
 
     def panels(self) -> list[Image.Image]:
-        """Return the four pictures."""
-        shown = self._spread()
-        moved, chequered = self._moved()
-        return [self._corners(shown), self._lines(shown), moved, chequered]
+        """Return the four images."""
+        indices = self._spread()
+        warped, checkerboard = self._warped()
+        return [self._corners(indices), self._lines(indices), warped, checkerboard]
 
     def caption(self) -> str:
-        """Say which frames these are and how well their matches fit."""
+        """Name the frames and the share of matches that fit."""
         error = fit(self.matches, self.first.framing.target, self.second.framing.target)
         share = float((error < 2).float().mean()) if len(error) else 0.0
         return (
@@ -82,42 +80,42 @@ class PairPicture:
             away = np.minimum(away, np.linalg.norm(uv - uv[chosen[-1]], axis=1))
         return chosen
 
-    def _corners(self, shown: list[int]) -> Image.Image:
+    def _corners(self, indices: list[int]) -> Image.Image:
         panel = _panel(self.first.image)
         draw, scale = ImageDraw.Draw(panel), PANEL_PX / self.first.image.shape[0]
-        for number, index in enumerate(shown):
+        for number, index in enumerate(indices):
             _dot(draw, self.matches.first_uv[index].numpy() * scale, number)
         return panel
 
-    def _lines(self, shown: list[int]) -> Image.Image:
+    def _lines(self, indices: list[int]) -> Image.Image:
         panel = _panel(self.second.image)
         draw, scale = ImageDraw.Draw(panel), PANEL_PX / self.second.image.shape[0]
         first, second = self.first.framing.target, self.second.framing.target
-        for number, index in enumerate(shown):
+        for number, index in enumerate(indices):
             line = epipolar_line(self.matches.first_uv[index], first, second) * scale
             colour = COLOURS[number % len(COLOURS)]
             if len(line) > 1:
                 draw.line([tuple(point) for point in line.tolist()], fill=colour, width=2)
-        for number, index in enumerate(shown):
+        for number, index in enumerate(indices):
             _dot(draw, self.matches.second_uv[index].numpy() * scale, number)
         return panel
 
-    def _moved(self) -> tuple[Image.Image, Image.Image]:
+    def _warped(self) -> tuple[Image.Image, Image.Image]:
         depth_z = self._dense_depth()
         if depth_z is None:
-            points = self._moved_points()
+            points = self._warped_points()
             return points, _text_panel("depth is sparse" if self._known() else "no depth known")
         image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1).float() / 255
         view = View(
             image[None], self.first.framing.target.batched(), torch.from_numpy(depth_z)[None]
         )
-        moved, validity = warp_view(view, self.second.framing.target.batched())
-        seen = validity[0, 0].numpy()[..., None] > 0
-        pixels = (moved.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        pixels = np.where(seen, pixels, np.uint8(255))
+        warped, validity = warp_view(view, self.second.framing.target.batched())
+        valid = validity[0, 0].numpy()[..., None] > 0
+        pixels = (warped.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        pixels = np.where(valid, pixels, np.uint8(255))
         squares = np.add.outer(np.arange(256) // 32, np.arange(256) // 32) % 2 == 1
-        chequered = np.where(squares[..., None] & seen, pixels, self.second.image)
-        return _panel(pixels), _panel(chequered)
+        checkerboard = np.where(squares[..., None] & valid, pixels, self.second.image)
+        return _panel(pixels), _panel(checkerboard)
 
     def _known(self) -> bool:
         return bool((self.first.depth_z > 0).any())
@@ -134,13 +132,13 @@ class PairPicture:
             disparity = 1 / self.estimate_depth(image)[0].clamp_min(1e-6).numpy()
         if disparity is None or known.sum() < 12:
             return None
-        wanted = torch.from_numpy(1 / depth_z[known])
-        scale, shift = fit_disparity(torch.from_numpy(disparity[known].astype(np.float32)), wanted)
+        target = torch.from_numpy(1 / depth_z[known])
+        scale, shift = fit_disparity(torch.from_numpy(disparity[known].astype(np.float32)), target)
         nearest, farthest = depth_z[known].min() * 0.7, depth_z[known].max() * 2
         filled = np.clip(scale * disparity + shift, 1 / farthest, 1 / nearest)
         return (1 / filled).astype(np.float32)
 
-    def _moved_points(self) -> Image.Image:
+    def _warped_points(self) -> Image.Image:
         """Draw the known points of the first frame, in its colours, over the dimmed second."""
         dimmed = (self.second.image.astype(np.float32) * 0.25 + 190).astype(np.uint8)
         panel = _panel(dimmed)
@@ -158,9 +156,7 @@ class PairPicture:
         return panel
 
 
-def scene_picture(
-    rows: list[PairPicture], title: str, verdict: str, *, good: bool
-) -> Image.Image | None:
+def scene_sheet(rows: list[PairRow], title: str, verdict: str, *, good: bool) -> Image.Image | None:
     """Return the sheet of a scene; None where there is no pair."""
     if not rows:
         return None
@@ -171,37 +167,38 @@ def scene_picture(
     draw.text((MARGIN_PX, MARGIN_PX), title, fill=INK, font=font)
     verdict = _fitting(draw, verdict, font, width - 2 * MARGIN_PX)
     draw.text((MARGIN_PX, 2 * MARGIN_PX + TEXT_PX), verdict, fill=GOOD if good else BAD, font=font)
-    for place, caption in enumerate(CAPTIONS):
-        left = MARGIN_PX + place * (PANEL_PX + MARGIN_PX)
+    for column, caption in enumerate(CAPTIONS):
+        left = MARGIN_PX + column * (PANEL_PX + MARGIN_PX)
         draw.text((left, 3 * MARGIN_PX + 2 * TEXT_PX), caption, fill=INK, font=font)
     for number, row in enumerate(rows):
         top = head + number * row_height
-        for place, panel in enumerate(row.panels()):
-            sheet.paste(panel, (MARGIN_PX + place * (PANEL_PX + MARGIN_PX), top))
+        for column, panel in enumerate(row.panels()):
+            sheet.paste(panel, (MARGIN_PX + column * (PANEL_PX + MARGIN_PX), top))
         caption = _fitting(draw, row.caption(), font, width - 2 * MARGIN_PX)
         draw.text((MARGIN_PX, top + PANEL_PX + 2), caption, fill=INK, font=font)
     return sheet
 
 
 def epipolar_line(uv: Float[Tensor, " 2"], first: Camera, second: Camera) -> Float[ndarray, "n 2"]:
-    """Return where the ray of a pixel of one camera lies in the picture of another, pixels.
+    """Return where the ray of a pixel of one camera lies in the image of another, pixels.
 
-    Only the part in front of both cameras and inside the picture is returned, as a run of points.
+    Only the part in front of both cameras and inside the image is returned, as a run of points.
     """
     rays = pixel_rays(first.to(dtype=torch.float64), uv[None].double())
     ray = rays.directions[0] / rays.z_per_unit_distance[0]  # to depth_z = 1
     baseline = float((second.position - first.position).norm())
     depth_z = torch.logspace(-2, 5, 3000, dtype=torch.float64) * max(baseline, 1e-9)
     points = rays.origins[0] + depth_z[:, None] * ray
-    seen, ahead = project(points, second.to(dtype=torch.float64))
+    uv_px, ahead = project(points, second.to(dtype=torch.float64))
     height, width = second.image_size_px
-    inside = (ahead > 0) & (seen >= 0).all(-1) & (seen[:, 0] < width) & (seen[:, 1] < height)
-    return seen[inside].numpy()
+    inside = (ahead > 0) & (uv_px >= 0).all(-1)
+    inside &= (uv_px[:, 0] < width) & (uv_px[:, 1] < height)
+    return uv_px[inside].numpy()
 
 
 def _panel(pixels: ndarray) -> Image.Image:
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return picture.resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return image.resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
 
 
 def _text_panel(text: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Bringing frames of any camera to the camera that the method knows (paper, section 3).
+"""Resampling of frames of any camera to the camera of the method (paper, section 3).
 
 Short side 256, square pixels, the principal point in the middle, no distortion, and one field of
 view for all frames of a scene. Everything is one resampling of the original pixels: the window of
@@ -33,20 +33,20 @@ class Framing:
     """How one frame is cut: from its own camera to one with a centred principal point."""
 
     camera: Camera
-    """Of the original image at its stored size, without distortion."""
+    """Camera of the original image at its stored size, without distortion."""
     lens: Lens
     target: Camera
-    """Of the result: centred, square pixels, no distortion."""
+    """Camera of the result: centred, square pixels, no distortion."""
 
     def image(self, pixels: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "th tw 3"]:
         """Cut and resize the pixels, each the mean of what it covers."""
         height, width = self.target.image_size_px
         if self.lens.is_pinhole:
             left, top, right, bottom = self._window_px()
-            picture = Image.fromarray(pixels)
-            box = (max(left, 0.0), max(top, 0.0), min(right, picture.width), bottom)
-            box = (*box[:3], min(bottom, picture.height))
-            return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
+            source = Image.fromarray(pixels)
+            box = (max(left, 0.0), max(top, 0.0), min(right, source.width), bottom)
+            box = (*box[:3], min(bottom, source.height))
+            return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC, box=box))
         left, _, right, _ = self._window_px()
         shrink = min(1.0, 1.25 * width / max(right - left, 1.0))
         size = (round(pixels.shape[1] * shrink), round(pixels.shape[0] * shrink))

@@ -1,7 +1,7 @@
-"""Which camera convention do the pictures speak for?
+"""Tests of camera conventions against the images.
 
-Corners that two frames share are matched without any camera; then each way in which poses can have
-been misread is tried: under the right one the two rays of a match meet, in front of both cameras.
+Corners that two frames share are matched without any camera; then each common misreading of
+the poses is tested: under the right one the two rays of a match meet, in front of both cameras.
 """
 
 from collections.abc import Callable
@@ -43,16 +43,15 @@ HYPOTHESES: dict[str, Callable[[Tensor], Tensor]] = {
         torch.linalg.inv(pose)
     ),
     "the x and z axes of the cameras are turned over (PyTorch3D axes)": _axes(-1.0, 1.0, -1.0),
-    "the pictures stand on their heads (turned by 180 degrees)": _axes(-1.0, -1.0, 1.0),
+    "the images are upside down (turned by 180 degrees)": _axes(-1.0, -1.0, 1.0),
     "the rotations are transposed": _transposed,
 }
-"""What may have been done to the poses, and what undoes it.
+"""Misreadings of the poses, and the function that undoes each.
 
-A turn of the whole world changes nothing that pictures show, so that no hypothesis differs from
-another by one.
+A rotation of the whole world does not change the images, so no two hypotheses differ by one.
 """
 FOCAL_FACTORS = (0.25, 0.5, 2.0, 4.0)
-"""Focal lengths that belong to another size of the pictures."""
+"""Focal lengths that belong to another image size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class Matcher:
             finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
             try:
                 finder.detect_and_extract(grey)
-            except (RuntimeError, IndexError, ValueError):  # a picture without corners
+            except (RuntimeError, IndexError, ValueError):  # an image without corners
                 pass
             uv, words = finder.keypoints, finder.descriptors
             if uv is None or words is None:
@@ -109,8 +108,8 @@ def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
     point, ahead = meet(matches, first, second)
     error = torch.zeros(len(matches), dtype=torch.float64)
     for uv, camera in ((matches.first_uv, first), (matches.second_uv, second)):
-        seen, depth_z = project(point, camera.to(dtype=torch.float64))
-        error = torch.maximum(error, (seen - uv).norm(dim=-1))
+        uv_px, depth_z = project(point, camera.to(dtype=torch.float64))
+        error = torch.maximum(error, (uv_px - uv).norm(dim=-1))
         ahead = ahead & (depth_z > 0)
     return torch.where(ahead, error, torch.inf)
 
@@ -141,7 +140,7 @@ def meet(
 
 def score_hypotheses(matches: list[Matches], cameras: list[Camera]) -> dict[str, float]:
     """Return the share of matches that fit, by hypothesis; empty without matches."""
-    if sum(len(found) for found in matches) == 0:
+    if sum(len(pair) for pair in matches) == 0:
         return {}
     scores = {}
     for name, undo in HYPOTHESES.items():
@@ -171,19 +170,19 @@ def depth_ratios(
 def _near(depth_z: Float[ndarray, "h w"], uv: Int[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     """Return the known depth at pixels, or the nearest within two pixels."""
     height, width = depth_z.shape
-    found = torch.zeros(len(uv))
+    nearest = torch.zeros(len(uv))
     shifts = sorted(
         ((x, y) for x in range(-2, 3) for y in range(-2, 3)), key=lambda s: s[0] ** 2 + s[1] ** 2
     )
     map_z = torch.from_numpy(np.ascontiguousarray(depth_z, dtype=np.float32))
     for x, y in shifts:
         value = map_z[(uv[:, 1] + y).clamp(0, height - 1), (uv[:, 0] + x).clamp(0, width - 1)]
-        found = torch.where(found > 0, found, value)
-    return found
+        nearest = torch.where(nearest > 0, nearest, value)
+    return nearest
 
 
 def _share(matches: list[Matches], cameras: list[Camera]) -> float:
-    fits = [fit(found, cameras[found.first], cameras[found.second]) for found in matches]
+    fits = [fit(pair, cameras[pair.first], cameras[pair.second]) for pair in matches]
     return float((torch.cat(fits) < MATCH_TOLERANCE_PX).double().mean())
 
 

@@ -202,7 +202,7 @@ def _of_size(pixels: ndarray, size_px: tuple[int, int], path: Path) -> ndarray:
     if pixels.shape[:2] != size_px:
         height, width = pixels.shape[:2]
         raise InputError(
-            f"{path} is {width}x{height} px; its scene.json says {size_px[1]}x{size_px[0]} px"
+            f"{path} is {width}x{height} px; in its scene.json it is {size_px[1]}x{size_px[0]} px"
         )
     return pixels
 

@@ -1,4 +1,4 @@
-"""Procedural scenes as a source: exact pictures, cameras and depth in any number."""
+"""Procedural scenes as a source: exact images, cameras and depth in any number."""
 
 import hashlib
 import math
@@ -37,7 +37,7 @@ class SyntheticSource:
         Args:
             scenes: How many.
             frames: Frames a scene.
-            seed: Of all of them.
+            seed: Seed of all scenes.
             split: Its name; each split has scenes of its own.
             photos: Folder (with folders) of photographs that give the textures; drawn patterns if
                 not given.
@@ -50,7 +50,7 @@ class SyntheticSource:
         if photos is not None:
             ends = (".jpg", ".jpeg", ".png", ".webp")
             self._photos = sorted(p for p in photos.rglob("*") if p.suffix.lower() in ends)
-            # A grey "_teacher" picture is a disparity, and "_depth" is none to look at either.
+            # "_teacher" and "_depth" images are maps beside the photographs.
             aside = ("_teacher", "_depth")
             self._photos = [path for path in self._photos if not path.stem.endswith(aside)]
             if not self._photos:

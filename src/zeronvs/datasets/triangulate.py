@@ -57,10 +57,10 @@ def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndar
         corner = _corners(grey[index])
         if len(others) >= 2 and len(corner):
             patches = _at(described(index), corner)
-            found = torch.stack(
+            candidates = torch.stack(
                 [_along_lines(corner, patches, camera, cameras[o], described(o)) for o in others]
             )
-            depth_z = _agreed(found)
+            depth_z = _agreed(candidates)
             known = torch.isfinite(depth_z)
             column, row = corner[known].T.numpy()
             drawn[row, column] = depth_z[known].float().numpy()
@@ -161,7 +161,7 @@ def _along_lines(
     best_uv = uv.take_along_dim(step[:, None, None], 1)
     elsewhere = (uv - best_uv).norm(dim=-1) > 4
     rival = torch.where(elsewhere, correlation, -1.0).amax(1)
-    # A corner near its place at infinity (step 0) has no parallax to measure a depth with.
+    # A corner near its position at infinity (step 0) has no parallax to measure a depth with.
     parallax = (best_uv[:, 0] - uv[:, 0]).norm(dim=-1)
     good = (best > MIN_CORRELATION) & (best - rival > MIN_LEAD)
     good &= (parallax > MIN_PARALLAX_PX) & (step > 0) & (step < STEPS - 1)
@@ -183,11 +183,13 @@ def _at(described: Float[Tensor, "h w p"], corner: Int[Tensor, "n 2"]) -> Float[
     return described[corner[:, 1], corner[:, 0]]
 
 
-def _agreed(found: Float[Tensor, "others n"]) -> Float[Tensor, " n"]:
+def _agreed(depth_z: Float[Tensor, "others n"]) -> Float[Tensor, " n"]:
     """Return the depth on which most frames agree, at least two of them; NaN elsewhere."""
-    close = ((found[:, None] / found[None]).log().abs() < AGREEMENT) & found.isfinite()[:, None]
+    close = ((depth_z[:, None] / depth_z[None]).log().abs() < AGREEMENT) & depth_z.isfinite()[
+        :, None
+    ]
     votes = close.sum(0)
     best, which = votes.max(0)
-    chosen = close[:, which, torch.arange(found.shape[1])]
-    total = torch.where(chosen, 1 / found, 0.0).sum(0)
+    chosen = close[:, which, torch.arange(depth_z.shape[1])]
+    total = torch.where(chosen, 1 / depth_z, 0.0).sum(0)
     return torch.where(best >= 2, best / total.clamp_min(1e-12), torch.nan)

@@ -15,26 +15,25 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.shards.image_cache import PictureCache
-from zeronvs.shards.image_decoder import PictureDecoder
+from zeronvs.shards.image_decoder import ImageDecoder
 from zeronvs.shards.images import IMAGE_EXTENSIONS, decode_depth
 from zeronvs.shards.index import ShardIndex
 from zeronvs.shards.overlap import SourceTable
-from zeronvs.shards.sampler import PairPlace, PairSampler
+from zeronvs.shards.sampler import FramePair, PairSampler
 from zeronvs.shards.statistics import DepthStatistics, depth_statistics, scene_scales
 from zeronvs.shards.tar import ShardDamage
 
 MAX_OPEN_SHARDS = 64
 """A process keeps no more tar files open."""
-MAX_SPARES = 16
-"""So many other pairs are tried for one that cannot be decoded."""
+MAX_REPLACEMENTS = 16
+"""Maximum number of replacement pairs tried per undecodable pair."""
 
 _WITHOUT_DEPTH = (Representation.THREE_DOF, Representation.SIX_DOF, Representation.SIX_DOF_NORM)
 
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs of views of one scene each, pictures as bytes until they are where they are needed."""
+    """Pairs of views of one scene each; images stay bytes until they are on the device."""
 
     input_image: UInt8[Tensor, "b 3 s s"]
     target_image: UInt8[Tensor, "b 3 s s"]
@@ -42,13 +41,13 @@ class PairBatch:
     """OpenGL, scene units."""
     target_to_world: Float[Tensor, "b 4 4"]
     fov_y_rad: Float[Tensor, " b"]
-    """Of the square pictures, radians."""
-    scene_scale: dict[str, Float[Tensor, " b"]]
-    """Scene units per model unit, by the published name of the representation."""
+    """Field of view of the square images, radians."""
+    scene_scale: dict[Representation, Float[Tensor, " b"]]
+    """Scene units per model unit."""
     input_depth_z: Float[Tensor, "b s s"] | None = None
-    """Of the input pictures, scene units; 0 = unknown. Only when asked for."""
+    """Depth of the input images, scene units; 0 = unknown. Only with `input_depth`."""
     keys: tuple[str, ...] = ()
-    """Which pairs: "category/scene input-frame target-frame"."""
+    """Names of the pairs: "category/scene input-frame target-frame"."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -63,28 +62,24 @@ class PairBatch:
                 changed[field.name] = value.to(device, non_blocking=non_blocking)
         scales = self.scene_scale.items()
         changed["scene_scale"] = {
-            mode: scale.to(device, non_blocking=non_blocking) for mode, scale in scales
+            kind: scale.to(device, non_blocking=non_blocking) for kind, scale in scales
         }
         return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairReading:
-    """What is read of a pair."""
+    """Fields of a pair to read."""
 
     size_px: int = 256
-    """Side of the pictures."""
+    """Side of the images."""
     representations: tuple[Representation, ...] = (Representation.SIX_DOF_VIEWER,)
-    """Scene scales are given for these, and for all that need no depth."""
+    """Scene scales are returned for these, and for all that need no depth."""
     input_depth: bool = False
     """Whether the input's depth map is decoded too."""
     fov: Literal["square", "published"] = "square"
-    """Field of view of the square picture, or what the published reader makes of the metadata:
-    they differ where RealEstate10K JSON holds the intrinsics of a whole landscape picture."""
-    cache: Path | None = None
-    """Folder in which decoded pictures are kept (see `picture_cache`); None keeps none."""
-    cache_bytes: int = 32 * 2**30
-    """The cache never takes more."""
+    """Field of view of the square image, or as the published reader computes it: they differ where
+    RealEstate10K JSON holds the intrinsics of a whole landscape image."""
 
 
 class PairReader:
@@ -96,91 +91,84 @@ class PairReader:
         """Prepare to read pairs of some sources; opens nothing yet.
 
         Args:
-            tables: Of the sources.
-            reading: What is wanted of a pair.
-            sampler: Gives spare pairs for those that cannot be decoded.
+            tables: Scenes of the sources.
+            reading: Fields of a pair to read.
+            sampler: Draws replacements for pairs that cannot be decoded.
         """
         self._files: OrderedDict[Path, int] = OrderedDict()
         self._process = os.getpid()
         self._tables, self._reading, self._sampler = tuple(tables), reading, sampler
-        self._wanted = frozenset({*_WITHOUT_DEPTH, *reading.representations})
-        self._decoder: PictureDecoder | None = None
-        self._cache: PictureCache | None = None
-        if reading.cache is not None:
-            shards = [shard for table in tables for shard in table.shards]
-            self._cache = PictureCache(
-                reading.cache, shards, size_px=reading.size_px, most_bytes=reading.cache_bytes
-            )
+        self._representations = frozenset({*_WITHOUT_DEPTH, *reading.representations})
+        self._decoder: ImageDecoder | None = None
 
-    def __getitem__(self, places: Sequence[PairPlace]) -> tuple[PairBatch, list[ShardDamage]]:
+    def __getitem__(self, pairs: Sequence[FramePair]) -> tuple[PairBatch, list[ShardDamage]]:
         """Read a batch.
 
         Returns:
-            The batch and what was damaged; a damaged pair is replaced by a spare one.
+            The batch and the damage; a damaged pair is replaced by another.
 
         Raises:
-            HealthError: No readable pair was found in the place of a damaged one.
+            HealthError: No readable replacement was found for a damaged pair.
         """
-        size_px, count = self._reading.size_px, len(places)
+        size_px, count = self._reading.size_px, len(pairs)
         images = np.empty((2, count, size_px, size_px, 3), np.uint8)
         depth = np.zeros((count, size_px, size_px), np.float32)
         damages: list[ShardDamage] = []
         rows = [
-            self._sound_pair(place, images[:, k], depth[k], damages)
-            for k, place in enumerate(places)
+            self._readable_pair(pair, images[:, k], depth[k], damages)
+            for k, pair in enumerate(pairs)
         ]
-        pictures = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
+        image_pairs = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
         poses = torch.from_numpy(np.stack([row.poses for row in rows])).float()
-        modes = rows[0].scales
         batch = PairBatch(
-            pictures[0],
-            pictures[1],
+            image_pairs[0],
+            image_pairs[1],
             poses[:, 0],
             poses[:, 1],
             torch.tensor([row.fov_y_rad for row in rows]),
-            {mode: torch.tensor([row.scales[mode] for row in rows]) for mode in modes},
+            {kind: torch.tensor([row.scales[kind] for row in rows]) for kind in rows[0].scales},
             torch.from_numpy(depth) if self._reading.input_depth else None,
             tuple(row.key for row in rows),
         )
         return batch, damages
 
-    def _sound_pair(
+    def _readable_pair(
         self,
-        place: PairPlace,
+        pair: FramePair,
         images: UInt8[np.ndarray, "2 s s 3"],
         depth: Float[np.ndarray, "s s"],
         damages: list[ShardDamage],
     ) -> "_PairRow":
-        for attempt in range(MAX_SPARES):
+        for attempt in range(MAX_REPLACEMENTS):
             try:
-                return self._pair(place, images, depth)
+                return self._pair(pair, images, depth)
             except ShardDamage as damage:
                 damages.append(damage)
-                place = self._sampler.spare(place, attempt)
+                pair = self._sampler.replacement(pair, attempt)
         raise HealthError(
-            f"{MAX_SPARES} pairs in a row cannot be decoded, the last: {damages[-1]}; "
-            "look at the shards with: zeronvs data check"
+            f"{MAX_REPLACEMENTS} pairs in a row cannot be decoded, the last: {damages[-1]}; "
+            "check the shards with: zeronvs data check"
         )
 
     def _pair(
         self,
-        place: PairPlace,
+        pair: FramePair,
         images: UInt8[np.ndarray, "2 s s 3"],
         depth: Float[np.ndarray, "s s"],
     ) -> "_PairRow":
-        table = self._tables[place.source]
-        shard, first = table.first_frame(place.scene)
-        scene = int(table.scene_of[place.scene])
-        seen, shown = first + place.input, first + place.target
-        frame = seen
+        table = self._tables[pair.source]
+        shard, first = table.first_frame(pair.scene)
+        scene = int(table.scene_of[pair.scene])
+        input_frame, target_frame = first + pair.input, first + pair.target
+        frame = input_frame
         try:
-            for image, frame in zip(images[::-1], (shown, seen), strict=True):
-                self._picture(shard, frame, image)
+            for image, frame in zip(images[::-1], (target_frame, input_frame), strict=True):
+                self._image(shard, frame, image)
             if self._reading.input_depth:
-                depth[...] = _resized_depth(self._depth(shard, scene, seen), len(depth))
-            statistics = shard.depth_of(seen)
+                depth[...] = _resized_depth(self._depth(shard, scene, input_frame), len(depth))
+            statistics = shard.depth_of(input_frame)
             if statistics is None:
-                statistics = self._look_at_depth(shard, scene, seen)
+                statistics = self._decoded_statistics(shard, scene, input_frame)
         except (InputError, OSError) as error:
             where = f"{shard.scene_ids[scene]}/frame{int(shard.number[frame]):06d}"
             raise ShardDamage(shard.path, where, str(error)) from error
@@ -188,14 +176,14 @@ class PairReader:
             float(shard.radius[scene]), float(shard.aggregate_scale[scene]), statistics.viewer_scale
         )
         return _PairRow(
-            shard.camera_to_world[[seen, shown]],
-            self._fov(shard, first, seen),
-            {kind.official_mode: scale for kind, scale in scales.items() if kind in self._wanted},
-            f"{shard.scene_ids[scene]} {int(shard.number[seen])} {int(shard.number[shown])}",
+            shard.camera_to_world[[input_frame, target_frame]],
+            self._fov(shard, first, input_frame),
+            {kind: scale for kind, scale in scales.items() if kind in self._representations},
+            f"{shard.scene_ids[scene]} {shard.number[input_frame]} {shard.number[target_frame]}",
         )
 
-    def _look_at_depth(self, shard: ShardIndex, scene: int, frame: int) -> DepthStatistics:
-        """Decode a depth map for the viewer scale: only where nobody has, and it is wanted."""
+    def _decoded_statistics(self, shard: ShardIndex, scene: int, frame: int) -> DepthStatistics:
+        """Decode a depth map for the viewer scale, where it is needed and not in the index."""
         if Representation.SIX_DOF_VIEWER not in self._reading.representations:
             return depth_statistics(np.zeros((1, 1), np.float32))
         return depth_statistics(self._depth(shard, scene, frame))
@@ -207,16 +195,12 @@ class PairReader:
         depth_z = decode_depth(self._bytes(shard, shard.depth_span[frame]))
         return depth_z * np.float32(shard.scale_adjustment[scene])
 
-    def _picture(self, shard: ShardIndex, frame: int, into: UInt8[np.ndarray, "s s 3"]) -> None:
-        if self._cache is not None and self._cache.read(shard, frame, into):
-            return
+    def _image(self, shard: ShardIndex, frame: int, into: UInt8[np.ndarray, "s s 3"]) -> None:
         if self._decoder is None:
-            self._decoder = PictureDecoder()
+            self._decoder = ImageDecoder()
         content = self._bytes(shard, shard.image_span[frame])
         extension = IMAGE_EXTENSIONS[int(shard.extension[frame])]
         into[...] = self._decoder.square(content, extension, self._reading.size_px)
-        if self._cache is not None:
-            self._cache.write(shard, frame, into)
 
     def _fov(self, shard: ShardIndex, first: int, frame: int) -> float:
         if self._reading.fov == "published":
@@ -229,6 +213,8 @@ class PairReader:
             self._files, self._process = OrderedDict(), os.getpid()
         opened = self._files.get(shard.path)
         if opened is None:
+            if not shard.path.is_file():
+                raise InputError("the shard is gone")
             opened = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             self._files[shard.path] = opened
             if len(self._files) > MAX_OPEN_SHARDS:
@@ -251,22 +237,22 @@ class PairReader:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        """Travel to a worker without open files and decoders."""
+        """Pickle without open files and decoders."""
         return {**self.__dict__, "_files": OrderedDict(), "_decoder": None}
 
 
 @dataclass(frozen=True, eq=False)
 class _PairRow:
-    """What is known of one pair but for its pictures."""
+    """One pair without its images."""
 
     poses: Float[np.ndarray, "2 4 4"]
     fov_y_rad: float
-    scales: dict[str, float]
+    scales: dict[Representation, float]
     key: str
 
 
 def _resized_depth(depth_z: Float[np.ndarray, "r r"], size_px: int) -> Float[np.ndarray, "s s"]:
-    """Take the nearest pixel: depth must not be mixed across edges and holes."""
+    """Resize by nearest neighbour: depth must not be mixed across edges and holes."""
     if depth_z.shape[0] == size_px:
         return depth_z
     chosen = ((np.arange(size_px) + 0.5) * depth_z.shape[0] / size_px).astype(np.int64)

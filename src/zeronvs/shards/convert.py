@@ -1,34 +1,38 @@
-"""Any data set to shards: many workers, resumable, and never stopped by one bad scene.
+"""Conversion of any data set to shards: parallel, resumable, and not stopped by one bad scene.
 
-    OUT/manifest.json  train-000000.tar ...     what training reads
-    OUT/convert.json                            the settings; the same command again goes on
+    OUT/manifest.json  train-000000.tar ...     the training data
+    OUT/convert.json                            the settings; the same command again resumes
     OUT/report.json                             what was left out, and why
-    OUT/.scenes/                                finished scenes that wait for their shard
+    OUT/.scenes/                                finished scenes and their reports, until the end
 
-Each scene is brought to the camera of the method (`framing`), its depth is resampled, aligned and
-measured, and it is written as a small tar aside. The main process appends finished scenes to shards
-in the order of the source, so that shards do not depend on which worker was faster.
+Each scene is brought to the camera of the method (`framing`), its depth is resampled and its
+statistics are computed, and it is written as a small tar aside. The main process appends finished
+scenes to shards in the order of the source, so that shards do not depend on the number of workers.
 """
 
 import hashlib
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import read_json, write_aside, write_json
+from zeronvs._core.files import read_json, sweep_temporary, write_aside, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs._core.workers import do_pieces
-from zeronvs.datasets.framed_scene import Background, ShownFrame, choose_frames, show_frames
+from zeronvs._core.workers import run_tasks
+from zeronvs.datasets.framed_scene import (
+    Background,
+    DepthEstimate,
+    LoadedFrame,
+    choose_frames,
+    load_frames,
+)
 from zeronvs.datasets.sources.scene_source import SceneSource, SceneViews
 from zeronvs.datasets.triangulate import triangulate
 from zeronvs.shards.images import ImageFormat, centre_square
@@ -42,26 +46,24 @@ from zeronvs.shards.writer import (
     write_scene,
 )
 
-DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
-"""Relative depth of square images in [0, 1]."""
 FEWEST_FRAMES = 2
 SETTINGS_FILE, REPORT_FILE, PARTS_FOLDER = "convert.json", "report.json", ".scenes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """How scenes are written."""
+    """Settings of a conversion."""
 
     image_format: ImageFormat = "jpg"
-    """png is exact and what the published reader needs; jpg is small and quick to read."""
+    """png is exact and the one that the published reader reads; jpg is small and fast."""
     quality: int = 95
-    """Of jpg and webp."""
+    """JPEG and WebP quality, 1 to 100."""
     square: bool = True
-    """Keep the centre square, which is all that training reads; else the whole picture."""
+    """Keep the centre square, which is all that training reads; else the whole image."""
     max_frames: int | None = None
     """At most so many frames a scene, evenly spread."""
     background: Background = "keep"
-    """White lays masked objects on white and forgets the depth around them."""
+    """White puts masked objects on white and drops the depth around them."""
     triangulate: bool = True
     """Where a scene has no depth at all, triangulate corners with the given cameras."""
     split: str | None = None
@@ -72,7 +74,7 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """What became of one scene."""
+    """Result of one scene."""
 
     scene_id: str
     frames: int = 0
@@ -84,11 +86,11 @@ class SceneReport:
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What a conversion did."""
+    """Result of a conversion."""
 
     manifest: Manifest
     scenes: tuple[SceneReport, ...] = field(default=())
-    """Of this run; scenes that were done before are not among them."""
+    """Scenes of this run, without those of an earlier, interrupted one."""
 
     @property
     def failed(self) -> tuple[SceneReport, ...]:
@@ -109,21 +111,21 @@ def convert(
     max_shard_bytes: int = 512 * 2**20,
     progress: Progress = silent,
 ) -> ConvertReport:
-    """Write the scenes of a source as shards; run again after a stop, it goes on.
+    """Write the scenes of a source as shards; an interrupted conversion is resumed.
 
     Args:
-        open_source: Opens the source; called in every process, so it can be pickled.
+        open_source: Opens the source; called in every process, so it must be picklable.
         out: Folder of the shards, new or of the same conversion.
-        config: How.
-        description: Where the scenes come from, for people and for the check that a stopped
-            conversion goes on with the same source.
-        licence: Of the pictures.
+        config: Settings.
+        description: Origin of the scenes, for people and for the check that a resumed conversion
+            has the same source.
+        licence: Licence of the images.
         load_depth: Loads a network for relative depth, which fills sparse depth for the viewer
-            scale; can be pickled. None: scales of what is known.
-        depth_name: Its name, for the settings.
-        workers: Processes.
+            scale; picklable. None: scales from the known pixels alone.
+        depth_name: Name of that network, for the settings.
+        workers: Number of processes.
         max_shard_bytes: A shard is full when it is at least so large.
-        progress: Is told of every scene.
+        progress: Called for every scene.
 
     Raises:
         InputError: The source cannot be opened, or `out` holds something else.
@@ -142,20 +144,20 @@ def convert(
         left = [scene_id for scene_id in scene_ids if scene_id not in done]
         packer = _Packer(writer, parts, left)
         todo = [scene_id for scene_id in left if not packer.part(scene_id).is_file()]
-        tools = partial(_tools, open_source, parts, config, load_depth)
+        make_worker = partial(_make_worker, open_source, parts, config, load_depth)
         step = len(scene_ids) - len(todo)
         progress(ProgressEvent("convert", step, len(scene_ids)))
         packer.pack()
-        for outcome in do_pieces(tools, todo, workers=workers):
-            report = outcome.answer or SceneReport(outcome.piece, error=outcome.error)
+        for result in run_tasks(make_worker, todo, workers=workers):
+            report = result.value or SceneReport(result.task, error=result.error)
             reports.append(report)
-            packer.settled(report)
+            packer.add(report)
             step += 1
             values = {"failed": float(sum(r.error is not None for r in reports))}
             progress(ProgressEvent("convert", step, len(scene_ids), values))
         writer.finish_shard()
         packer.drop_written()
-    _write_report(out, reports, writer.manifest)
+    _write_report(out, writer.manifest)
     return ConvertReport(writer.manifest, tuple(reports))
 
 
@@ -171,36 +173,35 @@ def convert_scene(
         InputError: Fewer than two frames can be used.
     """
     notes = list(scene.notes)
-    chosen = choose_frames(scene, notes, max_frames=config.max_frames)
+    chosen, half_slope = choose_frames(scene, notes, max_frames=config.max_frames)
     if len(chosen) < FEWEST_FRAMES:
-        said = f"; {notes[0]}" if notes else ""
-        raise InputError(f"only {len(chosen)} frames can be used, which makes no pair{said}")
-    shown = list(show_frames(chosen, notes, square=config.square, background=config.background))
-    if config.triangulate and not any((frame.depth_z > 0).any() for frame in shown):
-        shown = _with_triangulated(shown, notes)
+        reason = f"; {notes[0]}" if notes else ""
+        raise InputError(f"only {len(chosen)} frames can be used, which makes no pair{reason}")
+    loaded = list(
+        load_frames(chosen, half_slope, notes, square=config.square, background=config.background)
+    )
+    if config.triangulate and not any((frame.depth_z > 0).any() for frame in loaded):
+        loaded = _with_triangulated(loaded, notes)
     frames = [
         _encoded(frame, f"frame{number:06d}", config, estimate_depth)
-        for number, frame in enumerate(shown, 1)
+        for number, frame in enumerate(loaded, 1)
     ]
     if len(frames) < FEWEST_FRAMES:
         raise InputError(f"only {len(frames)} frames can be read; {notes[-1] if notes else ''}")
     return ShardScene(scene.scene_id, tuple(frames)), tuple(notes)
 
 
-def _with_triangulated(shown: list[ShownFrame], notes: list[str]) -> list[ShownFrame]:
+def _with_triangulated(frames: list[LoadedFrame], notes: list[str]) -> list[LoadedFrame]:
     depths = triangulate(
-        [frame.image for frame in shown], [frame.framing.target for frame in shown]
+        [frame.image for frame in frames], [frame.framing.target for frame in frames]
     )
     known = float(np.median([(depth > 0).sum() for depth in depths]))
     notes.append(f"no depth in the source: corners were triangulated, {known:.0f} points a frame")
-    return [
-        ShownFrame(frame.name, frame.framing, frame.image, depth, frame.disparity)
-        for frame, depth in zip(shown, depths, strict=True)
-    ]
+    return [replace(frame, depth_z=depth) for frame, depth in zip(frames, depths, strict=True)]
 
 
 def _encoded(
-    frame: ShownFrame, name: str, config: ConvertConfig, estimate_depth: DepthEstimate | None
+    frame: LoadedFrame, name: str, config: ConvertConfig, estimate_depth: DepthEstimate | None
 ) -> ShardFrame:
     disparity = frame.disparity
     if disparity is not None:
@@ -221,24 +222,27 @@ def _encoded(
     )
 
 
-def _tools(
+def _make_worker(
     open_source: Callable[[], SceneSource],
     parts: Path,
     config: ConvertConfig,
     load_depth: Callable[[], DepthEstimate] | None,
 ) -> Callable[[str], SceneReport]:
-    """Return what a worker does to a scene."""
+    """Return the function that converts one scene; it is called in each process."""
     source = open_source()
     estimate_depth = None if load_depth is None else load_depth()
 
-    def do(scene_id: str) -> SceneReport:
-        began = time.monotonic()
+    def convert_one(scene_id: str) -> SceneReport:
+        start = time.monotonic()
         scene, notes = convert_scene(source.load(scene_id, config.split), config, estimate_depth)
+        report = SceneReport(scene_id, len(scene), notes, seconds=time.monotonic() - start)
+        # The report goes first: a scene whose tar is there is not converted again after a kill.
+        _store_report(parts, report)
         with write_aside(_part(parts, scene_id)) as aside, tarfile.open(aside, "w") as tar:
             write_scene(tar, scene)
-        return SceneReport(scene_id, len(scene), notes, seconds=time.monotonic() - began)
+        return report
 
-    return do
+    return convert_one
 
 
 class _Packer:
@@ -251,17 +255,18 @@ class _Packer:
         self._written: list[Path] = []
 
     def part(self, scene_id: str) -> Path:
-        """Return where a finished scene waits."""
+        """Return the tar of a finished scene."""
         return _part(self._parts, scene_id)
 
-    def settled(self, report: SceneReport) -> None:
-        """Take note of a scene that is done or cannot be done."""
+    def add(self, report: SceneReport) -> None:
+        """Register a scene that is converted or has failed."""
         if report.error is not None:
             self._failed.add(report.scene_id)
+            _store_report(self._parts, report)
         self.pack()
 
     def pack(self) -> None:
-        """Append what is next in order and there."""
+        """Append the next scenes in order, as far as they are finished."""
         while self._next < len(self._order):
             scene_id = self._order[self._next]
             path = self.part(scene_id)
@@ -277,12 +282,10 @@ class _Packer:
             self._next += 1
 
     def drop_written(self) -> None:
-        """Remove the parts that lie in finished shards."""
+        """Remove the parts that are in finished shards."""
         for path in self._written:
             path.unlink(missing_ok=True)
         self._written.clear()
-        if self._parts.is_dir() and not any(self._parts.iterdir()):
-            self._parts.rmdir()
 
 
 def _part(parts: Path, scene_id: str) -> Path:
@@ -290,33 +293,55 @@ def _part(parts: Path, scene_id: str) -> Path:
     return parts / f"{stem}.tar"
 
 
+def _store_report(parts: Path, report: SceneReport) -> None:
+    """Keep the report of a scene until the end, so that a kill does not lose it."""
+    write_json(_part(parts, report.scene_id).with_suffix(".json"), asdict(report))
+
+
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Take a new folder, or one of the same conversion; remove what a kill left half-written."""
+    """Take a new folder, or one of the same conversion; remove what a killed run left behind.
+
+    Raises:
+        InputError: The folder holds something else, or a conversion with other settings.
+    """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; -o names a folder")
+        raise InputError(f"{out} is a file; the shards need a folder")
     stored = out / SETTINGS_FILE
     if stored.is_file():
         before = read_json(stored)
+        if not isinstance(before, dict):
+            raise InputError(f"{stored} does not hold the settings of a conversion")
         other = {k: before.get(k) for k in settings if before.get(k) != settings[k]}
         if other:
             name, value = next(iter(other.items()))
             raise InputError(
                 f"{out} was begun with {name} {value!r}, not {settings[name]!r}; give the same "
-                "settings to go on, or another folder with -o"
+                "settings to resume, or another folder"
             )
     elif out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds other files; give a new folder with -o")
-    for half in (*out.glob(".*.part.*"), *(out / PARTS_FOLDER).glob(".*.part.*")):
-        half.unlink(missing_ok=True)
+        raise InputError(f"{out} holds other files; give a new folder")
+    sweep_temporary(out)
+    sweep_temporary(out / PARTS_FOLDER)
     write_json(stored, settings)
 
 
-def _write_report(out: Path, reports: list[SceneReport], manifest: Manifest) -> None:
-    path = out / REPORT_FILE
-    before = read_json(path)["scenes"] if path.is_file() else []
-    fresh = {report.scene_id for report in reports}
-    kept = [entry for entry in before if entry["scene_id"] not in fresh]
-    scenes = sorted(kept + [asdict(report) for report in reports], key=lambda e: e["scene_id"])
-    failed = [entry["scene_id"] for entry in scenes if entry["error"]]
-    known = sum(len(shard.scenes) for shard in manifest.shards)
-    write_json(path, {"scenes_written": known, "failed": failed, "scenes": scenes})
+def _write_report(out: Path, manifest: Manifest) -> None:
+    """Gather the reports of all scenes, those of interrupted runs included."""
+    path, parts = out / REPORT_FILE, out / PARTS_FOLDER
+    scenes: dict[str, dict[str, Any]] = {}
+    stored = sorted(parts.glob("*.json"))
+    for source in (path, *stored):
+        try:
+            content = read_json(source)
+            entries = content["scenes"] if source == path else [content]
+            scenes |= {str(entry["scene_id"]): entry for entry in entries}
+        except (InputError, KeyError, TypeError):
+            continue  # missing, or damaged by hand: the shards do not depend on it
+    written = manifest.scene_ids
+    kept = [scenes[name] for name in sorted(scenes) if scenes[name].get("error") or name in written]
+    failed = [entry["scene_id"] for entry in kept if entry.get("error")]
+    write_json(path, {"scenes_written": len(written), "failed": failed, "scenes": kept})
+    for source in stored:
+        source.unlink(missing_ok=True)
+    if parts.is_dir() and not any(parts.iterdir()):
+        parts.rmdir()

@@ -1,14 +1,11 @@
-"""The fast way to the same pixels as `shard_pictures.decode_image`.
+"""A faster way to the same pixels as `images.decode_image`.
 
 PNG goes through FFmpeg (PyAV), which undoes PNG's filters with vector instructions: 1.6 times as
-fast as Pillow. PNG whose rows are stored as they are (ours with compress_level=0) is only checked
-and copied. JPEG goes through libjpeg-turbo's own interface (simplejpeg) where that is installed,
-twice as fast as Pillow, which uses the same library. Whatever is out of the ordinary goes through
-Pillow.
+fast as Pillow. JPEG goes through libjpeg-turbo's own interface (simplejpeg) where that is
+installed, twice as fast as Pillow, which uses the same library. All other files go through Pillow.
 """
 
 import struct
-import zlib
 from types import ModuleType
 
 import av
@@ -20,7 +17,7 @@ from PIL import Image
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import require
 from zeronvs.shards.images import (
-    MAX_PICTURE_BYTES,
+    MAX_IMAGE_BYTES,
     MAX_SIDE_PX,
     PNG_START,
     ImageFormat,
@@ -32,8 +29,8 @@ _RGB_8_BIT = b"\x08\x02"
 """Bit depth and colour type, as PNG's header has them."""
 
 
-class PictureDecoder:
-    """Decodes centre squares; keeps its decoders open, so make one for each process."""
+class ImageDecoder:
+    """Decodes centre squares; its decoders stay open, so make one for each process."""
 
     def __init__(self, *, fast: bool = True) -> None:
         """Open the decoders.
@@ -48,18 +45,18 @@ class PictureDecoder:
     def square(
         self, content: bytes, extension: ImageFormat, size_px: int
     ) -> UInt8[np.ndarray, "s s 3"]:
-        """Return the centre square of a picture at a size.
+        """Return the centre square of an image at a size.
 
         Args:
             content: The file.
-            extension: What it is said to be; a hint only.
-            size_px: Side of the result. Where the picture's short side differs, it is resized.
+            extension: Format by its name; a hint only.
+            size_px: Side of the result. Where the image's short side differs, it is resized.
 
         Raises:
             InputError: It cannot be decoded.
         """
-        if len(content) > MAX_PICTURE_BYTES:
-            raise InputError(f"a picture has {len(content)} bytes; at most {MAX_PICTURE_BYTES}")
+        if len(content) > MAX_IMAGE_BYTES:
+            raise InputError(f"an image has {len(content)} bytes; at most {MAX_IMAGE_BYTES}")
         pixels = None
         if self._fast and extension == "png":
             pixels = self._decode_png(content)
@@ -69,15 +66,12 @@ class PictureDecoder:
         return pixels if pixels.shape[0] == size_px else resize_square(pixels, size_px)
 
     def _decode_png(self, content: bytes) -> np.ndarray | None:
-        """Return the pixels of a plain 8-bit RGB PNG; None where Pillow has to look at it."""
+        """Return the pixels of a plain 8-bit RGB PNG; None where Pillow has to decode it."""
         if not content.startswith(PNG_START) or content[24:26] != _RGB_8_BIT:
             return None
         width_px, height_px = struct.unpack(">II", content[16:24])
         if not (0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX):
             return None
-        stored = _stored_pixels(content, height_px, width_px)
-        if stored is not None:
-            return stored
         if self._png is None:
             options = {"err_detect": "crccheck+explode"}
             context = av.CodecContext.create("png", "r")
@@ -86,18 +80,18 @@ class PictureDecoder:
             self._png = context
         try:
             packet = av.Packet(content)
-            packet.is_keyframe = True  # else FFmpeg adds the picture before
+            packet.is_keyframe = True  # else FFmpeg adds the previous image
             frames = self._png.decode(packet)
         except FFmpegError as error:
             self._png = None
-            raise InputError(f"a picture cannot be decoded: {error.strerror}") from error
+            raise InputError(f"an image cannot be decoded: {error.strerror}") from error
         if len(frames) != 1 or frames[0].format.name != "rgb24":
             self._png = None
             return None
         return frames[0].to_ndarray()
 
     def _decode_jpeg(self, simplejpeg: ModuleType, content: bytes) -> np.ndarray | None:
-        """Return the pixels of a JPEG; None where Pillow has to look at it."""
+        """Return the pixels of a JPEG; None where Pillow has to decode it."""
         try:
             height_px, width_px, space, _ = simplejpeg.decode_jpeg_header(content)
             if max(height_px, width_px) > MAX_SIDE_PX or space not in ("YCbCr", "RGB"):
@@ -107,28 +101,8 @@ class PictureDecoder:
             return None
 
 
-def _stored_pixels(content: bytes, height_px: int, width_px: int) -> np.ndarray | None:
-    """Return the pixels of a PNG whose rows lie in it as they are: ours with compress_level=0.
-
-    Its checksum is looked at. None where it is any other PNG.
-    """
-    if content[37:41] != b"IDAT" or content[41:42] != b"\x78" or content[43:44] > b"\x01":
-        return None
-    row_bytes = 1 + 3 * width_px
-    stream = zlib.decompressobj()
-    (length,) = struct.unpack(">I", content[33:37])
-    try:
-        rows = stream.decompress(memoryview(content)[41 : 41 + length], height_px * row_bytes + 1)
-    except zlib.error:
-        return None
-    if not stream.eof or len(rows) != height_px * row_bytes:
-        return None
-    table = np.frombuffer(rows, np.uint8).reshape(height_px, row_bytes)
-    return None if table[:, 0].any() else table[:, 1:].reshape(height_px, width_px, 3)
-
-
 def resize_square(pixels: UInt8[np.ndarray, "r r 3"], size_px: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Resize a square picture: the mean of what a pixel covers when it shrinks, else bicubic."""
+    """Resize a square image: the mean of what a pixel covers when it shrinks, else bicubic."""
     shrinks = pixels.shape[0] > size_px
     method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
     picture = Image.fromarray(np.ascontiguousarray(pixels))

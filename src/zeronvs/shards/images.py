@@ -1,13 +1,12 @@
-"""Pictures and depth maps as bytes in a shard: decoding with bounds, encoding.
+"""Images and depth maps as bytes in a shard: decoding with bounds, encoding.
 
-Pictures are PNG, JPEG or WebP. Depth maps are 16-bit PNG whose bits are float16 depth along the
+Images are PNG, JPEG or WebP. Depth maps are 16-bit PNG whose bits are float16 depth along the
 optical axis; 0 is unknown. Both are read as their centre square, whose side is the short side.
 """
 
 import io
 import struct
 import warnings
-import zlib
 from typing import Literal
 
 import numpy as np
@@ -17,15 +16,15 @@ from PIL import Image
 from zeronvs._core.errors import InputError
 
 ImageFormat = Literal["png", "jpg", "webp"]
-"""How a picture is stored; the names are the extensions. The published reader knows only png."""
+"""Format of a stored image; the names are the extensions. The published reader reads only png."""
 IMAGE_EXTENSIONS: tuple[ImageFormat, ...] = ("png", "jpg", "webp")
-MAX_PICTURE_BYTES = 64 * 2**20
-"""A picture in a shard is never larger."""
+MAX_IMAGE_BYTES = 64 * 2**20
+"""An image in a shard is never larger."""
 MAX_SIDE_PX = 8192
-"""A picture in a shard is never wider or higher."""
+"""An image in a shard is never wider or higher."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-_PICTURE_ERRORS = (
+_DECODER_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -36,22 +35,22 @@ _PICTURE_ERRORS = (
     EOFError,
     struct.error,
 )
-"""What Pillow raises for damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 _DEPTH_MODES = ("I;16", "I;16B", "I")
 
 
-def picture_size(content: bytes) -> tuple[int, int]:
-    """Return (height, width) of a picture without decoding it.
+def image_size(content: bytes) -> tuple[int, int]:
+    """Return (height, width) of an image without decoding it.
 
     Raises:
-        InputError: It is no picture of a known format, or too large.
+        InputError: It is no image of a known format, or too large.
     """
     with _opened(content) as opened:
         return opened.height, opened.width
 
 
 def decode_image(content: bytes) -> UInt8[np.ndarray, "s s 3"]:
-    """Return the centre square of a picture.
+    """Return the centre square of an image.
 
     Raises:
         InputError: It cannot be decoded.
@@ -59,8 +58,8 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "s s 3"]:
     with _opened(content) as opened:
         try:
             pixels = np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
-        except _PICTURE_ERRORS as error:
-            raise InputError(f"a picture cannot be decoded: {_first_line(error)}") from error
+        except _DECODER_ERRORS as error:
+            raise InputError(f"an image cannot be decoded: {_first_line(error)}") from error
     return centre_square(pixels)
 
 
@@ -75,7 +74,7 @@ def decode_depth(content: bytes) -> Float32[np.ndarray, "s s"]:
             raise InputError(f"a depth map has mode {opened.mode}, not 16-bit grey")
         try:
             pixels = np.asarray(opened)
-        except _PICTURE_ERRORS as error:
+        except _DECODER_ERRORS as error:
             raise InputError(f"a depth map cannot be decoded: {_first_line(error)}") from error
     bits = np.ascontiguousarray(centre_square(pixels)).astype(np.uint16)
     depth_z = bits.view(np.float16).astype(np.float32)
@@ -87,41 +86,23 @@ def encode_image(
     image_format: ImageFormat,
     *,
     quality: int = 95,
-    compress_level: int = 6,
 ) -> bytes:
-    """Return a picture as bytes.
+    """Return an image as bytes.
 
     Args:
         image: RGB.
-        image_format: How.
-        quality: Of JPEG and WebP, 1 to 100.
-        compress_level: Of PNG, 0 to 9; 0 stores pixels as they are, which reads fastest.
+        image_format: Format of the result.
+        quality: JPEG and WebP quality, 1 to 100.
     """
-    if image_format == "png" and compress_level == 0:
-        return _stored_png(image)
     buffer = io.BytesIO()
     picture = Image.fromarray(image)
     if image_format == "png":
-        picture.save(buffer, "PNG", compress_level=compress_level)
+        picture.save(buffer, "PNG")
     elif image_format == "jpg":
         picture.save(buffer, "JPEG", quality=quality)
     else:
         picture.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
-
-
-def _stored_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Return a PNG without filters and compression; Pillow would filter its rows all the same."""
-    height_px, width_px = image.shape[:2]
-    rows = np.zeros((height_px, 1 + 3 * width_px), np.uint8)
-    rows[:, 1:] = image.reshape(height_px, -1)
-    header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
-    parts = [PNG_START]
-    for kind, content in chunks:
-        check = zlib.crc32(content, zlib.crc32(kind))
-        parts += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", check)]
-    return b"".join(parts)
 
 
 def encode_depth(depth_z: Float[np.ndarray, "h w"]) -> bytes:
@@ -148,17 +129,17 @@ def centre_square(pixels: np.ndarray) -> np.ndarray:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Open a picture without decoding it; its size and its format are checked."""
-    if len(content) > MAX_PICTURE_BYTES:
-        raise InputError(f"a picture has {len(content)} bytes; at most {MAX_PICTURE_BYTES}")
+    """Open an image without decoding it; its size and its format are checked."""
+    if len(content) > MAX_IMAGE_BYTES:
+        raise InputError(f"an image has {len(content)} bytes; at most {MAX_IMAGE_BYTES}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(content), formats=list(_PILLOW_NAMES.values()))
-    except (*_PICTURE_ERRORS, Image.DecompressionBombError) as error:
-        raise InputError(f"a picture cannot be read: {_first_line(error)}") from error
+    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
+        raise InputError(f"an image cannot be read: {_first_line(error)}") from error
     if max(opened.size) > MAX_SIDE_PX or min(opened.size) < 1:
-        raise InputError(f"a picture is {opened.width}x{opened.height} px; at most {MAX_SIDE_PX}")
+        raise InputError(f"an image is {opened.width}x{opened.height} px; at most {MAX_SIDE_PX}")
     return opened
 
 

@@ -1,8 +1,8 @@
-"""Where the frames of a shard lie and what is known of them: random access without the tar's rest.
+"""Random access to the frames of a shard: byte spans, cameras and depth statistics.
 
-An index holds numbers only: byte spans, cameras, depth statistics. It is made by one pass over the
-tar's headers and metadata and kept beside the shard as `<shard>.index` (safetensors, memory-mapped
-when read), where the folder can be written. An index that does not fit its shard is made anew.
+An index is made by one pass over the tar's headers and metadata and kept beside the shard as
+`<shard>.index` (safetensors, memory-mapped when read), where the folder can be written. An index
+that does not fit its shard, or holds numbers that no camera has, is made anew.
 """
 
 import json
@@ -19,12 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside
+from zeronvs._core.files import parse_json, write_aside
+from zeronvs.cameras.conventions import LARGEST_NUMBER
 from zeronvs.shards.images import (
     IMAGE_EXTENSIONS,
-    MAX_PICTURE_BYTES,
+    MAX_IMAGE_BYTES,
+    MAX_SIDE_PX,
     decode_depth,
-    picture_size,
+    image_size,
 )
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.scene import DamageListener, stored_depth_statistics
@@ -36,12 +38,13 @@ from zeronvs.shards.statistics import (
     camera_statistics,
     depth_statistics,
 )
-from zeronvs.shards.tar import Member, ShardDamage, scan_members
+from zeronvs.shards.tar import Member, ShardDamage, open_tar, scan_members
 
 SUFFIX = ".index"
 FORMAT = "zeronvs shard index 1"
+ROTATION_TOLERANCE = 1e-2
 HEAD_BYTES = 4096
-"""So much of a picture tells its size, but for pictures with long headers."""
+"""The size of an image is in these first bytes, except for very long headers."""
 _FRAME_FIELDS = {
     "image_span": (torch.int64, (2,)),
     "depth_span": (torch.int64, (2,)),
@@ -75,7 +78,7 @@ class ShardIndex:
     depth_span: Int[np.ndarray, "f 2"]
     """The same of the depth map; 0 bytes where there is none."""
     extension: Int[np.ndarray, " f"]
-    """Place in `IMAGE_EXTENSIONS`."""
+    """Index into `IMAGE_EXTENSIONS`."""
     image_size_px: Int[np.ndarray, "f 2"]
     """(height, width) as stored."""
     number: Int[np.ndarray, " f"]
@@ -88,7 +91,7 @@ class ShardIndex:
     published_fov_rad: Float[np.ndarray, " f"]
     depth: Float[np.ndarray, "f q"]
     """`DepthStatistics` in scene units: viewer scale, near, known fraction, quantiles. The known
-    fraction is NaN where the depth map has not been looked at."""
+    fraction is NaN where the depth map has not been decoded."""
     radius: Float[np.ndarray, " s"]
     """Mean distance of the cameras to their centroid, scene units."""
     aggregate_scale: Float[np.ndarray, " s"]
@@ -106,7 +109,7 @@ class ShardIndex:
         return not bool(np.isnan(self.depth[:, 2]).any())
 
     def depth_of(self, frame: int) -> DepthStatistics | None:
-        """Return what is known of the depth of one frame; None where nobody has looked."""
+        """Return the depth statistics of one frame; None where it is not decoded yet."""
         viewer, near, known, *quantiles = (float(value) for value in self.depth[frame])
         if np.isnan(known):
             return None
@@ -120,18 +123,18 @@ def open_index(
 
     Args:
         path: The tar.
-        with_depth: Statistics of every depth map are wanted: where metadata does not carry them,
+        with_depth: Compute the statistics of every depth map: where metadata does not have them,
             all depth maps are decoded, once.
-        on_damage: Is told of damage, each time a new index is made.
+        on_damage: Called for each damage when a new index is made.
 
     Raises:
         InputError: The shard cannot be read.
     """
     try:
         fingerprint = shard_fingerprint(path)
-        found = _read_index(path, fingerprint)
-        if found is not None and (found.knows_depth or not with_depth):
-            return found
+        stored = _read_index(path, fingerprint)
+        if stored is not None and (stored.knows_depth or not with_depth):
+            return stored
         made = build_index(path, with_depth=with_depth, on_damage=on_damage)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -155,7 +158,7 @@ def build_index(
     counts: list[int] = []
     rows: list[dict[str, object]] = []
     scenes: list[dict[str, float]] = []
-    with path.open("rb") as raw:
+    with open_tar(path) as raw:
         for scene_id, members in scan_members(path, tell):
             made = _index_scene(path, raw, scene_id, members, with_depth, tell)
             if made:
@@ -180,18 +183,18 @@ def _index_scene(
     tell: Callable[[ShardDamage], None],
 ) -> list[dict[str, object]]:
     """Return a row for each usable frame of a scene."""
-    found: dict[str, dict[str, Member]] = {}
+    by_frame: dict[str, dict[str, Member]] = {}
     for member in members:
-        found.setdefault(member.frame, {})[member.kind] = member
+        by_frame.setdefault(member.frame, {})[member.kind] = member
     rows, scale_adjustment = [], None
-    for name in sorted(found):
-        parts = found[name]
+    for name in sorted(by_frame):
+        parts = by_frame[name]
         if "image" not in parts or "metadata" not in parts:
-            missing = "picture" if "image" not in parts else "metadata"
+            missing = "image" if "image" not in parts else "metadata"
             tell(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
             continue
         try:
-            size_px = _picture_size(raw, parts["image"])
+            size_px = _image_size(raw, parts["image"])
             camera = frame_camera(parse_metadata(_bytes(raw, parts["metadata"])), size_px)
             scale_adjustment = scale_adjustment or camera.scale_adjustment
             statistics = _depth(raw, parts.get("depth"), camera, with_depth)
@@ -210,10 +213,10 @@ def _row(
     scale_adjustment: float,
 ) -> dict[str, object]:
     image, depth = parts["image"], parts.get("depth")
-    looked = statistics or UNKNOWN_DEPTH
+    scene_units = statistics or UNKNOWN_DEPTH
     if statistics is not None and camera.scale_adjustment != 1:
-        looked = looked.scaled(scale_adjustment)
-    known = np.nan if statistics is None else looked.known_fraction
+        scene_units = scene_units.scaled(scale_adjustment)
+    known = np.nan if statistics is None else scene_units.known_fraction
     return {
         "image_span": (image.offset, image.size),
         "depth_span": (depth.offset, depth.size) if depth is not None else (0, 0),
@@ -225,10 +228,10 @@ def _row(
         "principal_px": camera.principal_px,
         "published_fov_rad": camera.published_fov_rad,
         "depth": (
-            looked.viewer_scale,
-            looked.aggregate_near,
+            scene_units.viewer_scale,
+            scene_units.aggregate_near,
             known,
-            *looked.depth_quantiles,
+            *scene_units.depth_quantiles,
         ),
         "scale_adjustment": scale_adjustment,
     }
@@ -237,10 +240,10 @@ def _row(
 def _scene_row(rows: list[dict[str, object]]) -> dict[str, float]:
     poses = np.stack([np.asarray(row["camera_to_world"]) for row in rows])
     depth = np.array([row["depth"] for row in rows], dtype=np.float64)
-    looked = not np.isnan(depth[:, 2]).any()
+    complete = not np.isnan(depth[:, 2]).any()
     return {
         "radius": camera_statistics(poses).radius,
-        "aggregate_scale": aggregate_scale(depth[:, 1]) if looked else np.nan,
+        "aggregate_scale": aggregate_scale(depth[:, 1]) if complete else np.nan,
         "scale_adjustment": float(np.asarray(rows[0]["scale_adjustment"])),
     }
 
@@ -248,7 +251,7 @@ def _scene_row(rows: list[dict[str, object]]) -> dict[str, float]:
 def _depth(
     raw: BinaryIO, member: Member | None, camera: FrameCamera, with_depth: bool
 ) -> DepthStatistics | None:
-    """Return the statistics of a frame's stored depth; None where nobody has looked yet."""
+    """Return the statistics of a frame's stored depth; None if not decoded yet."""
     stored = stored_depth_statistics(camera)
     if stored is not None:
         return stored
@@ -262,21 +265,21 @@ def _bytes(raw: BinaryIO, member: Member) -> bytes:
     return raw.read(member.size)
 
 
-def _picture_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
+def _image_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
     raw.seek(member.offset)
     try:
-        return picture_size(raw.read(min(HEAD_BYTES, member.size)))
+        return image_size(raw.read(min(HEAD_BYTES, member.size)))
     except InputError:
-        return picture_size(_bytes(raw, member))
+        return image_size(_bytes(raw, member))
 
 
 def shard_fingerprint(path: Path) -> str:
-    """Return what tells a shard from another that took its name: length, first and last bytes.
+    """Return a fingerprint of a shard: length and checksum of its first and last bytes.
 
     Raises:
         OSError: It cannot be read.
     """
-    with path.open("rb") as raw:
+    with open_tar(path) as raw:
         length = raw.seek(0, 2)
         raw.seek(0)
         start = zlib.crc32(raw.read(65536))
@@ -310,7 +313,7 @@ def _read_index(path: Path, fingerprint: str) -> ShardIndex | None:
             metadata = stored.metadata() or {}
             if (metadata.get("format"), metadata.get("shard")) != (FORMAT, fingerprint):
                 return None
-            scene_ids = tuple(str(name) for name in json.loads(metadata["scene_ids"]))
+            scene_ids = tuple(str(name) for name in parse_json(metadata["scene_ids"], "scenes"))
             table = {name: stored.get_tensor(name).numpy() for name in stored.keys()}
         return _checked(path, scene_ids, table)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
@@ -330,11 +333,31 @@ def _checked(
                 return None
     ordered = start.shape == (len(scene_ids) + 1,) and start[0] == 0 and (np.diff(start) > 0).all()
     spans = np.concatenate([table["image_span"], table["depth_span"]])
-    inside = (spans >= 0).all() and (spans[:, 1] <= MAX_PICTURE_BYTES).all()
+    inside = (spans >= 0).all() and (spans[:, 1] <= MAX_IMAGE_BYTES).all()
     inside = inside and (spans[:, 0] <= length - spans[:, 1]).all()
     known = (table["extension"] >= 0).all() and (table["extension"] < len(IMAGE_EXTENSIONS)).all()
-    sizes = (table["image_size_px"] > 0).all() and (table["image_size_px"] < 1 << 16).all()
-    finite = all(np.isfinite(table[name]).all() for name in ("camera_to_world", "focal_px"))
-    if not (ordered and inside and known and sizes and finite):
+    sizes = (table["image_size_px"] > 0).all() and (table["image_size_px"] <= MAX_SIDE_PX).all()
+    if not (ordered and inside and known and sizes and _plausible(table)):
         return None
     return ShardIndex(path, scene_ids, **table)
+
+
+def _plausible(table: dict[str, np.ndarray]) -> bool:
+    """Tell whether the numbers of an index are such as `frame_camera` lets through."""
+    pose, depth = table["camera_to_world"], table["depth"]
+    rotation = pose[:, :3, :3]
+    rigid = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)) <= ROTATION_TOLERANCE
+    bounded = (table["principal_px"], table["published_fov_rad"], pose)
+    positive = (table["focal_px"], table["scale_adjustment"])
+    # NaN stands for unknown in depth statistics and scales.
+    statistics = (depth, table["radius"], table["aggregate_scale"])
+    return bool(
+        all((np.abs(values) < LARGEST_NUMBER).all() for values in bounded)
+        and all(((values > 0) & (values < LARGEST_NUMBER)).all() for values in positive)
+        and all((np.isnan(v) | ((v >= 0) & (v < LARGEST_NUMBER))).all() for v in statistics)
+        and (np.isnan(depth[:, 2]) | (depth[:, 2] <= 1)).all()
+        and np.isfinite(table["radius"]).all()
+        and rigid.all()
+        and (np.linalg.det(rotation) > 0).all()
+        and (table["number"] >= 0).all()
+    )

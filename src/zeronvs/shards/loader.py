@@ -1,9 +1,9 @@
 """Endless batches of training pairs out of shards: mixed, shuffled, resumable, fast.
 
-The order is drawn here (`pair_sampler`), in one process, and workers only decode: pairs and their
-order depend on nothing but seed, data and number of ranks, and a run that is gone on with sees the
-pairs of an uninterrupted one, with any number of workers. No depth map is decoded that is not shown
-or needed for a scale that nobody has stored.
+The order is drawn here (`sampler`), in one process, and workers only decode: pairs and their
+order depend on nothing but seed, data and number of ranks, and a resumed run draws the pairs of an
+uninterrupted one, with any number of workers. A depth map is decoded only where it is returned, or
+needed for a scale that the index does not have.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ from zeronvs.cameras.embedding import Representation
 from zeronvs.shards.batch import PairBatch, PairReader, PairReading
 from zeronvs.shards.index import ShardIndex, open_index
 from zeronvs.shards.overlap import source_table
-from zeronvs.shards.sampler import PairPlace, PairSampler, PairSamplingConfig
+from zeronvs.shards.sampler import FramePair, PairSampler, PairSamplingConfig
 from zeronvs.shards.tar import ShardDamage
 
 __all__ = ["PUBLISHED_LOADER", "PairBatch", "PairLoader", "PairLoaderConfig", "open_shards"]
@@ -29,14 +29,14 @@ __all__ = ["PUBLISHED_LOADER", "PairBatch", "PairLoader", "PairLoaderConfig", "o
 
 @dataclass(frozen=True, kw_only=True)
 class PairLoaderConfig(PairSamplingConfig, PairReading):
-    """How pairs are drawn and what is read of them."""
+    """Settings of sampling and reading pairs."""
 
     prefetch: int = 4
     """Batches that each worker prepares ahead, as published."""
 
 
 PUBLISHED_LOADER = PairLoaderConfig(least_pairs_per_scene=0, resample_shards=True, fov="published")
-"""Everything as the published loader has it."""
+"""All settings of the published loader."""
 
 
 class PairLoader:
@@ -54,18 +54,18 @@ class PairLoader:
         on_damage: Callable[[ShardDamage], None] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Open the shards of all sources; the first time, each is indexed (see `shard_index`).
+        """Open the shards of all sources; the first time, each is indexed (see `index`).
 
         Args:
             sources: Folders of shards (or single tar files) and their weights in the mixture.
                 Published: CO3D .34, RealEstate10K .33, ACID .33.
             config: Settings.
             batch: Pairs in a batch.
-            rank: Of this process; no two ranks see the same scene.
+            rank: Rank of this process; no two ranks draw the same scene.
             world_size: Number of ranks.
-            workers: Processes that decode; 0 decodes here. They change nothing but the speed.
-            on_damage: Is told of everything that cannot be used and is left out.
-            progress: Is told of shards being indexed.
+            workers: Number of decoding processes, 0 for none; it changes only the speed.
+            on_damage: Called for everything that cannot be used and is left out.
+            progress: Called for every shard that is indexed.
 
         Raises:
             InputError: A source holds no shard, or nothing usable; or a setting is out of range.
@@ -112,7 +112,7 @@ class PairLoader:
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, of this rank or another one of the same run.
+        """Resume from a state, of this rank or another one of the same run.
 
         Takes effect with the next `iter()`.
 
@@ -126,18 +126,18 @@ class PairLoader:
         """Close open shards."""
         self._reader.close()
 
-    def _drawn(self, states: deque[dict[str, Any]]) -> Iterator[list[PairPlace]]:
+    def _drawn(self, states: deque[dict[str, Any]]) -> Iterator[list[FramePair]]:
         while True:
-            places = self._sampler.next_batch()
+            pairs = self._sampler.next_batch()
             states.append(self._sampler.state_dict())
-            yield places
+            yield pairs
 
     def _decoded(
-        self, drawn: Iterator[list[PairPlace]]
+        self, drawn: Iterator[list[FramePair]]
     ) -> Iterator[tuple[PairBatch, list[ShardDamage]]]:
         if self._workers == 0:
-            for places in drawn:
-                yield self._reader[places]
+            for pairs in drawn:
+                yield self._reader[pairs]
             return
         loader = DataLoader(
             cast(Dataset, self._reader),
@@ -167,9 +167,9 @@ def open_shards(
 
     Args:
         source: A folder of tar files, or a tar file.
-        with_depth: See `shard_index.open_index`.
-        on_damage: Is told of damage; a shard that cannot be read at all is damage too.
-        progress: Is told of shards being opened.
+        with_depth: See `index.open_index`.
+        on_damage: Called for damage; a shard that cannot be read at all is damage too.
+        progress: Called for every shard that is opened.
 
     Raises:
         InputError: There is no tar file.

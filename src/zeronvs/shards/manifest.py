@@ -1,22 +1,21 @@
-"""The list of what lies in a folder of shards: `manifest.json`, beside them.
+"""The content of a folder of shards: `manifest.json`, beside them.
 
     {"format": 1, "split": "train", "source": "...", "licence": "...", "shards": [
         {"file": "train-000000.tar", "bytes": 123, "scenes": [
             {"scene_id": "category/scene", "frames": 100, "fov_y_deg": 55.1,
              "depth_quantiles": [...], "scales": {"7dof": 1.0, ...}}]}]}
 
-Shards without a manifest load too: it is for people, for splitting work, and for going on with a
-conversion that was stopped.
+Shards without a manifest load too: it is for people, for splitting work, and for resuming a
+conversion.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_json
+from zeronvs._core.files import read_json, write_json
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -26,13 +25,13 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class SceneEntry:
-    """What the manifest says of one scene."""
+    """One scene of the manifest."""
 
     scene_id: str
     """ "category/scene"."""
     frames: int
     fov_y_deg: float
-    """Of the centre square of the first frame."""
+    """Field of view of the first frame's centre square."""
     depth_quantiles: tuple[float | None, ...]
     """Medians over the frames of each of `scene_statistics.DEPTH_QUANTILES`, scene units."""
     scales: dict[str, float | None]
@@ -41,7 +40,7 @@ class SceneEntry:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one shard."""
+    """One shard of the manifest."""
 
     file: str
     """Name of the tar, in the manifest's folder."""
@@ -51,7 +50,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies in a folder of shards."""
+    """Content of a folder of shards."""
 
     split: str
     """E.g. "train"."""
@@ -74,11 +73,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / FILE_NAME
     try:
-        if not path.is_file():
+        if not path.exists():
             return None
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB; it is no manifest")
-        content = json.loads(path.read_bytes())
+        content = read_json(path, max_bytes=MAX_BYTES)
         if content["format"] != FORMAT:
             raise InputError(f"{path} has format {content['format']!r}; this reads {FORMAT}")
         shards = tuple(_shard_entry(entry) for entry in content["shards"])
@@ -91,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0][:120]
         raise InputError(f"{path} is not a manifest of shards: {reason}") from error
 

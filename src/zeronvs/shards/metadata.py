@@ -1,4 +1,4 @@
-"""The camera of one frame in a shard, from the JSON that lies beside it.
+"""The camera of one frame in a shard, from the JSON beside it.
 
 Two forms are known, told apart by their keys (published code, ldm/data/webdataset_co3d.py and
 webdataset_re10k.py):
@@ -8,42 +8,40 @@ webdataset_re10k.py):
     RealEstate10K   extrinsics: 4x4 OpenGL camera-to-world; intrinsics: 3x3 pixel to camera (inverse
                     of K). ACID has the same. So do our shards, with the camera of the centre square
 
-Our shards carry more under one key, "zeronvs", which the published reader does not look at. The
-files are strangers': sizes are bounded and every number is checked.
+Our shards have more under one key, "zeronvs", which the published reader ignores. Shards may be
+downloaded: sizes are bounded and every number is checked.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import parse_json
+from zeronvs.cameras.conventions import LARGEST_NUMBER, camera_from_pytorch3d, check_rigid
 
 MAX_METADATA_BYTES = 65_536
 """A frame's JSON is never larger; the published ones have 500 bytes."""
 OWN_KEY = "zeronvs"
-"""What only our shards say of a frame lies under this key."""
-ROTATION_TOLERANCE = 1e-2
-"""Entries of R^T R may differ from the identity by this much."""
-LARGEST_NUMBER = 1e9
-"""Larger entries of a pose or an intrinsic matrix are damage."""
+"""Key of the metadata that only our shards have."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameCamera:
-    """The camera of one frame, and what its JSON says of its depth."""
+    """The camera of one frame, and the fields of its JSON about depth."""
 
     camera_to_world: Float[np.ndarray, "4 4"]
     """OpenGL, scene units."""
     focal_px: tuple[float, float]
-    """(fx, fy), pixels of the stored picture."""
+    """(fx, fy), pixels of the stored image."""
     principal_px: tuple[float, float]
-    """(cx, cy) in the centre square of the stored picture, pixels."""
+    """(cx, cy) in the centre square of the stored image, pixels."""
     published_fov_rad: float
-    """The field of view that the published reader tells the model, radians.
+    """The field of view that the published reader passes to the model, radians.
 
     That of the centre square, but for RealEstate10K JSON whose intrinsics are of a whole landscape
     picture: there it is that of the width.
@@ -51,7 +49,7 @@ class FrameCamera:
     scale_adjustment: float
     """Scene units per unit of the depth map."""
     own: dict[str, Any] = field(default_factory=dict)
-    """What lies under our key, unchecked but for being a dictionary."""
+    """The fields under our key; only known to be a dictionary."""
 
 
 def parse_metadata(content: bytes) -> dict[str, Any]:
@@ -62,10 +60,7 @@ def parse_metadata(content: bytes) -> dict[str, Any]:
     """
     if len(content) > MAX_METADATA_BYTES:
         raise InputError(f"metadata of {len(content)} bytes; at most {MAX_METADATA_BYTES}")
-    try:
-        metadata = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"metadata is not JSON: {type(error).__name__}") from error
+    metadata = parse_json(content, "metadata")
     if not isinstance(metadata, dict):
         raise InputError("metadata is not a JSON object")
     return metadata
@@ -76,7 +71,7 @@ def frame_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> Fr
 
     Args:
         metadata: In one of the two forms.
-        image_size_px: (height, width) of the stored picture, before the centre crop.
+        image_size_px: (height, width) of the stored image, before the centre crop.
 
     Raises:
         InputError: Neither form fits, or a number is missing, not finite or not a camera's.
@@ -100,7 +95,7 @@ def re10k_metadata(
         camera_to_world: OpenGL, scene units.
         focal_px: Focal length, pixels.
         side_px: Side of the centre square, pixels.
-        own: What goes under our key; NaN is not allowed.
+        own: Fields to store under our key; NaN is not allowed.
     """
     half = 0.5 * side_px
     inverse = [[1 / focal_px, 0.0, -half / focal_px], [0.0, 1 / focal_px, -half / focal_px]]
@@ -114,7 +109,7 @@ def re10k_metadata(
 def _re10k_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> FrameCamera:
     pose = _matrix(metadata, "extrinsics", ((4, 4), (3, 4)))
     pose = np.concatenate([pose[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    _check_rotation(pose[:3, :3])
+    check_rigid(torch.from_numpy(pose))
     pixel_to_camera = _matrix(metadata, "intrinsics", ((3, 3),))
     try:
         intrinsics_px = np.linalg.inv(pixel_to_camera)
@@ -131,48 +126,48 @@ def _re10k_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> F
     if "principal_px" in own:
         cx, cy = _numbers(own, "principal_px", 2)
     else:
-        # Either K is of the centre square or of the whole picture: whichever centre is nearer.
+        # Either K is of the centre square or of the whole image: whichever centre is nearer.
         cx = _in_square(cx, width_px, side_px)
         cy = _in_square(cy, height_px, side_px)
     return FrameCamera(pose, (fx, fy), (cx, cy), published_fov_rad, 1.0, own)
 
 
 def _co3d_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> FrameCamera:
-    rotation = _matrix(metadata, "R", ((3, 3),))
-    _check_rotation(rotation)
-    translation = np.array(_numbers(metadata, "T", 3))
-    # PyTorch3D: x_camera = R^T x + T; its x and z axes point against OpenGL's.
-    world_to_camera = np.concatenate([rotation.T, translation[:, None]], axis=1)
-    world_to_camera *= np.array([[-1.0], [1.0], [-1.0]])
-    pose = np.linalg.inv(np.concatenate([world_to_camera, [[0.0, 0.0, 0.0, 1.0]]]))
+    rotation = torch.from_numpy(_matrix(metadata, "R", ((3, 3),)))
+    translation = torch.tensor(_numbers(metadata, "T", 3), dtype=torch.float64)
+    check_rigid(torch.cat([rotation, translation[:, None]], dim=1))
     focal_ndc = _numbers(metadata, "focal_length", 2)
     principal_ndc = _numbers(metadata, "principal_point", 2)
     # Whether +-1 is the short side or every side: along the short side, which has the larger
-    # focal length, both conventions agree.
-    half_px = 0.5 * min(image_size_px)
-    focal_px = max(focal_ndc) * half_px
+    # focal length, both conventions agree. So the camera of the centre square follows.
+    focal = max(focal_ndc)
+    side_px = min(image_size_px)
+    camera = camera_from_pytorch3d(
+        rotation,
+        translation,
+        torch.tensor([focal, focal], dtype=torch.float64),
+        torch.tensor(principal_ndc, dtype=torch.float64),
+        (side_px, side_px),
+    )
+    intrinsics_px = camera.intrinsics_px.numpy()
+    focal_px = float(intrinsics_px[0, 0])
     _check_focal(focal_px, focal_px)
-    principal_px = (half_px * (1 - principal_ndc[0]), half_px * (1 - principal_ndc[1]))
+    principal_px = (float(intrinsics_px[0, 2]), float(intrinsics_px[1, 2]))
+    pose = camera.camera_to_world.numpy()
     scale_adjustment = 1.0
     if "scale_adjustment" in metadata:
         scale_adjustment = _number(metadata["scale_adjustment"], "scale_adjustment")
         if scale_adjustment <= 0:
             raise InputError(f"scale_adjustment is {scale_adjustment}, not above 0")
-    fov_rad = 2 * math.atan2(1.0, max(focal_ndc))
+    fov_rad = 2 * math.atan2(1.0, focal)
     return FrameCamera(pose, (focal_px, focal_px), principal_px, fov_rad, scale_adjustment)
 
 
 def _in_square(centre_px: float, length_px: int, side_px: int) -> float:
-    """Return a principal point in the centre square, given it there or in the whole picture."""
+    """Return a principal point in the centre square, given it there or in the whole image."""
     if abs(centre_px - 0.5 * length_px) < abs(centre_px - 0.5 * side_px):
         return centre_px - (length_px - side_px) // 2
     return centre_px
-
-
-def _check_rotation(rotation: Float[np.ndarray, "3 3"]) -> None:
-    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-        raise InputError(f"the pose is not a rotation (R^T R is off the identity by {error:.2g})")
 
 
 def _check_focal(fx: float, fy: float) -> None:

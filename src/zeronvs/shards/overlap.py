@@ -1,26 +1,30 @@
-"""The scenes of a source as sampling sees them, and how much two views of a scene share."""
+"""The scenes of a source for sampling, and the predicted overlap of two views of a scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
+from zeronvs.cameras.warp import project
 from zeronvs.shards.index import ShardIndex
 
 OVERLAP_GRID = 6
-"""Rays per side with which the overlap of two views is predicted."""
+"""Pixels per side of the grid that predicts the overlap of two views."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceTable:
-    """The scenes of one source, as far as sampling has to know them."""
+    """The scenes of one source, as far as sampling needs them."""
 
     shards: tuple[ShardIndex, ...]
     shard_of: Int[np.ndarray, " s"]
     """Shard of each scene."""
     scene_of: Int[np.ndarray, " s"]
-    """Place of each scene in its shard."""
+    """Index of each scene in its shard."""
     frames: Int[np.ndarray, " s"]
     """Frames of each scene, at least two."""
 
@@ -51,42 +55,50 @@ def predict_overlap(
     inputs: Int[np.ndarray, " n"],
     targets: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, " n"]:
-    """Return the share of input views that target views see, as far as cameras and depth tell.
+    """Predict the share of input views that is visible in target views.
 
-    A grid of rays of the input view is followed to two depths (the 0.2 and 0.8 quantiles of its
-    known depth; where nobody has looked, one and four times the cameras' mean distance to their
-    centre) and projected into the target. A point that the target would see from behind, at more
-    than a right angle to how the input sees it, is not shared. Other occlusion is not known, so
+    A grid of pixels of the input view is unprojected at two depths (the 0.2 and 0.8 quantiles of
+    its known depth; where the depth is unknown, one and four times the cameras' mean distance to
+    their centre) and projected into the target. A point that the target would observe from behind,
+    at more than a right angle to the input's ray, does not count. Other occlusion is not known, so
     this is an upper bound.
 
     Args:
-        table: Of the source.
-        scene: In the table.
+        table: The source.
+        scene: Index of a scene in the table.
         inputs: Frames of the scene.
         targets: Frames of the scene.
     """
     shard, first = table.first_frame(scene)
-    seen, shown = first + inputs, first + targets
-    depth = shard.depth[seen][:, [5, 7]].astype(np.float64)
+    inputs, targets = first + inputs, first + targets
+    depth_z = shard.depth[inputs][:, [5, 7]].astype(np.float64)
     radius = float(shard.radius[table.scene_of[scene]]) or 1.0
-    depth = np.where(np.isfinite(depth) & (depth > 0), depth, radius * np.array([1.0, 4.0]))
-    side = shard.image_size_px[seen].min(1)[:, None].astype(np.float64)
-    steps = (np.arange(OVERLAP_GRID) + 0.5) / OVERLAP_GRID
-    u, v = (grid.reshape(1, -1) for grid in np.meshgrid(steps, steps, indexing="xy"))
-    focal, centre = shard.focal_px[seen], shard.principal_px[seen]
-    x = (u * side - centre[:, :1]) / focal[:, :1]
-    y = -(v * side - centre[:, 1:]) / focal[:, 1:]
-    rays = np.stack([x, y, -np.ones_like(x)], axis=-1)
-    points = (rays[:, None] * depth[:, :, None, None]).reshape(len(inputs), -1, 3)
-    pose, other = shard.camera_to_world[seen], shard.camera_to_world[shown]
-    world = points @ pose[:, :3, :3].transpose(0, 2, 1) + pose[:, None, :3, 3]
-    local = (world - other[:, None, :3, 3]) @ other[:, :3, :3]
-    ahead = -local[..., 2]
-    safe = np.where(ahead > 1e-9, ahead, 1.0)
-    focal, centre = shard.focal_px[shown], shard.principal_px[shown]
-    side = shard.image_size_px[shown].min(1)[:, None]
-    u_px = focal[:, :1] * local[..., 0] / safe + centre[:, :1]
-    v_px = -focal[:, 1:] * local[..., 1] / safe + centre[:, 1:]
-    facing = ((world - pose[:, None, :3, 3]) * (world - other[:, None, :3, 3])).sum(-1) > 0
-    inside = facing & (ahead > 1e-9) & (u_px >= 0) & (u_px < side) & (v_px >= 0) & (v_px < side)
-    return inside.mean(1)
+    depth_z = np.where(np.isfinite(depth_z) & (depth_z > 0), depth_z, radius * np.array([1.0, 4.0]))
+    # The same grid in every input image, pixels.
+    side_px = torch.from_numpy(shard.image_size_px[inputs].min(1)).double()
+    steps = (torch.arange(OVERLAP_GRID, dtype=torch.float64) + 0.5) / OVERLAP_GRID
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    uv_px = torch.stack([u, v], -1).reshape(-1, 2) * side_px[:, None, None]
+    # World points at both depths: axes pair, depth, pixel.
+    input_camera, target_camera = _cameras(shard, inputs), _cameras(shard, targets)
+    rays = pixel_rays(input_camera, uv_px)
+    to_unit_depth = rays.directions / rays.z_per_unit_distance[..., None]
+    offset = to_unit_depth[:, None] * torch.from_numpy(depth_z)[:, :, None, None]
+    points = (rays.origins[:, None] + offset).flatten(1, 2)
+    uv_px, target_z = project(points, target_camera)
+    from_target = points - target_camera.position[:, None]
+    facing = (offset.flatten(1, 2) * from_target).sum(-1) > 0
+    side_px = torch.from_numpy(shard.image_size_px[targets].min(1))[:, None, None]
+    inside = ((uv_px >= 0) & (uv_px < side_px)).all(-1)
+    return (facing & (target_z > 1e-9) & inside).double().mean(1).numpy()
+
+
+def _cameras(shard: ShardIndex, frames: Int[np.ndarray, " n"]) -> Camera:
+    """Return the cameras of frames in float64, as a batch; their sides may differ."""
+    intrinsics_px = np.zeros((len(frames), 3, 3))
+    intrinsics_px[:, [0, 1], [0, 1]] = shard.focal_px[frames]
+    intrinsics_px[:, :2, 2] = shard.principal_px[frames]
+    intrinsics_px[:, 2, 2] = 1.0
+    side_px = int(shard.image_size_px[frames].min())
+    pose = torch.from_numpy(shard.camera_to_world[frames])
+    return Camera(pose, torch.from_numpy(intrinsics_px), (side_px, side_px))

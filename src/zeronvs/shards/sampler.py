@@ -1,7 +1,7 @@
-"""Which pairs of frames a training run sees, in which order: numbers only, no pictures.
+"""Sampling of pairs of frames for training: which pairs, in which order; no pixels.
 
-Every choice is drawn from a generator that is seeded by its own place (seed, source, rank, visit,
-...), so the order does not depend on workers or on the machine, and the whole state is a few
+Every choice is drawn from a generator that is seeded by its own position (seed, source, rank,
+visit, ...), so the order does not depend on workers or on the machine, and the whole state is a few
 counters and the shuffle buffer. Published sampling: ldm/data/webdataset_co3d.py (int(rate * frames)
 ordered pairs a scene, uniform, no baseline limit) and webdataset_utils.py (shards drawn with
 replacement, shuffle buffer, a data set drawn for each item).
@@ -17,10 +17,10 @@ from jaxtyping import Int
 from zeronvs._core.errors import InputError
 from zeronvs.shards.overlap import SourceTable, predict_overlap
 
-_ORDER, _ITEM, _PAIR, _SPARE = range(4)
-"""What a generator is for: part of its seed."""
+_ORDER, _ITEM, _PAIR, _REPLACEMENT = range(4)
+"""Purpose of a generator: part of its seed."""
 _CHUNK = 4
-"""So many pairs are tried for their overlap at once."""
+"""Number of pairs whose overlap is predicted at once."""
 _MASK = (1 << 64) - 1
 
 
@@ -31,27 +31,27 @@ class PairSamplingConfig:
     pairs_per_frame: float = 0.025
     """A scene of n frames gives int(pairs_per_frame * n) pairs a visit."""
     least_pairs_per_scene: int = 1
-    """At least so many. Published: 0, so that scenes with fewer than 40 frames are never seen."""
+    """At least so many. Published: 0, so that scenes with fewer than 40 frames are never drawn."""
     shuffle_buffer: int = 500
     """Pairs of a source wait in a buffer of this size and leave it at random."""
     resample_shards: bool = False
     """Published: True, shards are drawn with replacement. False visits every scene once an epoch,
     in an order that changes each epoch."""
     overlap: tuple[float, float] | None = None
-    """Wanted share of the input view that the target sees, (least, most) in [0, 1], predicted from
-    cameras and depth statistics. None: no limit, as published."""
+    """Share of the input view that is visible in the target, (least, most) in [0, 1], predicted
+    from cameras and depth statistics. None: no limit, as published."""
     overlap_tries: int = 16
     """So many pairs are tried; where none lies in the range, the nearest is taken."""
     seed: int = 42
 
 
 PUBLISHED_SAMPLING = PairSamplingConfig(least_pairs_per_scene=0, resample_shards=True)
-"""Everything as the published loader has it."""
+"""All settings of the published loader."""
 
 
 @dataclass(frozen=True)
-class PairPlace:
-    """One pair: which frames, and where in the order of sampling it was drawn."""
+class FramePair:
+    """Indices of one pair, and its position in the order of sampling."""
 
     source: int
     scene: int
@@ -81,8 +81,8 @@ class PairSampler:
             sources: Tables and weights (> 0; they need not sum to 1).
             config: How pairs are drawn.
             batch: Pairs in a batch.
-            rank: Of this process.
-            world_size: Number of ranks. No scene is seen by two of them; where a source has fewer
+            rank: Rank of this process.
+            world_size: Number of ranks. No scene is drawn by two of them; where a source has fewer
                 scenes than ranks, no ordered pair is.
 
         Raises:
@@ -104,17 +104,20 @@ class PairSampler:
         """Batches drawn so far."""
         return self._done
 
-    def next_batch(self) -> list[PairPlace]:
+    def next_batch(self) -> list[FramePair]:
         """Draw the next batch."""
         rng = self._generator()
         chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
-        places = rng.random(self._batch)
+        positions = rng.random(self._batch)
         self._done += 1
-        return [self._streams[s].pop(float(place)) for s, place in zip(chosen, places, strict=True)]
+        return [
+            self._streams[s].pop(float(position))
+            for s, position in zip(chosen, positions, strict=True)
+        ]
 
-    def spare(self, place: PairPlace, attempt: int) -> PairPlace:
-        """Return a pair to take the place of one that cannot be decoded."""
-        return self._streams[place.source].spare(place, attempt)
+    def replacement(self, pair: FramePair, attempt: int) -> FramePair:
+        """Return a pair to replace one that cannot be decoded."""
+        return self._streams[pair.source].replacement(pair, attempt)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: plain lists and numbers, for JSON or torch.save."""
@@ -126,10 +129,10 @@ class PairSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state: the batches that follow are those of an uninterrupted run.
+        """Resume from a state: the batches that follow are those of an uninterrupted run.
 
         The state of another rank of the same run serves as well; then the order up to there is
-        gone through again, without drawing pairs.
+        replayed, without drawing pairs.
 
         Raises:
             InputError: The state is of other data, settings or number of ranks.
@@ -155,8 +158,8 @@ class PairSampler:
         while self._done < done:
             rng = self._generator()
             chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
-            for source, place in zip(chosen, rng.random(self._batch), strict=True):
-                self._streams[source].take(float(place))
+            for source, position in zip(chosen, rng.random(self._batch), strict=True):
+                self._streams[source].take(float(position))
             self._done += 1
 
     def _generator(self) -> np.random.Generator:
@@ -221,24 +224,24 @@ class _SourceStream:
         self._position = int(state["position"])
         self._buffer = [(int(a), int(b), int(c)) for a, b, c in state["buffer"]]
 
-    def take(self, place: float) -> tuple[int, int, int]:
-        """Take (scene, visit, draw) out of the buffer, at a place in [0, 1)."""
+    def take(self, position: float) -> tuple[int, int, int]:
+        """Take (scene, visit, draw) out of the buffer, at a position in [0, 1)."""
         while len(self._buffer) < max(1, self._config.shuffle_buffer):
             self._visit_next()
-        index = int(place * len(self._buffer))
+        index = int(position * len(self._buffer))
         taken, last = self._buffer[index], self._buffer.pop()
         if index < len(self._buffer):
             self._buffer[index] = last
         return taken
 
-    def pop(self, place: float) -> PairPlace:
-        return self._pair(*self.take(place), attempt=None)
+    def pop(self, position: float) -> FramePair:
+        return self._pair(*self.take(position), attempt=None)
 
-    def spare(self, place: PairPlace, attempt: int) -> PairPlace:
-        rng = self._generator(_SPARE, place.visit, place.draw, attempt)
+    def replacement(self, pair: FramePair, attempt: int) -> FramePair:
+        rng = self._generator(_REPLACEMENT, pair.visit, pair.draw, attempt)
         group = self._groups[int(rng.integers(len(self._groups)))]
         scene = int(group[int(rng.integers(len(group)))])
-        return self._pair(scene, place.visit, place.draw, attempt=attempt)
+        return self._pair(scene, pair.visit, pair.draw, attempt=attempt)
 
     def _visit_next(self) -> None:
         while self._position >= len(self._order):
@@ -268,14 +271,14 @@ class _SourceStream:
         own = [group[group % self._world_size == self._rank] for group in by_shard]
         return [group for group in own if len(group)]
 
-    def _pair(self, scene: int, visit: int, draw: int, *, attempt: int | None) -> PairPlace:
+    def _pair(self, scene: int, visit: int, draw: int, *, attempt: int | None) -> FramePair:
         spare = () if attempt is None else (attempt,)
         rng = mix(self._config.seed, _PAIR, self._rank, self._number, visit, draw, *spare)
         frames = int(self.table.frames[scene])
         pair = self._candidate(rng, frames)
         if self._config.overlap is not None:
             pair = self._overlapping(rng, scene, frames, *self._config.overlap)
-        return PairPlace(self._number, scene, *pair, visit, draw)
+        return FramePair(self._number, scene, *pair, visit, draw)
 
     def _overlapping(
         self, rng: int, scene: int, frames: int, least: float, most: float
@@ -286,8 +289,8 @@ class _SourceStream:
             stop = min(start + _CHUNK, self._config.overlap_tries)
             pairs = [self._candidate(mix(rng, k), frames) for k in range(start, stop)]
             inputs, targets = np.array(pairs).T
-            seen = predict_overlap(self.table, scene, inputs, targets)
-            miss = np.maximum(least - seen, 0) + np.maximum(seen - most, 0)
+            overlap = predict_overlap(self.table, scene, inputs, targets)
+            miss = np.maximum(least - overlap, 0) + np.maximum(overlap - most, 0)
             first = int(miss.argmin())
             if miss[first] < best_miss:
                 best, best_miss = pairs[first], float(miss[first])
@@ -307,11 +310,14 @@ class _SourceStream:
         if not self._alone and count >= self._world_size:
             code = code // self._world_size * self._world_size + self._rank
             code = code if code < count else self._rank
-        seen, other = divmod(code, frames - 1)
-        return seen, other + (other >= seen)
+        # Number the targets without the input frame: those from it on move up by one.
+        input_frame, target = divmod(code, frames - 1)
+        return input_frame, target + (target >= input_frame)
 
-    def _generator(self, purpose: int, *place: int) -> np.random.Generator:
-        return np.random.default_rng([self._config.seed, purpose, self._rank, self._number, *place])
+    def _generator(self, purpose: int, *position: int) -> np.random.Generator:
+        return np.random.default_rng(
+            [self._config.seed, purpose, self._rank, self._number, *position]
+        )
 
 
 def mix(*numbers: int) -> int:

@@ -1,7 +1,7 @@
-"""The scenes of a shard, read one after the other; pictures are decoded when asked for.
+"""The scenes of a shard, read one after the other; images are decoded on demand.
 
-Shards are strangers' files: names in them never reach the file system, sizes are bounded, damage
-is told and never fatal. The layout is that of `zeronvs.shards.writer`.
+Shards may be downloaded: names in them never reach the file system, sizes are bounded, damage is
+reported and never fatal. The layout is that of `zeronvs.shards.writer`.
 """
 
 import math
@@ -18,19 +18,15 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.conventions import LARGEST_NUMBER
 from zeronvs.cameras.view import View
-from zeronvs.shards import images as pictures
-from zeronvs.shards.metadata import (
-    LARGEST_NUMBER,
-    FrameCamera,
-    frame_camera,
-    parse_metadata,
-)
+from zeronvs.shards.images import ImageFormat, decode_depth, decode_image, image_size
+from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
-from zeronvs.shards.tar import Member, ShardDamage, scan_members
+from zeronvs.shards.tar import Member, ShardDamage, open_tar, scan_members
 
 DamageListener = Callable[[ShardDamage], None]
-"""Is told of every damage; what is damaged is left out."""
+"""Called for every damage; damaged parts are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +36,7 @@ class ShardFrame:
     name: str
     """E.g. "frame000012"."""
     image: bytes
-    image_extension: pictures.ImageFormat
+    image_extension: ImageFormat
     depth: bytes | None
     """16-bit PNG whose bits are float16 depth along the optical axis; 0 = unknown."""
     metadata: dict[str, Any]
@@ -48,18 +44,18 @@ class ShardFrame:
 
     @cached_property
     def image_size_px(self) -> tuple[int, int]:
-        """(height, width) of the stored picture."""
-        return pictures.picture_size(self.image)
+        """(height, width) of the stored image."""
+        return image_size(self.image)
 
     @cached_property
     def camera(self) -> FrameCamera:
-        """What the JSON says of the camera."""
+        """The camera in the JSON."""
         return frame_camera(self.metadata, self.image_size_px)
 
 
 @dataclass(frozen=True, eq=False)
 class ShardScene:
-    """One scene of a shard; pictures are decoded when asked for."""
+    """One scene of a shard; images are decoded on demand."""
 
     scene_id: str
     """ "category/scene"."""
@@ -76,7 +72,7 @@ class ShardScene:
 
     @property
     def published_fov_rad(self) -> float:
-        """The field of view that the published reader tells the model: of the first frame."""
+        """The field of view that the published reader passes to the model: the first frame's."""
         return self.frames[0].camera.published_fov_rad
 
     @property
@@ -116,7 +112,7 @@ class ShardScene:
 
     def image(self, index: int) -> UInt8[Tensor, "3 s s"]:
         """Return the centre square of one frame."""
-        pixels = pictures.decode_image(self.frames[index].image)
+        pixels = decode_image(self.frames[index].image)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
     def depth_z(self, index: int) -> Float[Tensor, "s s"] | None:
@@ -124,7 +120,7 @@ class ShardScene:
         depth = self.frames[index].depth
         if depth is None:
             return None
-        return torch.from_numpy(pictures.decode_depth(depth) * np.float32(self.scale_adjustment))
+        return torch.from_numpy(decode_depth(depth) * np.float32(self.scale_adjustment))
 
     def view(self, index: int) -> View:
         """Return the centre square of one frame with its camera and its depth."""
@@ -137,16 +133,16 @@ def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[
 
     Args:
         path: A tar file.
-        on_damage: Is told of damage. What cannot be used is left out: a frame without picture or
+        on_damage: Called for damage. Unusable parts are left out: a frame without image or
             metadata, a member of an odd size, the scene in which a truncated tar ends.
 
     Raises:
-        ShardDamage: There was damage and nobody listened; raised after the last whole scene.
+        ShardDamage: There was damage and no `on_damage`; raised after the last whole scene.
     """
     damages: list[ShardDamage] = []
     tell = damages.append if on_damage is None else on_damage
     try:
-        with path.open("rb") as tar:
+        with open_tar(path) as tar:
             for scene_id, members in scan_members(path, tell):
                 scene = _scene(path, scene_id, [_read(tar, member) for member in members], tell)
                 if scene is not None:
@@ -165,8 +161,8 @@ def read_scene(
     Args:
         path: The tar.
         scene_id: "category/scene".
-        members: Of that scene.
-        on_damage: Is told of frames that are left out.
+        members: Members of that scene.
+        on_damage: Called for frames that are left out.
 
     Returns:
         The scene; None where no frame of it can be used.
@@ -174,7 +170,7 @@ def read_scene(
     Raises:
         OSError: The tar cannot be read.
     """
-    with path.open("rb") as tar:
+    with open_tar(path) as tar:
         contents = [_read(tar, member) for member in members]
     return _scene(path, scene_id, contents, on_damage)
 
@@ -188,14 +184,14 @@ def _scene(
     path: Path, scene_id: str, contents: list[tuple[Member, bytes]], tell: DamageListener
 ) -> ShardScene | None:
     """Put the members of one scene together; frames that lack something are left out."""
-    found: dict[str, dict[str, tuple[pictures.ImageFormat, bytes]]] = {}
+    by_frame: dict[str, dict[str, tuple[ImageFormat, bytes]]] = {}
     for member, content in contents:
-        found.setdefault(member.frame, {})[member.kind] = (member.extension, content)
+        by_frame.setdefault(member.frame, {})[member.kind] = (member.extension, content)
     frames = []
-    for name in sorted(found):
-        parts = found[name]
+    for name in sorted(by_frame):
+        parts = by_frame[name]
         if "image" not in parts or "metadata" not in parts:
-            missing = "picture" if "image" not in parts else "metadata"
+            missing = "image" if "image" not in parts else "metadata"
             tell(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
             continue
         extension, image = parts["image"]
@@ -211,7 +207,7 @@ def _scene(
 
 
 def stored_depth_statistics(camera: FrameCamera) -> DepthStatistics | None:
-    """Return the depth statistics that our metadata carries; None in others' or damaged ones."""
+    """Return the depth statistics in our metadata; None in other or damaged metadata."""
     own = camera.own
     try:
         quantiles = tuple(_stored(value) for value in own["depth_quantiles"])

@@ -1,4 +1,4 @@
-"""Shards in the published layout, ours or the authors', as a source: to check, or to write anew."""
+"""Shards in the published layout, ours or the authors', as a source."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ class ShardSource:
         if not self._shards:
             raise InputError(f"{root}: there is no shard (.tar) in it")
         self.damages: list[ShardDamage] = []
-        """What was found damaged while looking for scenes."""
+        """Damage found while the shards are listed."""
         self._members: dict[str, list[Member]] = {}
         self._of_scene: dict[str, Path] | None = None
 
@@ -43,7 +43,8 @@ class ShardSource:
         if scene is None:
             raise InputError(f"{scene_id} in {shard.name} has no whole frame")
         frames = tuple(_frame(scene, index) for index in range(len(scene)))
-        return SceneViews(scene_id, frames, tuple(str(damage) for damage in damages))
+        notes = tuple(f"{damage}: left out" for damage in damages)
+        return SceneViews(scene_id, frames, notes, len(damages))
 
     def _places(self) -> dict[str, Path]:
         if self._of_scene is None:

@@ -18,9 +18,9 @@ from zeronvs.cameras.scene_scale import align_disparity, fill_depth, viewer_scal
 DEPTH_QUANTILES = (0.02, 0.05, 0.2, 0.5, 0.8, 0.98)
 """Which quantiles of the known depth of a frame are kept."""
 NEAR_QUANTILE = 0.05
-"""Of the known depth of one view, for the aggregate scale."""
+"""Quantile of the known depth of one view, for the aggregate scale."""
 NEAR_VIEW_QUANTILE = 0.1
-"""Of the near depths of all views, for the aggregate scale."""
+"""Quantile of the near depths of all views, for the aggregate scale."""
 MIN_ALIGN_POINTS = 12
 """Fewer known pixels do not fix scale and shift of a monocular disparity."""
 
@@ -66,7 +66,7 @@ class DepthStatistics:
 
 
 UNKNOWN_DEPTH = DepthStatistics(math.nan, math.nan, (math.nan,) * len(DEPTH_QUANTILES), 0.0)
-"""Of a frame without depth."""
+"""Statistics of a frame without depth."""
 
 
 def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStatistics:
@@ -81,8 +81,8 @@ def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStat
     across = np.eye(3) - backward[:, :, None] * backward[:, None, :]
     squared = across.transpose(0, 2, 1) @ across
     # Parallel axes have no closest point; the least-norm answer keeps the numbers finite.
-    wanted = (squared @ position[:, :, None]).mean(0)[:, 0]
-    focus_point = np.linalg.lstsq(squared.mean(0), wanted, rcond=1e-12)[0]
+    right_side = (squared @ position[:, :, None]).mean(0)[:, 0]
+    focus_point = np.linalg.lstsq(squared.mean(0), right_side, rcond=1e-12)[0]
     to_center = np.linalg.norm(position - center, axis=1)
     return CameraStatistics(
         center=center,
@@ -100,7 +100,7 @@ def depth_statistics(
 
     Args:
         depth_z: Along the optical axis, scene units; 0 = unknown.
-        disparity: What a monocular network says of the same square (relative inverse depth). Where
+        disparity: Relative inverse depth of the same square by a monocular network. Where
             given and depth is not dense, it is aligned to the known depth and fills its holes, as
             published. Where None, the viewer scale is taken over the known pixels.
     """
@@ -126,7 +126,7 @@ def scene_scales(radius: float, aggregate: float, viewer: float) -> dict[Represe
     Args:
         radius: Mean distance of the cameras to their centroid, scene units.
         aggregate: See `aggregate_scale`; NaN means unknown and becomes 1, as published.
-        viewer: Of the input view; NaN means unknown: the radius takes its place.
+        viewer: Viewer scale of the input view; NaN means unknown: the radius is used.
     """
     return {
         Representation.THREE_DOF: 1.0,

@@ -1,13 +1,14 @@
-"""Where the members of a shard lie in its tar file, found without reading their content."""
+"""Byte offsets of the members of a shard, from the headers of its tar file."""
 
+import errno
 import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
-from zeronvs.shards.images import MAX_PICTURE_BYTES, ImageFormat
+from zeronvs.shards.images import MAX_IMAGE_BYTES, ImageFormat
 from zeronvs.shards.metadata import MAX_METADATA_BYTES
 
 _MEMBER = re.compile(
@@ -15,6 +16,8 @@ _MEMBER = re.compile(
     r"(?:(?P<depth>_depth)\.png|(?P<metadata>_metadata)\.json|\.(?P<image>png|jpg|jpeg|webp))",
     re.ASCII,
 )
+MAX_HEADER_BYTES = 2**20
+"""Long names and extended headers are never larger."""
 MAX_FRAMES = 100_000
 """A scene with more members than three times this is damage."""
 
@@ -30,44 +33,51 @@ class ShardDamage(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[Path, str, str]]:
-        """Travel between processes whole."""
+        """Pickle with all fields."""
         return type(self), (self.shard, self.where, self.reason)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a scene: what it is and where its bytes lie."""
+    """One file of a scene: its kind and the span of its bytes."""
 
     frame: str
     """E.g. "frame000012"."""
     kind: str
     """ "image", "depth" or "metadata"."""
     extension: ImageFormat
-    """How a picture is stored."""
+    """Format of an image."""
     offset: int
     """First byte in the tar."""
     size: int
     """Bytes."""
 
 
+def open_tar(path: Path) -> BinaryIO:
+    """Open a tar for reading; a named pipe, which would be waited for, is an `OSError`."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not an ordinary file")
+    return path.open("rb")
+
+
 def scan_members(
-    path: Path, tell: Callable[[ShardDamage], None]
+    path: Path, on_damage: Callable[[ShardDamage], None]
 ) -> Iterator[tuple[str, list[Member]]]:
     """Yield the scenes of a tar as (scene id, members), reading headers only.
 
     Args:
         path: A tar file, not compressed.
-        tell: Is told of damage. A tar that ends before its end mark loses its last scene, of which
-            nobody knows whether it is whole.
+        on_damage: Called for damage. A tar that ends before its end mark loses its last scene,
+            which may be incomplete.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as raw:
+    with open_tar(path) as raw:
         length = raw.seek(0, 2)
         raw.seek(0)
         scene_id, members = "", []
-        scan = _Scan(path, raw, length, tell)
+        scan = _Scan(path, raw, length, on_damage)
         for name, offset, size in scan.files():
             match = _MEMBER.fullmatch(name)
             if match is None:
@@ -78,29 +88,50 @@ def scan_members(
                     yield scene_id, members
                 scene_id, members = this_id, []
             member = _member(match, offset, size)
-            most = MAX_METADATA_BYTES if member.kind == "metadata" else MAX_PICTURE_BYTES
-            if not 0 < size <= most or len(members) >= 3 * MAX_FRAMES:
-                tell(ShardDamage(path, f"{this_id}/{member.frame}", f"{size} bytes of {name[-9:]}"))
+            limit = MAX_METADATA_BYTES if member.kind == "metadata" else MAX_IMAGE_BYTES
+            if not 0 < size <= limit or len(members) >= 3 * MAX_FRAMES:
+                on_damage(
+                    ShardDamage(path, f"{this_id}/{member.frame}", f"{size} bytes of {name[-9:]}")
+                )
                 continue
             members.append(member)
         if members and not scan.cut_short:
             yield scene_id, members
 
 
+class _HeaderReader:
+    """The file as `tarfile` reads headers from it: a header cannot ask for all memory."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.seek, self.tell = raw.seek, raw.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._raw.read(size)
+
+
 class _Scan:
     """One pass over the headers of a tar."""
 
     def __init__(
-        self, path: Path, raw: BinaryIO, length: int, tell: Callable[[ShardDamage], None]
+        self, path: Path, raw: BinaryIO, length: int, on_damage: Callable[[ShardDamage], None]
     ) -> None:
-        self._path, self._raw, self._length, self._tell = path, raw, length, tell
+        self._path, self._raw, self._length, self._on_damage = path, raw, length, on_damage
         self.cut_short = False
 
     def files(self) -> Iterator[tuple[str, int, int]]:
         """Yield name, offset and size of the regular files; damage ends the iteration."""
         try:
-            with tarfile.open(fileobj=self._raw, mode="r:") as tar:
+            reader = cast(IO[bytes], _HeaderReader(self._raw))
+            with tarfile.open(fileobj=reader, mode="r:") as tar:
+                position = -1
                 while (member := tar.next()) is not None:
+                    if member.size < 0 or tar.offset <= position:
+                        self._end(f"{member.name} has {member.size} bytes")
+                        return
+                    position = tar.offset
                     # tarfile remembers every member; memory of one scene is enough.
                     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                     if not member.isreg() or member.issparse():
@@ -121,7 +152,7 @@ class _Scan:
     def _end(self, why: str) -> None:
         self.cut_short = True
         reason = f"the tar is truncated or damaged ({why[:80]}); its last scene is left out"
-        self._tell(ShardDamage(self._path, "", reason))
+        self._on_damage(ShardDamage(self._path, "", reason))
 
 
 _EXTENSIONS: dict[str, ImageFormat] = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}

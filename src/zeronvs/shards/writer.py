@@ -4,9 +4,9 @@
     <category>/<scene>/frame000001_depth.png    16-bit PNG whose bits are float16 depth; 0 = unknown
     <category>/<scene>/frame000001_metadata.json
 
-The authors' shards are read here, and the authors' reader reads ours where pictures are PNG: the
-camera is RealEstate10K JSON of the centre square (see `shard_metadata`). This module writes them;
-`shard_scene` reads them scene by scene, `shard_index` frame by frame.
+The authors' shards are read here, and the authors' reader reads ours where images are PNG: the
+camera is RealEstate10K JSON of the centre square (see `metadata`). This module writes them;
+`scene` reads them scene by scene, `index` frame by frame.
 """
 
 import io
@@ -76,7 +76,6 @@ def encode_frame(
     disparity: Float[np.ndarray, "s s"] | None = None,
     square: bool = False,
     quality: int = 95,
-    compress_level: int = 6,
     extra: dict[str, Any] | None = None,
 ) -> ShardFrame:
     """Turn one frame into what a shard holds, statistics of its depth included.
@@ -87,14 +86,13 @@ def encode_frame(
         depth_z: Along the optical axis, scene units; 0 = unknown. None is written as unknown
             everywhere, because the published reader wants a depth map for each frame.
         name: E.g. "frame000012"; published shards count from 1.
-        image_format: "png" is what the published reader reads and exact; "jpg" is the smallest and
-            fast; "png" with `compress_level=0` is the fastest and the largest.
-        disparity: Of the centre square, of a monocular network: fills sparse depth for the
+        image_format: "png" is exact and the one that the published reader reads; "jpg" is smaller
+            and faster to decode.
+        disparity: Disparity of the centre square by a monocular network: fills sparse depth for the
             viewer scale (see `depth_statistics`).
         square: Keep the centre square only: all that training reads, and the same to the published
             reader.
-        quality: Of JPEG and WebP.
-        compress_level: Of PNG.
+        quality: JPEG and WebP quality, 1 to 100.
         extra: What else to keep in the metadata under our key; what JSON can hold.
 
     Raises:
@@ -124,7 +122,6 @@ def encode_frame(
             np.ascontiguousarray(image),
             image_format,
             quality=quality,
-            compress_level=compress_level,
         ),
         image_format,
         encode_depth(depth_z),
@@ -136,7 +133,7 @@ class ShardWriter:
     """Writes scenes into numbered shards of a folder, and the manifest beside them.
 
     A shard is written aside and renamed when it is full; the manifest follows. A stopped
-    conversion is gone on with by opening the folder again and leaving out `done_scene_ids`.
+    conversion is resumed by opening the folder again and leaving out `done_scene_ids`.
     Use as a context manager: leaving it by an exception drops the unfinished shard.
     """
 
@@ -156,9 +153,9 @@ class ShardWriter:
         Args:
             folder: Where; made when missing.
             prefix: Shards are called `<prefix>-000000.tar` and so on.
-            split: For the manifest, as are the next two.
+            split: Name of the split, for the manifest.
             source: Where the scenes come from.
-            licence: Of the pictures.
+            licence: Licence of the images.
             max_scenes_per_shard: A shard is full with so many scenes.
             max_bytes: A shard is full when it is at least so large.
 
@@ -166,11 +163,11 @@ class ShardWriter:
             InputError: The folder holds a manifest that cannot be read, or of another split.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        found = read_manifest(folder) or Manifest(split, source, (), licence)
-        if found.split != split:
-            raise InputError(f"{folder} holds the split {found.split!r}, not {split!r}")
-        whole = tuple(shard for shard in found.shards if _is_whole(folder, shard))
-        self.manifest = Manifest(split, source or found.source, whole, licence or found.licence)
+        stored = read_manifest(folder) or Manifest(split, source, (), licence)
+        if stored.split != split:
+            raise InputError(f"{folder} holds the split {stored.split!r}, not {split!r}")
+        whole = tuple(shard for shard in stored.shards if _is_whole(folder, shard))
+        self.manifest = Manifest(split, source or stored.source, whole, licence or stored.licence)
         self._folder, self._prefix = folder, prefix
         self._max_scenes, self._max_bytes = max_scenes_per_shard, max_bytes
         self._number = 0
@@ -264,7 +261,7 @@ class _OpenShard:
 
 
 def scene_entry(scene: ShardScene) -> SceneEntry:
-    """Return what the manifest says of a scene, from what its frames' metadata says.
+    """Return the manifest entry of a scene, from the metadata of its frames.
 
     Raises:
         InputError: The scene is empty, or a camera cannot be read.
@@ -322,7 +319,7 @@ def _centred(
     """Return what is left of a camera's intrinsics once it is known to be centred."""
     if camera.batch_shape != () or camera.image_size_px != size_px:
         raise InputError(
-            f"{name}: the camera is of {camera.image_size_px} px (height, width), the picture of "
+            f"{name}: the camera is of {camera.image_size_px} px (height, width), the image of "
             f"{size_px}"
         )
     fx, fy = float(camera.intrinsics_px[0, 0]), float(camera.intrinsics_px[1, 1])

@@ -24,7 +24,7 @@ from zeronvs.training.finetune_config import FinetuneConfig
 
 NO_SCALE = (Representation.THREE_DOF, Representation.SIX_DOF)
 """Representations that take no account of a scale."""
-VIEWER = Representation.SIX_DOF_VIEWER.official_mode
+VIEWER = Representation.SIX_DOF_VIEWER
 FEW_KNOWN = 16
 """With fewer known pixels than this, a depth map does not fix scale and shift of an estimate."""
 
@@ -189,7 +189,7 @@ def scale_of(batch: PairBatch, representation: Representation) -> Float[Tensor, 
     """
     if representation in NO_SCALE:
         return torch.ones_like(batch.fov_y_rad)
-    scale = batch.scene_scale.get(representation.official_mode)
+    scale = batch.scene_scale.get(representation)
     if scale is None:
         raise InputError(no_scale(representation))
     if representation is Representation.SIX_DOF_AGG:

@@ -150,8 +150,8 @@ class PairStream(IterableDataset):
         )
         away[:3, 3] += 0.2 * self._uniform() * middle * step
         camera = replace(target.camera, camera_to_world=target.camera.camera_to_world @ away)
-        batch = View(target.image[None], _batched(target.camera), target.depth_z[None])
-        moved, _ = warp_view(batch, _batched(camera))
+        batch = View(target.image[None], target.camera.batched(), target.depth_z[None])
+        moved, _ = warp_view(batch, camera.batched())
         source = moved[0]
         assert source.depth_z is not None
         known = source.depth_z[source.depth_z > 0]
@@ -219,7 +219,3 @@ def _stack(views: list[View]) -> View:
     depths = [view.depth_z for view in views if view.depth_z is not None]
     depth_z = torch.stack(depths) if len(depths) == len(views) else None
     return View(torch.stack([view.image for view in views]), camera, depth_z)
-
-
-def _batched(camera: Camera) -> Camera:
-    return Camera(camera.camera_to_world[None], camera.intrinsics_px[None], camera.image_size_px)

@@ -164,7 +164,7 @@ def made_up_pairs(count: int, size_px: int) -> PairBatch:
         input_to_world=pose,
         target_to_world=moved,
         fov_y_rad=0.9 * ones,
-        scene_scale={representation.official_mode: ones for representation in Representation},
+        scene_scale={representation: ones for representation in Representation},
         input_depth_z=torch.ones(count, size_px, size_px),
     )
 

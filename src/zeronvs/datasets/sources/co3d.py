@@ -66,8 +66,8 @@ class Co3dSource:
         if (root / "frame_annotations.jgz").is_file():
             self._categories = {clean_name(root.resolve().name): root.resolve()}
         else:
-            found = sorted(root.glob("*/frame_annotations.jgz"))
-            self._categories = {clean_name(p.parent.name): p.parent.resolve() for p in found}
+            paths = sorted(root.glob("*/frame_annotations.jgz"))
+            self._categories = {clean_name(p.parent.name): p.parent.resolve() for p in paths}
         if not self._categories:
             raise InputError(f"{root}: no frame_annotations.jgz in it or in its folders")
         self._set_list = set_list
@@ -79,14 +79,14 @@ class Co3dSource:
 
     def scene_ids(self, split: str | None = None) -> list[str]:
         """Return `category/sequence` of all sequences, or of those of a split's set list."""
-        found = []
+        names = []
         for category in self._categories:
             index = self._index(category)
             allowed = None if split is None else self._frames_of_split(category, split)
-            found += [f"{category}/{s}" for s in index if allowed is None or s in allowed]
-        if not found:
+            names += [f"{category}/{s}" for s in index if allowed is None or s in allowed]
+        if not names:
             raise InputError(f"no sequence in the split {split!r}")
-        return found
+        return names
 
     def load(self, scene_id: str, split: str | None = None) -> SceneViews:
         """Return one sequence; with a split, only the frames that its set list names."""
@@ -104,7 +104,7 @@ class Co3dSource:
                 frames.append(_frame(root, entry))
             except (InputError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
                 notes.append(f"frame {path or '?'} left out: {type(error).__name__} {error}")
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        return SceneViews(scene_id, tuple(frames), tuple(notes), len(notes))
 
     def _frames_of_split(self, category: str, split: str) -> dict[str, set[str]]:
         """Return the image paths of a split by sequence."""

@@ -56,19 +56,20 @@ class ColmapSource:
         if model_folder is None:
             raise InputError(f"{folder} has no COLMAP model")
         model = read_model(model_folder)
-        frames, found, notes = [], set[Path](), _other_models(model_folder)
+        frames, paths, notes = [], set[Path](), _other_models(model_folder)
         for image in sorted(model.images, key=lambda image: image.name):
             path = self._find(folder, image.name)
             if path is None:
                 notes.append(f"{image.name} left out: there is no such image")
                 continue
-            found.add(path)
+            paths.add(path)
             try:
                 frames.append(_frame(model, image, path))
             except (InputError, KeyError, ValueError) as error:
                 notes.append(f"{image.name} left out: {error}")
-        notes += _without_pose(found)
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        notes += _without_pose(paths)
+        left_out = len(model.images) - len(frames)
+        return SceneViews(scene_id, tuple(frames), tuple(notes), left_out)
 
     def _find(self, folder: Path, name: str) -> Path | None:
         """Return an image of the model; an absolute folder or name is taken as it is."""
@@ -91,7 +92,7 @@ def _model_folder(folder: Path) -> Path | None:
 
 
 def _other_models(model_folder: Path) -> list[str]:
-    """Name the other models beside the one that is read (COLMAP splits what it cannot join)."""
+    """Name the other models of the scene (COLMAP splits what it cannot join)."""
     if not model_folder.name.isdigit():
         return []
     siblings = sorted(path for path in model_folder.parent.iterdir() if path != model_folder)
@@ -100,12 +101,12 @@ def _other_models(model_folder: Path) -> list[str]:
     return [f"model {name} left out: only {read} is read" for name in names]
 
 
-def _without_pose(found: set[Path]) -> list[str]:
-    """Count the images beside those of the model: COLMAP found no pose for them."""
-    folders = {path.parent for path in found}
+def _without_pose(paths: set[Path]) -> list[str]:
+    """Count the images in the same folders that COLMAP could not register."""
+    folders = {path.parent for path in paths}
     beside = (path for folder in folders for path in folder.iterdir())
     rest = sorted(
-        path.name for path in beside if path.suffix in IMAGE_ENDINGS and path not in found
+        path.name for path in beside if path.suffix in IMAGE_ENDINGS and path not in paths
     )
     return [f"{len(rest)} images without a pose left out, e.g. {rest[0]}"] if rest else []
 

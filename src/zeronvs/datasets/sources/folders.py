@@ -28,7 +28,7 @@ def find_scene_folders(
     root = root.resolve()
     if marks(root):
         return {f"{clean_name(root.parent.name)}/{clean_name(root.name)}": root}
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     level = [root]
     for _ in range(depth):
         level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
@@ -37,11 +37,11 @@ def find_scene_folders(
         scenes = [path for path in level if marks(path)]
         for path in scenes:
             inner = "_".join(path.relative_to(root).parts)
-            add_scene(found, f"{clean_name(root.name)}/{clean_name(inner)}", path)
+            add_scene(by_name, f"{clean_name(root.name)}/{clean_name(inner)}", path)
         level = [path for path in level if path not in scenes]
-    if not found:
+    if not by_name:
         raise InputError(f"{root}: there is no scene in it (a scene is a folder with {what})")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def add_scene(scenes: dict[str, Path], scene_id: str, path: Path) -> None:

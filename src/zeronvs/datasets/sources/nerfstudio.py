@@ -67,7 +67,7 @@ class NerfstudioSource:
         elif not any(path.is_file() for path in paths):
             paths = [folder / name for name in SPLIT_FILES]
         paths = [path for path in paths if path.is_file()]
-        frames, notes = [], []
+        frames, notes, left_out = [], [], 0
         if split is None and len(paths) > 1 and paths[0].name in FILES:
             notes.append(
                 f"{paths[1].parent.name}/{paths[1].name} left out: {paths[0].name} is read"
@@ -80,7 +80,8 @@ class NerfstudioSource:
                     frames.append(self._frame(path.parent, entry, name))
                 except InputError as error:
                     notes.append(f"{name} left out: {error}")
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+                    left_out += 1
+        return SceneViews(scene_id, tuple(frames), tuple(notes), left_out)
 
     def _frame(self, folder: Path, entry: dict[str, Any], name: str) -> SceneFrame:
         path = _find(folder, entry.get("file_path"))

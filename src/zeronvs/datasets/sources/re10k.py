@@ -77,7 +77,7 @@ class Re10kSource:
         video_id = clip.address.split("v=")[-1].split("&")[0].rsplit("/", 1)[-1]
         images = next((self._images[n] for n in (path.stem, video_id) if n in self._images), None)
         if images is None:
-            raise InputError(f"no folder {path.stem} of frames, and no video of it, was found")
+            raise InputError(f"no folder {path.stem} of frames, and no video of it")
         notes: list[str] = []
         readers = _readers(images, stamps, notes)
         frames = [
@@ -85,7 +85,7 @@ class Re10kSource:
             for index, stamp in enumerate(stamps)
             if stamp in readers
         ]
-        return SceneViews(scene_id, tuple(frames), tuple(notes))
+        return SceneViews(scene_id, tuple(frames), tuple(notes), len(stamps) - len(frames))
 
 
 def is_re10k(folder: Path) -> bool:
@@ -104,7 +104,7 @@ class Video:
         self._at: tuple[Fraction, av.VideoFrame] | None = None
 
     def read(self, stamp_us: int) -> FramePixels:
-        """Return the frame shown at a time (the nearest one).
+        """Return the frame nearest to a time.
 
         Raises:
             InputError: The video cannot be decoded, or ends before.
@@ -169,13 +169,13 @@ def _looks_like_cameras(path: Path) -> bool:
 
 def _find_images(root: Path) -> dict[str, Path]:
     """Return folders of images and videos by name."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            found.setdefault(path.stem, path)
+            by_name.setdefault(path.stem, path)
         elif path.is_file() and path.suffix in IMAGE_ENDINGS:
-            found[path.parent.name] = path.parent
-    return found
+            by_name[path.parent.name] = path.parent
+    return by_name
 
 
 def _readers(images: Path, stamps: list[int], notes: list[str]) -> dict[int, partial]:

@@ -82,6 +82,8 @@ class SceneViews:
     frames: tuple[SceneFrame, ...]
     notes: tuple[str, ...] = ()
     """What was left out and why, a sentence each."""
+    left_out: int = 0
+    """Frames of the source that are not among `frames`."""
 
 
 @runtime_checkable
