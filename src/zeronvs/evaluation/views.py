@@ -23,7 +23,7 @@ from zeronvs.evaluation.held_out import (
     read_pair_names,
 )
 from zeronvs.evaluation.metrics import psnr, ssim
-from zeronvs.training.perceptual import PerceptualDistance
+from zeronvs.perceptual import PerceptualDistance
 
 OURS = "ours"
 OURS_GIVEN_DEPTH = "ours, depth given"
