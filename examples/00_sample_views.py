@@ -10,6 +10,7 @@ from PIL import Image
 
 from zeronvs import Camera, ZeroNVSPipeline
 from zeronvs.cameras.trajectories import make_trajectory
+from zeronvs.depth.builtin import load_builtin_depth
 
 photo = Image.open(Path(__file__).with_name("coffee.png"))
 pipe = ZeroNVSPipeline.from_pretrained("builtin")
@@ -24,6 +25,7 @@ images = pipe(
     photo,
     cameras,
     input_camera=input_camera,
+    geometry_estimator=load_builtin_depth(),
     scene_scale=0.8,
     generator=0,
 ).images

@@ -1,5 +1,9 @@
 """Tiny pipelines of both kinds, with the real classes and random weights."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -7,6 +11,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
+from zeronvs.protocols import Geometry
+
+
+@dataclass(frozen=True)
+class FixedGeometry:
+    """Predicts the same depth for every image: `depth` of an image batch, or 1 everywhere."""
+
+    depth: Callable[[torch.Tensor], torch.Tensor] = lambda image: torch.ones_like(image[:, 0])
+    kind: Literal["relative", "metric"] = "relative"
+
+    def estimate(self, image: torch.Tensor) -> Geometry:
+        return Geometry(depth_z=self.depth(image), kind=self.kind)
 
 
 def tiny_image_encoder() -> CLIPVisionModelWithProjection:
@@ -64,7 +80,6 @@ def tiny_released(seed: int = 1) -> ZeroNVSPipeline:
 
 
 def tiny_warp(
-    depth_estimator=None,
     seed: int = 2,
     prediction_type: str = "v_prediction",
     downscale: int = 2,
@@ -80,9 +95,7 @@ def tiny_warp(
     projection = CameraProjection(image_embed_dim=12, cross_attention_dim=12)
     cells = downscale**2
     vae, unet = PixelShuffleAutoencoder(downscale), tiny_unet(10 * cells, 3 * cells)
-    return evaluated(
-        ZeroNVSPipeline(vae, tiny_image_encoder(), unet, scheduler, projection, depth_estimator)
-    )
+    return evaluated(ZeroNVSPipeline(vae, tiny_image_encoder(), unet, scheduler, projection))
 
 
 def evaluated(pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from zeronvs.cameras.camera import Camera, stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import look_at
 from zeronvs.cameras.view import View
 
@@ -65,7 +65,7 @@ def test_crops_of_crops_add_up():
 
 def test_stacking_undoes_indexing():
     cameras = some_cameras()
-    again = stack_cameras([cameras[k] for k in range(len(cameras))])
+    again = Camera.stack([cameras[k] for k in range(len(cameras))])
     torch.testing.assert_close(again.camera_to_world, cameras.camera_to_world)
     assert len(cameras[1:]) == 2
     with pytest.raises(TypeError, match="single camera"):
@@ -74,7 +74,7 @@ def test_stacking_undoes_indexing():
 
 def test_cameras_of_different_sizes_do_not_stack():
     with pytest.raises(ValueError, match="one image size"):
-        stack_cameras([some_cameras()[0], some_cameras(3, (4, 4))[0]])
+        Camera.stack([some_cameras()[0], some_cameras(3, (4, 4))[0]])
 
 
 def test_a_view_is_indexed_with_its_camera_and_depth():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from zeronvs.cameras.camera import Camera, stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import look_at
 from zeronvs.cameras.rays import camera_rays, pixel_rays
 from zeronvs.cameras.warp import project
@@ -67,5 +67,5 @@ def test_a_window_of_the_image_sees_the_rays_of_the_window():
 
 def test_batches_of_cameras_agree_with_single_ones():
     cameras = random_cameras(3)
-    alone = stack_cameras([cameras[k] for k in range(3)])
+    alone = Camera.stack([cameras[k] for k in range(3)])
     torch.testing.assert_close(camera_rays(alone).directions, camera_rays(cameras).directions)

@@ -14,7 +14,7 @@ from zeronvs.cli import main
 
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        main(["estimate", *words, "--model", "none"])
+        main(["estimate", *words, "--depth", "none"])
     return caught.value.code
 
 

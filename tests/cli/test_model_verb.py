@@ -6,7 +6,7 @@ import pytest
 def test_info_names_the_parts_and_the_representation(zeronvs, model_folder, capsys):
     assert zeronvs("model", "info", model_folder) == 0
     printed = capsys.readouterr().out
-    for name in ("vae", "image_encoder", "unet", "scheduler", "cc_projection", "depth_estimator"):
+    for name in ("vae", "image_encoder", "unet", "scheduler", "cc_projection"):
         assert name in printed
     assert "image size: 32 px" in printed
     assert "6DoF+1, viewer" in printed

@@ -138,9 +138,8 @@ def test_posed_folders_and_photographs_become_both_built_in_networks_and_resume(
     weights.mkdir(parents=True)
     torch.save(vgg_weights(), weights / "vgg_shift_tolerant.pth")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    depth_net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8))
     start = tmp_path / "start"
-    tiny_warp(depth_net, prediction_type="sample", downscale=4).save_pretrained(start)
+    tiny_warp(prediction_type="sample", downscale=4).save_pretrained(start)
     out = tmp_path / "run"
     words = ("train", photo_data, "-o", out, "--preset", "builtin", "--from", start, "--batch", 2)
     words += ("--device", "cpu", "--depth-steps", 2, "--validate-every", 0)
@@ -152,7 +151,7 @@ def test_posed_folders_and_photographs_become_both_built_in_networks_and_resume(
     assert steps == [1, 2]
     assert (out / "depth_run" / "state.safetensors").read_bytes() == depth_state
     assert ZeroNVSPipeline.from_pretrained(out / "pipeline").image_size_px == 32
-    assert DepthNet.from_pretrained(out / "depth_run" / "depth").config["input_size_px"] == 32
+    assert DepthNet.from_pretrained(out / "depth_run" / "depth").config["input_size_px"] == 160
 
 
 def test_a_preset_with_its_own_data_takes_one_folder(zeronvs, photo_data, tmp_path, capsys):

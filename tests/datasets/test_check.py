@@ -132,7 +132,7 @@ def test_broken_poses_and_still_cameras_are_told(views):
     assert any("not finite" in problem for problem in check.problems)
     assert picture is None
     check, _ = check_scene(scene_of(views, pose=lambda pose: 2 * pose))
-    assert any("no rotation" in problem for problem in check.problems)
+    assert any("scaled by 2" in problem for problem in check.problems)
     check, _ = check_scene(scene_of(views, pose=lambda pose: torch.eye(4)), pairs=1)
     assert any("all poses are the same" in problem for problem in check.problems)
 

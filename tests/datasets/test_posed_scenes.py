@@ -2,6 +2,8 @@
 
 import json
 import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,11 @@ def test_a_disparity_that_disagrees_becomes_one_depth():
         ('{"frames": 3}', "is not a posed scene"),
         ('{"frames": [{"file": "a.jpg"}]}', "KeyError"),
         (json.dumps({"frames": [frame(0, c2w=[[1, 2], [3, 4]])]}), "is not a posed scene"),
+        (json.dumps({"frames": [frame(0, fx=math.nan)]}), "NaN is not a number"),
+        (json.dumps({"frames": [frame(0, fy=-3)]}), "no camera's"),
+        (json.dumps({"frames": [frame(0, cx=1e300)]}), "no camera's"),
+        (json.dumps({"frames": [frame(0, w=0)]}), "no image's"),
+        (json.dumps({"frames": [], "depth_png_units_per_scene_unit": 0}), "not above 0"),
     ],
 )
 def test_a_broken_scene_file_is_refused_in_one_line(tmp_path: Path, content: str, says: str):
@@ -130,6 +137,54 @@ def test_a_broken_scene_file_is_refused_in_one_line(tmp_path: Path, content: str
     with pytest.raises(InputError, match=says) as caught:
         open_posed_scene(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not a zip",
+        {"frame": np.zeros(3, np.int64)},
+        {"frame": np.zeros(2), "uv": np.zeros((3, 2)), "depth_z": np.ones(2)},
+        {"frame": np.zeros((2, 2)), "uv": np.zeros((2, 2)), "depth_z": np.ones(2)},
+    ],
+)
+def test_broken_sparse_points_are_refused_by_name(tmp_path: Path, content):
+    write_scene(tmp_path, [frame(0)])
+    if isinstance(content, bytes):
+        (tmp_path / "sparse.npz").write_bytes(content)
+    else:
+        np.savez(tmp_path / "sparse.npz", **content)
+    with pytest.raises(InputError, match=r"sparse\.npz") as caught:
+        open_posed_scene(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_points_without_a_finite_depth_are_left_out(tmp_path: Path):
+    write_scene(tmp_path, [frame(0)])
+    uv = np.array([[3.0, 4.0], [np.nan, 1.0], [1e30, 1.0], [5.0, 6.0], [7.0, 8.0]])
+    depth_z = np.array([2.0, 2.0, 2.0, np.nan, -1.0])
+    np.savez(tmp_path / "sparse.npz", frame=np.zeros(5, np.int64), uv=uv, depth_z=depth_z)
+    row, column, known = open_posed_scene(tmp_path).sparse_points(0)
+    assert (row.tolist(), column.tolist(), known.tolist()) == ([4], [3], [2.0])
+
+
+def test_a_pose_that_is_scaled_is_refused_with_its_scale(tmp_path: Path):
+    scaled = (0.33 * np.eye(4)[:3]).tolist()
+    scene = open_posed_scene(write_scene(tmp_path, [frame(0, c2w=scaled)]))
+    with pytest.raises(InputError, match=r"scaled by 0\.33"):
+        scene.view(0)
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path):
+    scene = open_posed_scene(write_scene(tmp_path, [frame(0)]))
+    # The header of a PNG of 20,000 x 20,000 pixels; nothing follows it.
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+    png += struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT" + bytes(4)
+    (tmp_path / "0000.jpg").write_bytes(png)
+    with pytest.raises(InputError, match=r"megapixels|DecompressionBomb"):
+        scene.view(0)
 
 
 def test_a_missing_scene_is_refused(tmp_path: Path):

@@ -100,6 +100,23 @@ def test_damaged_annotations_are_refused_in_one_line(tmp_path: Path, world, dama
     assert "\n" not in str(caught.value)
 
 
+def test_annotations_that_unpack_without_end_are_refused(tmp_path: Path, world):
+    root = write_co3d(tmp_path, world)
+    with gzip.open(root / "apple" / "frame_annotations.jgz", "wb") as handle:
+        handle.write(b"[")
+        for _ in range(200):
+            handle.write(b'{"sequence_name": "s", "pad": 0},' + b" " * 100_000)
+    with pytest.raises(InputError, match="when unpacked"):
+        Co3dSource(root).scene_ids()
+
+
+def test_images_behind_a_link_are_read(tmp_path: Path, world):
+    root = write_co3d(tmp_path / "data", world)
+    (root / "apple" / "110_13051_23361").rename(tmp_path / "elsewhere")
+    (root / "apple" / "110_13051_23361").symlink_to(tmp_path / "elsewhere")
+    assert Co3dSource(root).load(SCENE).frames[0].read().depth_z is not None
+
+
 def test_white_background_needs_the_mask(tmp_path: Path, world):
     from zeronvs.datasets.framed_scene import choose_frames, show_frames
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zeronvs.depth.builtin import DepthNet, load_imagenet_encoder
+from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
+from zeronvs.protocols import GeometryEstimator
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def photographs(count: int, size: int) -> torch.Tensor:
 def test_relative_depth_has_the_size_of_the_image_and_its_near_quantile_is_one(
     net: DepthNet, size: int
 ):
-    depth = net.estimate_depth(photographs(2, size))
+    depth = net.estimate(photographs(2, size)).depth_z
     assert depth.shape == (2, size, size)
     assert bool((depth > 0).all())
     near = torch.quantile(depth[:, ::4, ::4].flatten(1), 0.2, dim=1)
@@ -32,19 +33,20 @@ def test_relative_depth_has_the_size_of_the_image_and_its_near_quantile_is_one(
 
 def test_a_photograph_is_estimated_alike_alone_and_in_a_batch(net: DepthNet):
     images = photographs(3, 64)
-    torch.testing.assert_close(net.estimate_depth(images)[1:2], net.estimate_depth(images[1:2]))
+    torch.testing.assert_close(net.estimate(images).depth_z[1:2], net.estimate(images[1:2]).depth_z)
 
 
 def test_a_mirrored_photograph_has_the_mirrored_depth(net: DepthNet):
     images = photographs(2, 64)
-    mirrored = net.estimate_depth(images.flip(-1))
+    mirrored = net.estimate(images.flip(-1)).depth_z
     # Up to scale: its quantile is taken of every fourth pixel, counted from the left.
-    ratio = mirrored.flip(-1) / net.estimate_depth(images)
+    ratio = mirrored.flip(-1) / net.estimate(images).depth_z
     torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
 
 
 def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):
-    fov, spread = net.estimate_fov_rad(photographs(3, 48))
+    geometry = net.estimate(photographs(3, 48))
+    fov, spread = geometry.fov_y_rad, geometry.fov_spread_rad
     assert fov.shape == spread.shape == (3,)
     assert bool(((fov > 0) & (fov < math.pi)).all())
     assert bool((spread > 0).all())
@@ -58,7 +60,7 @@ def test_the_raw_answer_is_positive_disparity_at_half_the_resolution(net: DepthN
 
 
 def test_estimating_leaves_no_gradients(net: DepthNet):
-    assert not net.estimate_depth(photographs(1, 64)).requires_grad
+    assert not net.estimate(photographs(1, 64)).depth_z.requires_grad
 
 
 def test_a_saved_network_answers_the_same(net: DepthNet, tmp_path: Path):
@@ -66,7 +68,7 @@ def test_a_saved_network_answers_the_same(net: DepthNet, tmp_path: Path):
     loaded = DepthNet.from_pretrained(tmp_path).eval()
     assert loaded.config["input_size_px"] == 64
     image = photographs(1, 64)
-    torch.testing.assert_close(loaded.estimate_depth(image), net.estimate_depth(image))
+    torch.testing.assert_close(loaded.estimate(image).depth_z, net.estimate(image).depth_z)
 
 
 def published_names(net: DepthNet) -> dict[str, torch.Tensor]:
@@ -108,3 +110,28 @@ def test_a_missing_imagenet_weight_is_named(net: DepthNet):
     del weights["_blocks.3._bn1.weight"]
     with pytest.raises(KeyError, match=r"_blocks\.3\._bn1\.weight"):
         load_imagenet_encoder(DepthNet(input_size_px=64, decoder_channels=(8, 8, 8, 8)), weights)
+
+
+def test_the_shipped_network_is_found_and_predicts_what_the_protocol_promises():
+    net = load_builtin_depth()
+    assert isinstance(net, GeometryEstimator)
+    assert not net.training
+    assert net.dtype == torch.float32
+    geometry = net.estimate(photographs(2, 128))
+    assert geometry.kind == "relative"
+    assert geometry.depth_z.shape == (2, 128, 128)
+    assert geometry.fov_y_rad.shape == geometry.fov_spread_rad.shape == (2,)
+
+
+def test_images_are_moved_to_the_precision_of_the_network_and_results_are_float32():
+    net = load_builtin_depth()
+    exact = net.estimate(photographs(1, 64))
+    rounded = net.to(torch.bfloat16).estimate(photographs(1, 64))
+    assert rounded.depth_z.dtype == rounded.fov_y_rad.dtype == torch.float32
+    assert ((rounded.depth_z - exact.depth_z).abs() / exact.depth_z).mean() < 0.05
+
+
+@pytest.mark.gpu
+def test_images_on_the_cpu_are_moved_to_the_device_of_the_network():
+    geometry = load_builtin_depth(device="cuda").estimate(photographs(1, 64))
+    assert geometry.depth_z.device.type == "cpu"

@@ -40,4 +40,4 @@ def test_other_kinds_of_network_are_left_alone(pipe: ZeroNVSPipeline):
     view = known_view()
     told = pipe.prepare(pipe.encode(view, 1.0), view.camera)
     image = torch.rand(1, 3, 16, 16)
-    assert pipe.keep_known(image, told) is image
+    assert pipe.conditioning.keep_known(image, told, pipe.to_image) is image

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
+from tiny_pipelines import FixedGeometry
 from torch.testing import assert_close
 from transformers import CLIPVisionModelWithProjection
 
@@ -141,13 +144,18 @@ def test_the_warp_kind_is_told_the_input_as_the_target_would_see_it(warp_pipe):
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_the_warp_kind_asks_the_depth_estimator_and_applies_the_scene_scale(warp_pipe):
+def test_missing_depth_comes_from_the_estimator_in_units_of_the_scene_scale(warp_pipe):
     photo = View(input_view().image, input_view().camera)
-    with pytest.raises(InputError, match="depth"):
-        warp_pipe.encode(photo, 0.7)
-    warp_pipe.depth_estimator = lambda image: torch.full_like(image[:, 0], 2.0)
-    depth_z = warp_pipe.encode(photo, 0.5).view.depth_z
+    with pytest.raises(InputError, match="geometry_estimator") as caught:
+        warp_pipe(photo, orbit(1))
+    assert "\n" not in str(caught.value)
+    relative = FixedGeometry(lambda image: torch.full_like(image[:, 0], 2.0))
+    depth_z = warp_pipe.encode(photo, 0.5, relative).view.depth_z
     assert_close(depth_z, torch.full((1, 16, 16), 1.0))
+    metric = replace(relative, kind="metric")
+    assert_close(warp_pipe.encode(photo, 0.5, metric).view.depth_z, torch.full((1, 16, 16), 0.5))
+    given = warp_pipe.encode(input_view(), 0.5, relative).view.depth_z
+    assert_close(given, input_view().depth_z[None])
 
 
 def test_the_pose_reaches_the_token_only_through_the_projection(pipe):

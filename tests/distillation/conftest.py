@@ -22,10 +22,6 @@ def ready(pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:
     return pipe
 
 
-def flat_depth(image: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(image[:, 0])
-
-
 @pytest.fixture(scope="session")
 def pipe() -> ZeroNVSPipeline:
     """Return a tiny model of the released kind."""
@@ -35,7 +31,7 @@ def pipe() -> ZeroNVSPipeline:
 @pytest.fixture(scope="session")
 def warp_pipe() -> ZeroNVSPipeline:
     """Return a tiny model of the warp kind."""
-    return ready(tiny_warp(flat_depth, seed=8))
+    return ready(tiny_warp(seed=8))
 
 
 @pytest.fixture(scope="session")

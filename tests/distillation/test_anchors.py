@@ -18,7 +18,6 @@ from zeronvs.distillation.anchors import (
     quantized,
     sample_anchors,
 )
-from zeronvs.distillation.supervision import single
 
 
 def cameras_of(count):
@@ -69,7 +68,7 @@ def test_near_pixels_of_views_that_face_an_anchor_are_left_to_the_photo():
 
 def test_an_anchor_depends_on_its_seed_and_not_on_its_neighbours(pipe, input_view):
     config = AnchorConfig(num_inference_steps=2)
-    view, cameras = single(input_view), cameras_of(2)
+    view, cameras = input_view.batched(), cameras_of(2)
     both = sample_anchors(pipe, view, 0.7, cameras, config=config, seeds=[5, 6])
     second = sample_anchors(pipe, view, 0.7, cameras[[1]], config=config, seeds=[6])
     torch.testing.assert_close(both.image[1], second.image[0], atol=1.01 / 255, rtol=0)

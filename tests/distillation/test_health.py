@@ -10,7 +10,6 @@ from sphere_world import ring_cameras, sphere_views
 from zeronvs._core.errors import HealthError
 from zeronvs._core.random import seeded_generator
 from zeronvs.distillation import health
-from zeronvs.distillation.supervision import single
 from zeronvs.scene.scene import Scene
 
 
@@ -60,7 +59,7 @@ def test_one_bad_picture_warns_and_many_are_an_error(value, kind):
 
 
 def test_a_model_that_listens_to_the_camera_passes_and_one_that_does_not_is_found(pipe, input_view):
-    condition = pipe.encode(single(input_view), 0.7)
+    condition = pipe.encode(input_view.batched(), 0.7)
     assert health.check_guidance(pipe, condition, ring_cameras([0.5, -0.5])) == []
     same = ring_cameras([0.5, 0.5])
     assert names(health.check_guidance(pipe, condition, same)) == [("guidance", "error")]

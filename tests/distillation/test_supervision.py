@@ -12,7 +12,6 @@ from zeronvs.distillation.supervision import (
     jittered,
     random_pixels,
     resized_view,
-    single,
 )
 
 
@@ -58,6 +57,6 @@ def test_a_resized_view_keeps_its_field_of_view_and_its_depths():
 def test_the_fingerprint_of_a_view_changes_with_one_pixel():
     view = sphere_views(ring_cameras([0.0], size_px=8))[0]
     before = digest_view(view)
-    assert digest_view(single(view)[0]) == before
+    assert digest_view(view.batched()[0]) == before
     view.image[0, 3, 3] += 1e-3
     assert digest_view(view) != before

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_pipelines import FixedGeometry
 
 from zeronvs._core.errors import InputError
 from zeronvs.evaluation.baselines import WARP, WARP_MIRROR, WARP_NEAREST
@@ -76,7 +77,7 @@ def test_a_depth_network_stands_in_where_no_disparity_lies(held_out: Path, tmp_p
     def relative_depth(images: torch.Tensor) -> torch.Tensor:
         return (0.5 * truth / truth.median())[None].expand(len(images), -1, -1)
 
-    pair = HeldOutScenes(folder, 128, relative_depth).pair(name)
+    pair = HeldOutScenes(folder, 128, FixedGeometry(relative_depth)).pair(name)
     error = (pair.input_view.depth_z / truth - 1).abs()
     assert float(error.median()) < 0.1
     with pytest.raises(InputError, match="nothing says how deep"):

@@ -12,7 +12,14 @@ from zeronvs.cameras.conventions import re10k_from_camera
 from zeronvs.cameras.poses import look_at
 from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.cameras.warp import project
-from zeronvs.formats.transforms_json import read_camera_path, write_camera_path, write_transforms
+from zeronvs.formats.transforms_json import (
+    frame_camera,
+    frame_lens,
+    read_camera_path,
+    read_frames,
+    write_camera_path,
+    write_transforms,
+)
 
 EYE = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 PATH = {"render_height": 30, "render_width": 40, "camera_path": []}
@@ -33,6 +40,14 @@ def written(folder, content, name="cameras.json"):
 
 def path_frame(**changes):
     return {"camera_to_world": [v for row in EYE for v in row], "fov": 50, "aspect": 1.3, **changes}
+
+
+def far_pose(x):
+    return [[1, 0, 0, x], *EYE[1:]]
+
+
+def scaled_pose(scale):
+    return [*[[scale * value for value in row] for row in EYE[:3]], EYE[3]]
 
 
 def re10k_text(cameras):
@@ -58,7 +73,9 @@ def test_camera_path_makes_the_round_trip(tmp_path):
 
 def test_transforms_make_the_round_trip_with_any_lens(tmp_path):
     cameras = some_cameras().cropped(3, 5.5, 20, 21)
-    write_transforms(tmp_path / "transforms.json", cameras, [f"{k}.png" for k in range(5)])
+    write_transforms(
+        tmp_path / "transforms.json", cameras, [tmp_path / f"{k}.png" for k in range(5)]
+    )
     assert_same_cameras(read_camera_path(tmp_path / "transforms.json"), cameras)
 
 
@@ -82,7 +99,7 @@ def test_re10k_files_keep_the_vertical_field_of_view_and_square_pixels(tmp_path,
 @pytest.mark.parametrize("image_size_px", [(60, 80), (60, 60), (15, 40)])
 def test_another_image_size_sees_the_same_point_at_the_same_height(tmp_path, image_size_px):
     cameras = some_cameras()
-    write_transforms(tmp_path / "transforms.json", cameras, ["a.png"] * 5)
+    write_transforms(tmp_path / "transforms.json", cameras, [tmp_path / "a.png"] * 5)
     read = read_camera_path(tmp_path / "transforms.json", image_size_px=image_size_px)
     points = torch.tensor([[0.05, 0.02, 0.1]]).expand(5, 1, 3)
     before, after = project(points, cameras)[0], project(points, read)[0]
@@ -117,6 +134,56 @@ def test_image_paths_of_strangers_are_never_opened(tmp_path):
     assert len(read_camera_path(path)) == 4
 
 
+def test_frames_are_read_one_by_one_with_what_the_file_shares(tmp_path):
+    lens = {"k1": 0.1, "k2": -0.02, "p1": 0.003, "k4": None}
+    content = {**TRANSFORMS, **lens, "frames": [{"transform_matrix": EYE, "fl_x": 20}, 3, {}]}
+    frames = read_frames(written(tmp_path, content))
+    assert frame_camera(frames[0], "here").intrinsics_px[1, 1] == 20
+    assert frame_lens(frames[0], "here").radial == (0.1, -0.02, 0.0)
+    assert frame_lens(frames[0], "here").tangential == (0.003, 0.0)
+    for bad in frames[1:]:
+        with pytest.raises(InputError, match="here: "):
+            frame_camera(bad, "here")
+
+
+def test_a_path_saved_in_nerfstudios_normalised_world_is_brought_back(tmp_path):
+    cameras = some_cameras()
+    # nerfstudio rotates the world, moves it and scales it: x_viewer = scale * (rotation x + shift).
+    rotation = look_at(torch.tensor([0.3, -1.0, 0.8]))[:3, :3]
+    shift, scale = torch.tensor([0.4, -0.2, 0.9]), 1.7
+    pose = cameras.camera_to_world.clone()
+    pose[:, :3, :3] = rotation @ pose[:, :3, :3]
+    pose[:, :3, 3] = scale * (pose[:, :3, 3] @ rotation.T + shift)
+    in_viewer = Camera(pose, cameras.intrinsics_px, cameras.image_size_px)
+    write_camera_path(tmp_path / "camera_path.json", in_viewer)
+    transform = torch.cat([rotation, shift[:, None]], dim=1)
+    similarity = {"transform": transform.tolist(), "scale": scale}
+    written(tmp_path, similarity, "dataparser_transforms.json")
+    assert_same_cameras(read_camera_path(tmp_path / "camera_path.json"), cameras)
+    # transforms.json is in the world of the images, whatever lies beside it.
+    write_transforms(tmp_path / "transforms.json", cameras, [tmp_path / "a.png"] * 5)
+    assert_same_cameras(read_camera_path(tmp_path / "transforms.json"), cameras)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", {"scale": 1}, {"transform": EYE, "scale": 0}, {"transform": EYE}, "{"]
+)
+def test_a_broken_normalisation_beside_a_path_is_named(tmp_path, content):
+    write_camera_path(tmp_path / "camera_path.json", some_cameras())
+    written(tmp_path, content, "dataparser_transforms.json")
+    with pytest.raises(InputError, match=r"dataparser_transforms\.json"):
+        read_camera_path(tmp_path / "camera_path.json")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    for name, text in (
+        ("clip.txt", re10k_text(some_cameras())),
+        ("cameras.json", json.dumps(TRANSFORMS)),
+    ):
+        path = written(tmp_path, "\ufeff" + text, name)
+        assert len(read_camera_path(path, image_size_px=(8, 8))) >= 1
+
+
 def test_frames_of_different_sizes_need_one_to_agree_on(tmp_path):
     frames = [{"transform_matrix": EYE}, {"transform_matrix": EYE, "h": 60, "w": 20}]
     path = written(tmp_path, {**TRANSFORMS, "frames": frames})
@@ -142,8 +209,13 @@ BAD = {
     "negative_fov": ({**PATH, "camera_path": [path_frame(fov=-3)]}, "180"),
     "text_fov": ({**PATH, "camera_path": [path_frame(fov="wide")]}, "number"),
     "true_fov": ({**PATH, "camera_path": [path_frame(fov=True)]}, "number"),
-    "nan_pose": ({**PATH, "camera_path": [path_frame(camera_to_world=[math.nan] * 16)]}, "4x4"),
-    "huge": ({**PATH, "camera_path": [path_frame(camera_to_world=[10**400] * 16)]}, "4x4"),
+    "nan_pose": ({**PATH, "camera_path": [path_frame(camera_to_world=[math.nan] * 16)]}, "NaN"),
+    "huge": ({**PATH, "camera_path": [path_frame(camera_to_world=[10**400] * 16)]}, "too large"),
+    "overflow": ('{"camera_path": [{"fov": 1e999}]}', "too large"),
+    "far": ({**PATH, "camera_path": [path_frame(camera_to_world=far_pose(1e300))]}, "4x4"),
+    "too_far": ({**TRANSFORMS, "frames": [{"transform_matrix": far_pose(1e30)}]}, "4x4"),
+    "far_focal": ({**TRANSFORMS, "fl_x": 1e300}, "number"),
+    "scaled": ({**TRANSFORMS, "frames": [{"transform_matrix": scaled_pose(0.33)}]}, "by 0.33"),
     "short_pose": ({**PATH, "camera_path": [path_frame(camera_to_world=[1.0] * 9)]}, "4x4"),
     "no_pose": ({**TRANSFORMS, "frames": [{}]}, "4x4"),
     "flat": ({**TRANSFORMS, "frames": [{"transform_matrix": [[0] * 4] * 4}]}, "rigid"),

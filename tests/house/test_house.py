@@ -1,5 +1,6 @@
 """The house: floors, sizes, a quick help, and documents that name what exists."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -112,6 +113,55 @@ def test_nothing_below_the_command_line_prints_or_reads_the_environment(reposito
     files = tracked(repository, "src/zeronvs/**/*.py")
     inside = [f for f in files if "cli" not in f.relative_to(repository).parts]
     assert [f.name for f in inside if wrong.search(f.read_text())] == []
+
+
+def texts_without_encoding(source: str) -> list[int]:
+    """Return the lines that open text in the encoding of the machine's locale."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+        if name not in ("open", "fdopen", "read_text", "write_text", "NamedTemporaryFile"):
+            continue
+        if owner in ("os", "Image", "av", "tarfile", "webbrowser", "self._archive", "archive"):
+            continue
+        if name in ("read_text", "write_text") and not owner:
+            continue  # ours, which is always UTF-8
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        positional = [*node.args, named.get("mode")]
+        words = [part.value for part in positional if isinstance(part, ast.Constant)]
+        binary = any(isinstance(word, str) and "b" in word and len(word) < 4 for word in words)
+        if "encoding" not in named and not binary:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_text_files_are_opened_with_a_named_encoding(repository: Path):
+    files = tracked(repository, "src/zeronvs/**/*.py")
+    found = {f.name: texts_without_encoding(f.read_text(encoding="utf-8")) for f in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("open(path)", True),
+        ("path.open('w')", True),
+        ("gzip.open(path, 'rt')", True),
+        ("path.open()", True),
+        ("path.read_text(encoding='utf-8-sig')", False),
+        ("path.open('rb')", False),
+        ("open(path, mode='wb')", False),
+        ("Image.open(path)", False),
+    ],
+)
+def test_a_text_file_without_an_encoding_would_be_found(source: str, wrong: bool):
+    assert bool(texts_without_encoding(source)) == wrong
 
 
 def test_no_file_names_a_place_of_one_machine(repository: Path):

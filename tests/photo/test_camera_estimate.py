@@ -1,6 +1,7 @@
 """Estimates: exact on exact depth, honest where nothing can be known, and never above the user."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from zeronvs.photo.camera_estimate import estimate_camera
 from zeronvs.photo.elevation import estimate_elevation, fit_ground_plane
 from zeronvs.photo.field_of_view import estimate_fov_y
 from zeronvs.photo.scene_scale import estimate_scene_scale
+from zeronvs.protocols import Geometry
 
 FOV = math.radians(50)
 
@@ -38,9 +40,10 @@ class FixedDepth:
     def __init__(self, depth: torch.Tensor):
         self.depth = depth / depth.flatten().quantile(0.2)
 
-    def estimate_depth(self, image: torch.Tensor) -> torch.Tensor:
+    def estimate(self, image: torch.Tensor) -> Geometry:
         size = image.shape[-2:]
-        return torch.nn.functional.interpolate(self.depth[None, None], size)[:, 0]
+        depth_z = torch.nn.functional.interpolate(self.depth[None, None], size)[:, 0]
+        return Geometry(depth_z=depth_z, kind="relative")
 
 
 @pytest.mark.parametrize("elevation_deg", [20.0, 35.0, 50.0])
@@ -122,7 +125,7 @@ def test_what_the_user_gives_always_wins():
     estimate = estimate_camera(
         torch.rand(3, 60, 80),
         focal_px=70.0,
-        depth_estimator=FixedDepth(room_depth(40)),
+        geometry_estimator=FixedDepth(room_depth(40)),
         fov_y_rad=1.0,
         elevation_rad=-0.2,
         scene_scale=0.5,
@@ -134,7 +137,7 @@ def test_what_the_user_gives_always_wins():
 
 def test_the_whole_estimate_uses_the_depth_model():
     estimate = estimate_camera(
-        torch.rand(3, 60, 80), fov_y_rad=FOV, depth_estimator=FixedDepth(room_depth(40))
+        torch.rand(3, 60, 80), fov_y_rad=FOV, geometry_estimator=FixedDepth(room_depth(40))
     )
     assert estimate.relative_depth is not None
     assert estimate.relative_depth.shape == (128, 128)
@@ -145,13 +148,14 @@ def test_the_whole_estimate_uses_the_depth_model():
 class FixedDepthAndLens(FixedDepth):
     """A model that knows the lens of one picture too."""
 
-    def estimate_fov_rad(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.full((len(image),), 0.7), torch.full((len(image),), 1e-3)
+    def estimate(self, image: torch.Tensor) -> Geometry:
+        fov, spread = torch.full((len(image),), 0.7), torch.full((len(image),), 1e-3)
+        return replace(super().estimate(image), fov_y_rad=fov, fov_spread_rad=spread)
 
 
 def test_a_guess_of_the_lens_is_averaged_with_the_default():
     model = FixedDepthAndLens(room_depth(40))
-    estimate = estimate_camera(torch.rand(3, 60, 80), depth_estimator=model).fov_y_rad
+    estimate = estimate_camera(torch.rand(3, 60, 80), geometry_estimator=model).fov_y_rad
     assert 0.7 < estimate.value < math.radians(50)
     assert estimate.spread < math.radians(12)
     assert "depth model" in estimate.source
@@ -159,7 +163,7 @@ def test_a_guess_of_the_lens_is_averaged_with_the_default():
 
 def test_a_recorded_lens_counts_more_than_a_guess():
     model = FixedDepthAndLens(room_depth(40))
-    estimate = estimate_camera(torch.rand(3, 60, 80), depth_estimator=model, focal_px=30.0)
+    estimate = estimate_camera(torch.rand(3, 60, 80), geometry_estimator=model, focal_px=30.0)
     assert estimate.fov_y_rad.value == pytest.approx(math.pi / 2)
 
 

@@ -196,11 +196,11 @@ def test_known_pixels_do_not_enter_the_perceptual_term(pack: TrainingPack, tiny_
 def test_a_fresh_network_predicts_the_warped_input():
     pipe = make_builtin_pipeline()
     assert pipe.image_size_px == 128
-    assert pipe.warps_input
+    assert pipe.conditioning.needs_depth
     concat = torch.rand(1, 112, 32, 32, generator=torch.Generator().manual_seed(0))
     conditioning = CameraCondition(torch.zeros(1, 1, 128), concat)
     with torch.no_grad():
-        predicted = pipe.answer(torch.randn(1, 48, 32, 32), torch.tensor([900]), conditioning)
+        predicted = pipe.predict(torch.randn(1, 48, 32, 32), torch.tensor([900]), conditioning)
     torch.testing.assert_close(predicted, concat[:, 48:96])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from pair_world import made_up_batch
-from tiny_pipelines import tiny_released, tiny_warp
+from tiny_pipelines import FixedGeometry, tiny_released, tiny_warp
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
@@ -19,8 +19,7 @@ CONFIG = FinetuneConfig(seed=3)
 VIEWER = Representation.SIX_DOF_VIEWER.official_mode
 
 
-def flat_depth(image: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(image[:, 0])
+FLAT = FixedGeometry()
 
 
 def test_five_percent_each_lose_the_embedding_the_channels_and_both():
@@ -63,7 +62,7 @@ def denoising(objective: DenoisingObjective, examples: Examples) -> torch.Tensor
 
 
 def test_a_share_of_the_pairs_starts_where_sampling_starts_and_the_rest_favours_noise():
-    draw = torch.linspace(0, 1, 10_001)[:-1]
+    draw = (torch.arange(10_000) + 0.5) / 10_000
     config = replace(CONFIG, pure_noise_share=0.3, timestep_exponent=0.5)
     times = timesteps(draw, 1000, config)
     assert float((times == 999).float().mean()) == pytest.approx(0.3, abs=0.01)
@@ -77,7 +76,7 @@ def test_a_share_of_the_pairs_starts_where_sampling_starts_and_the_rest_favours_
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_loss_is_zero_for_a_network_that_predicts_the_target(kind):
     pipe = tiny_released() if kind == "epsilon" else tiny_warp(prediction_type=kind)
-    objective = DenoisingObjective(pipe, replace(CONFIG, dropout=0.0), depth_estimator=flat_depth)
+    objective = DenoisingObjective(pipe, replace(CONFIG, dropout=0.0), geometry_estimator=FLAT)
     examples = objective.draw_examples(made_up_batch([1, 2]), [0, 1])
     signal = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
     targets = {
@@ -89,7 +88,7 @@ def test_the_loss_is_zero_for_a_network_that_predicts_the_target(kind):
     # A warping network that predicts clean latents predicts the difference to the warped input.
     with predicting(pipe, torch.zeros_like(examples.noise)):
         conditioning = objective.conditioning(examples)[1]
-        added = pipe.answer(examples.noise, examples.timestep, conditioning)
+        added = pipe.predict(examples.noise, examples.timestep, conditioning)
     with predicting(pipe, targets[kind] - added):
         assert float(denoising(objective, examples).max()) < 1e-8
     with predicting(pipe, targets[kind] - added + 0.1):
@@ -156,7 +155,7 @@ def test_every_representation_finds_its_scale():
 def test_a_pair_without_a_scale_does_not_count_and_data_without_any_has_a_remedy():
     lacking = {VIEWER: torch.tensor([1.0, torch.nan])}
     batch = replace(made_up_batch([1, 2]), scene_scale=lacking)
-    objective = DenoisingObjective(tiny_warp(), CONFIG, depth_estimator=flat_depth)
+    objective = DenoisingObjective(tiny_warp(), CONFIG, geometry_estimator=FLAT)
     examples = objective.draw_examples(batch, [0, 1])
     assert objective.usable(examples).tolist() == [1.0, 0.0]
     assert denoising(objective, examples).isfinite().all()
@@ -170,17 +169,18 @@ def test_known_depth_is_kept_and_its_holes_are_filled_in_scene_units():
     truth = 3.0 * ramp_depth(image)
     holes = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     known = torch.where(holes, 0.0, truth)
-    filled = complete_depth(replace(batch, input_depth_z=known), image, ramp_depth)
+    ramp = FixedGeometry(ramp_depth)
+    filled = complete_depth(replace(batch, input_depth_z=known), image, ramp)
     torch.testing.assert_close(filled, truth, rtol=1e-3, atol=1e-3)
     empty = replace(batch, input_depth_z=torch.zeros_like(known))
     viewer = batch.scene_scale[VIEWER]
     torch.testing.assert_close(
-        complete_depth(empty, image, ramp_depth), ramp_depth(image) * viewer[:, None, None]
+        complete_depth(empty, image, ramp), ramp_depth(image) * viewer[:, None, None]
     )
     assert torch.equal(complete_depth(empty, image, None), empty.input_depth_z)
     with pytest.raises(InputError, match="Convert the scenes with depth"):
         complete_depth(replace(batch, input_depth_z=None), image, None)
-    released = DenoisingObjective(tiny_released(), CONFIG, depth_estimator=ramp_depth)
+    released = DenoisingObjective(tiny_released(), CONFIG, geometry_estimator=ramp)
     assert released.view_pairs(batch).input_view.depth_z is None
 
 

@@ -23,7 +23,7 @@ from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.finetune import TrainingRun, finetune, learning_rate_share
 from zeronvs.training.finetune_config import PAPER, FinetuneConfig, autocast_precision
 from zeronvs.training.out_of_memory import advice, is_out_of_memory
-from zeronvs.training.session import depth_estimator_of, with_precision
+from zeronvs.training.session import with_precision
 
 SHORT = FinetuneConfig(
     steps=4,
@@ -44,7 +44,9 @@ def train(out: Path, config: FinetuneConfig = SHORT, pipe=None, **settings: Any)
     settings = {"data": MadeUpPairs(config.batch, total=4)} | settings
     pipe = pipe or tiny_released()
     run = TrainingRun(
-        objective=DenoisingObjective(pipe, config, depth_estimator=depth_estimator_of(pipe)),
+        objective=DenoisingObjective(
+            pipe, config, geometry_estimator=settings.pop("geometry_estimator", None)
+        ),
         config=config,
         out=out,
         accelerator=accelerator,
@@ -209,11 +211,11 @@ def test_a_state_that_is_not_finite_is_refused(tmp_path: Path):
 
 def test_a_model_that_warps_trains_on_clean_images(tmp_path: Path):
     depth_net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval()
-    pipe = tiny_warp(depth_net, prediction_type="sample")
+    pipe = tiny_warp(prediction_type="sample")
     pairs = MadeUpPairs(SHORT.batch, total=4)
     pairs.with_depth = True
     config = replace(SHORT, trains_image_encoder=True)
-    lines = train(tmp_path, config, pipe, data=pairs)
+    lines = train(tmp_path, config, pipe, data=pairs, geometry_estimator=depth_net)
     assert len(lines) == 4
     trained = ZeroNVSPipeline.from_pretrained(tmp_path / "pipeline")
     before = tiny_warp(seed=2).image_encoder.visual_projection.weight

@@ -87,7 +87,7 @@ def test_a_fresh_denoiser_stands_beside_the_frozen_parts_of_a_model(tmp_path):
 
 def test_from_scratch_is_the_built_in_architecture(tmp_path):
     start = load_start("scratch", Representation.THREE_DOF, seed=1, work_dir=tmp_path)
-    assert start.pipe.warps_input
+    assert start.pipe.conditioning.needs_depth
     assert start.pipe.cc_projection.config["camera_embed_dim"] == 4
 
 

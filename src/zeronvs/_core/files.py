@@ -1,12 +1,95 @@
-"""Writing files so that nothing is ever half-written: write aside, then rename."""
+"""Reading text and JSON with bounds; writing files so that none is ever half-written.
+
+Text is UTF-8 whatever the locale, with or without a byte order mark. JSON is strict: bounded in
+size and depth, without NaN, infinity or numbers that overflow a float.
+"""
 
 import json
+import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from zeronvs._core.errors import InputError
+
+MAX_JSON_BYTES = 512 * 2**20
+MAX_JSON_DEPTH = 64
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
+"""Names that `write_aside` gives."""
+
+
+def read_bytes(path: Path, *, max_bytes: int) -> bytes:
+    """Return the content of an ordinary file of bounded size.
+
+    Raises:
+        InputError: It is missing, not an ordinary file (a pipe would never end), or too large.
+    """
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise InputError(f"{path} is not a file")
+        if path.stat().st_size > max_bytes:
+            raise InputError(f"{path} is larger than {max_bytes >> 20} MiB")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}") from error
+
+
+def read_text(path: Path, *, max_bytes: int = 256 * 2**20) -> str:
+    """Return the text of a UTF-8 file of bounded size, without its byte order mark.
+
+    Raises:
+        InputError: It cannot be read (see `read_bytes`), or is not text.
+    """
+    try:
+        return read_bytes(path, max_bytes=max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text") from error
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Return the content of a JSON file; see `parse_json`.
+
+    Raises:
+        InputError: It cannot be read, is too large, or is no strict JSON.
+    """
+    return parse_json(read_bytes(path, max_bytes=max_bytes), str(path))
+
+
+def parse_json(content: bytes | str, name: str) -> Any:
+    """Return what strict JSON holds.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        name: Name of the file, for messages.
+
+    Raises:
+        InputError: It is no JSON, nested too deeply, or holds a number that is not finite.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = json.loads(
+            text, parse_float=_finite, parse_int=_bounded_int, parse_constant=_refuse
+        )
+    except RecursionError as error:
+        raise InputError(f"{name} is not valid JSON: it is nested too deeply") from error
+    except ValueError as error:
+        raise InputError(f"{name} is not valid JSON: {_short(error)}") from error
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        inner = (v for held in level for v in (held.values() if isinstance(held, dict) else held))
+        level = [v for v in inner if isinstance(v, dict | list)]
+        if not level:
+            return value
+    raise InputError(f"{name} is not valid JSON: it is nested too deeply")
 
 
 @contextmanager
@@ -19,7 +102,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
-        # Some writers (safetensors) leave files that only their owner can read: give what is usual.
+        # Some writers (safetensors) leave files that only their owner can read: restore the mode.
         aside.touch()
         mode = aside.stat().st_mode
         yield aside
@@ -29,6 +112,17 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove the temporary files of `write_aside` that a killed process left in a folder.
+
+    Call it where no other process writes to the folder.
+    """
+    if folder.is_dir():
+        for path in list(folder.iterdir()):
+            if _TEMPORARY.fullmatch(path.name) and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -41,3 +135,24 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; NaN and infinity are refused."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 300:  # more digits than a float has range
+        raise ValueError(f"the number {digits[:20]}... is too large")
+    return int(digits)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

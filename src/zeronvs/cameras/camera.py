@@ -5,6 +5,7 @@ top-left pixel and its centre lies at (0.5, 0.5); pixel rows run down. All other
 converted in `zeronvs.cameras.conventions` and nowhere else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,26 @@ class Camera:
     """[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, rows running down."""
     image_size_px: tuple[int, int]
     """(height, width)."""
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that do not make a camera together.
+
+        Raises:
+            ValueError: Shapes, devices or dtypes differ, or the image size is not positive.
+        """
+        pose, matrix = self.camera_to_world, self.intrinsics_px
+        if pose.shape[-2:] != (4, 4) or matrix.shape != (*pose.shape[:-2], 3, 3):
+            raise ValueError(
+                f"a camera needs poses (*batch, 4, 4) and intrinsics (*batch, 3, 3) with the same "
+                f"leading axes, got {tuple(pose.shape)} and {tuple(matrix.shape)}"
+            )
+        if pose.device != matrix.device or pose.dtype != matrix.dtype:
+            raise ValueError(
+                "the poses and intrinsics of a camera must share device and dtype, got "
+                f"{pose.device} {pose.dtype} and {matrix.device} {matrix.dtype}; use Camera.to"
+            )
+        if min(self.image_size_px) < 1:
+            raise ValueError(f"image_size_px is {self.image_size_px}; both sides must be positive")
 
     @classmethod
     def from_fov(
@@ -70,6 +91,41 @@ class Camera:
         """The leading axes."""
         return self.camera_to_world.shape[:-2]
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return self.camera_to_world.device
+
+    @property
+    def elevation_rad(self) -> Float[Tensor, "*batch"]:
+        """Angle of the optical centre above the horizontal plane through the world's origin."""
+        return torch.atan2(self.position[..., 2], self.position[..., :2].norm(dim=-1))
+
+    def with_poses(self, camera_to_world: Float[Tensor, "*poses 4 4"]) -> "Camera":
+        """Return cameras with these intrinsics at other poses; one camera may get many poses."""
+        batch = camera_to_world.shape[:-2]
+        return Camera(
+            camera_to_world, self.intrinsics_px.expand(*batch, 3, 3).clone(), self.image_size_px
+        )
+
+    def with_intrinsics(self, intrinsics_px: Float[Tensor, "*batch 3 3"]) -> "Camera":
+        """Return the cameras with other intrinsics, for images of the same size."""
+        return replace(self, intrinsics_px=intrinsics_px)
+
+    def batched(self) -> "Camera":
+        """Return the cameras along one leading axis; a single camera becomes a batch of one."""
+        return Camera(
+            self.camera_to_world.reshape(-1, 4, 4),
+            self.intrinsics_px.reshape(-1, 3, 3),
+            self.image_size_px,
+        )
+
+    def center_square(self) -> "Camera":
+        """Return the camera of the central square of this camera's image."""
+        height_px, width_px = self.image_size_px
+        side_px = min(height_px, width_px)
+        return self.cropped((height_px - side_px) // 2, (width_px - side_px) // 2, side_px, side_px)
+
     def cropped(
         self, top_px: float | int, left_px: float | int, height_px: int, width_px: int
     ) -> "Camera":
@@ -86,12 +142,14 @@ class Camera:
         intrinsics_px[..., 1, :] *= height_px / self.image_size_px[0]
         return replace(self, intrinsics_px=intrinsics_px, image_size_px=(height_px, width_px))
 
-    def to(self, device: torch.device | str) -> "Camera":
-        """Return the same camera with its tensors on `device`."""
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Camera":
+        """Return the same camera with its tensors on another device or of another type."""
         return replace(
             self,
-            camera_to_world=self.camera_to_world.to(device),
-            intrinsics_px=self.intrinsics_px.to(device),
+            camera_to_world=self.camera_to_world.to(device, dtype),
+            intrinsics_px=self.intrinsics_px.to(device, dtype),
         )
 
     def __getitem__(self, index: "int | slice | Tensor | list[int]") -> "Camera":
@@ -108,18 +166,37 @@ class Camera:
             raise TypeError("a single camera has no length; index a batch of cameras")
         return self.batch_shape[0]
 
+    @staticmethod
+    def stack(cameras: "Sequence[Camera]") -> "Camera":
+        """Stack cameras of one image size along a new first axis.
 
-def stack_cameras(cameras: "list[Camera] | tuple[Camera, ...]") -> Camera:
-    """Stack cameras of one image size along a new first axis.
+        Raises:
+            ValueError: There are none, or their image sizes differ.
+        """
+        size_px = _common_size_px(cameras)
+        return Camera(
+            torch.stack([camera.camera_to_world for camera in cameras]),
+            torch.stack([camera.intrinsics_px for camera in cameras]),
+            size_px,
+        )
 
-    Raises:
-        ValueError: There are none, or their image sizes differ.
-    """
+    @staticmethod
+    def cat(cameras: "Sequence[Camera]") -> "Camera":
+        """Concatenate batches of cameras of one image size along the first axis.
+
+        Raises:
+            ValueError: There are none, or their image sizes differ.
+        """
+        size_px = _common_size_px(cameras)
+        return Camera(
+            torch.cat([camera.camera_to_world for camera in cameras]),
+            torch.cat([camera.intrinsics_px for camera in cameras]),
+            size_px,
+        )
+
+
+def _common_size_px(cameras: Sequence[Camera]) -> tuple[int, int]:
     sizes = {camera.image_size_px for camera in cameras}
     if len(sizes) != 1:
-        raise ValueError(f"cameras must share one image size to be stacked, got {sorted(sizes)}")
-    return Camera(
-        torch.stack([camera.camera_to_world for camera in cameras]),
-        torch.stack([camera.intrinsics_px for camera in cameras]),
-        sizes.pop(),
-    )
+        raise ValueError(f"cameras must share one image size to be joined, got {sorted(sizes)}")
+    return sizes.pop()

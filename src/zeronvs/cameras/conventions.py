@@ -17,11 +17,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import invert_pose
 
 PyTorch3dNdc = Literal["short_side", "image_bounds"]
 """What +-1 is in NDC: the short side of the image (PyTorch3D), or every side (CO3D's files)."""
+
+
+LARGEST_NUMBER = 1e9
+"""Larger entries of a pose are damage."""
+
+
+def check_rigid(pose: Float[Tensor, "rows 4"], *, tolerance: float = 1e-2, where: str = "") -> None:
+    """Refuse a pose that is not a rotation and a translation.
+
+    Args:
+        pose: Camera-to-world or world-to-camera, 3x4 or 4x4.
+        tolerance: Entries of R^T R may differ from the identity by this much.
+        where: Start of the message.
+
+    Raises:
+        InputError: It is not finite or very large, or scaled, sheared or mirrored.
+    """
+    if not bool((pose[:3].abs() < LARGEST_NUMBER).all()):
+        raise InputError(f"{where}the pose is not finite, or larger than any scene")
+    rotation = pose[:3, :3].double()
+    gram = rotation.mT @ rotation
+    off = float((gram - torch.eye(3, dtype=torch.float64)).abs().max())
+    determinant = float(torch.linalg.det(rotation))
+    if off <= tolerance and determinant > 0:
+        return
+    # R^T R of a scaled rotation is a multiple of the identity: name the scale.
+    scale = abs(determinant) ** (1 / 3)
+    scaled = float((gram / max(scale, 1e-12) ** 2 - torch.eye(3).double()).abs().max()) < tolerance
+    reason = f"; its axes are scaled by {scale:.3g}: remove the scale" if scaled else ""
+    raise InputError(
+        f"{where}the pose is not rigid (a rotation and a translation): off by {off:.2g}, "
+        f"determinant {determinant:.2g}{reason}"
+    )
 
 
 def opengl_from_opencv(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
@@ -204,7 +238,10 @@ def quaternion(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4
     The rows of the outer product q q^T are built from the matrix; the one with the largest
     diagonal is the most accurate multiple of q.
     """
+    # Entries of the rotation, row by row.
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
+    # 4 q q^T: its diagonal is 4 w^2, 4 x^2, 4 y^2, 4 z^2, from 1 +- a +- e +- i; the off-diagonal
+    # entries are 4 wx = h - f, 4 xy = b + d, and so on.
     outer = torch.stack(
         [
             torch.stack([1 + a + e + i, h - f, c - g, d - b], dim=-1),
@@ -214,8 +251,10 @@ def quaternion(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4
         ],
         dim=-2,
     )
+    # Each row is a multiple of q; the one with the largest diagonal has not cancelled.
     best = outer.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)[..., None, None]
     chosen = outer.take_along_dim(best, dim=-2)[..., 0, :]
+    # q and -q are the same rotation: take the one with w >= 0.
     chosen = chosen / chosen.norm(dim=-1, keepdim=True)
     return torch.where(chosen[..., :1] < 0, -chosen, chosen)
 

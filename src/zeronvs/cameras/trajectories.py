@@ -83,11 +83,11 @@ def make_trajectory(
     if name == "orbit":
         up = _tensor(input_camera, (0.0, 0.0, 1.0))
         turn = _turn_about(up, _angles_rad(input_camera, frames, turns))
-        return _with_poses(input_camera, turn @ input_camera.camera_to_world)
+        return input_camera.with_poses(turn @ input_camera.camera_to_world)
     if name == "roll":
         axis = _tensor(input_camera, (0.0, 0.0, 1.0))
         turn = _turn_about(axis, _angles_rad(input_camera, frames, turns))
-        return _with_poses(input_camera, input_camera.camera_to_world @ turn)
+        return input_camera.with_poses(input_camera.camera_to_world @ turn)
     if name in ("spiral", "lemniscate"):
         angle_rad = _angles_rad(input_camera, frames, turns)
         offset = _spiral(angle_rad, turns) if name == "spiral" else _lemniscate(angle_rad)
@@ -146,14 +146,14 @@ def _sway(camera: Camera, offset: Float[Tensor, "frames 3"]) -> Camera:
     pose = camera.camera_to_world.repeat(len(offset), 1, 1)
     pose[:, :3, :3] = turn @ camera.camera_to_world[:3, :3]
     pose[:, :3, 3] = position
-    return _with_poses(camera, pose)
+    return camera.with_poses(pose)
 
 
 def _moved(camera: Camera, offset: Float[Tensor, "frames 3"]) -> Camera:
     """Move a camera by offsets in its own axes without turning it."""
     pose = camera.camera_to_world.repeat(len(offset), 1, 1)
     pose[:, :3, 3] += offset @ camera.camera_to_world[:3, :3].mT
-    return _with_poses(camera, pose)
+    return camera.with_poses(pose)
 
 
 def _zoomed(camera: Camera, zoom: Float[Tensor, " frames"], *, dolly: bool) -> Camera:
@@ -190,12 +190,6 @@ def _turn_about(axis: Float[Tensor, "3"], angle_rad: Float[Tensor, " n"]) -> Flo
     turn = torch.eye(4, dtype=axis.dtype, device=axis.device).repeat(len(angle_rad), 1, 1)
     turn[:, :3, :3] += sin * cross + (1 - cos) * (cross @ cross)
     return turn
-
-
-def _with_poses(camera: Camera, pose: Float[Tensor, "frames 4 4"]) -> Camera:
-    """Return a batch of cameras with the intrinsics of one."""
-    intrinsics_px = camera.intrinsics_px.expand(len(pose), 3, 3)
-    return Camera(pose, intrinsics_px, camera.image_size_px)
 
 
 def _tensor(camera: Camera, values: tuple[float, ...]) -> Float[Tensor, " n"]:

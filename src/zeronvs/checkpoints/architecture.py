@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs.cameras.embedding import Representation
+from zeronvs.diffusion.conditioning_kind import ConcatInput
 from zeronvs.diffusion.noise_schedule import NoiseSchedule
 from zeronvs.diffusion.projection import CameraProjection
 
@@ -129,5 +130,6 @@ class Architecture:
                     self.camera_embed_dim,
                     self.unet.cross_attention_dim,
                     str(self.representation),
+                    ConcatInput.name,
                 ),
             }

@@ -11,6 +11,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation, representation_from_official
 from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
 from zeronvs.checkpoints.official_config import OfficialConfig
+from zeronvs.diffusion.conditioning_kind import ConcatInput
 from zeronvs.diffusion.noise_schedule import NoiseSchedule
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -169,7 +170,8 @@ def architecture_of_folder(folder: Path) -> Architecture:
     projection = _read_config(folder / "cc_projection" / "config.json", "CameraProjection")
     scheduler = _read_config(folder / "scheduler" / "scheduler_config.json", "DDIMScheduler")
     try:
-        if unet["in_channels"] != 2 * unet["out_channels"]:
+        kind = projection.get("conditioning") or ConcatInput.name
+        if kind != ConcatInput.name or unet["in_channels"] != 2 * unet["out_channels"]:
             raise InputError(f"{folder}: only models of the released kind fit the released layout.")
         if scheduler["beta_schedule"] != "scaled_linear":
             raise InputError(f"{folder}: the released layout has only the scaled_linear schedule.")

@@ -253,12 +253,11 @@ def _synth(arguments: SynthArguments) -> None:
 
 
 def load_depth_estimator() -> Callable[..., Any]:
-    """Return what the built-in depth network makes of square images."""
-    from zeronvs.depth.builtin import DepthNet
-    from zeronvs.diffusion.loading import BUILTIN, pipeline_folder
+    """Return the relative depth that the built-in network predicts for square images."""
+    from zeronvs.depth.builtin import load_builtin_depth
 
-    folder = pipeline_folder(BUILTIN, {}) / "depth_estimator"
-    return DepthNet.from_pretrained(folder).eval().estimate_depth
+    net = load_builtin_depth()
+    return lambda image: net.estimate(image).depth_z
 
 
 def _opener(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -23,8 +23,8 @@ class EstimateArguments:
     """The photograph, in any common format."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for overlay.png (horizon and depth) and estimate.json; not written if not given."""
-    model: str = "builtin"
-    """The model whose depth estimator is asked; "none" for estimates without depth."""
+    depth: Literal["builtin", "none"] = "builtin"
+    """The depth network; "none" for estimates without depth."""
     fov_deg: Degrees = None
     """Vertical field of view of the centre square in degrees, where it is known."""
 
@@ -36,16 +36,16 @@ def run(words: Sequence[str]) -> None:
     from zeronvs.photo.photo import load_photo
 
     photo = load_photo(arguments.photo)
-    depth_estimator = None
-    if arguments.model != "none":
-        from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    geometry_estimator = None
+    if arguments.depth != "none":
+        from zeronvs.depth.builtin import load_builtin_depth
 
-        depth_estimator = ZeroNVSPipeline.from_pretrained(arguments.model).depth_estimator
+        geometry_estimator = load_builtin_depth()
     estimate = estimate_camera(
         photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
-        depth_estimator=depth_estimator,
+        geometry_estimator=geometry_estimator,
         fov_y_rad=radians(arguments.fov_deg),
     )
     _print(estimate, photo.notes)

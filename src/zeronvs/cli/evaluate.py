@@ -59,6 +59,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     check_counts(steps=arguments.steps, batch_size=arguments.batch_size, limit=arguments.limit)
     check_device(arguments.device)
     from zeronvs.cli.report import print_table, progress_bar
+    from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
@@ -67,10 +68,11 @@ def _views(arguments: EvaluateViewsArguments) -> None:
 
     weights = arguments.perceptual_weights or find_perceptual_weights()
     perceptual = None if weights is None else PerceptualDistance.from_file(weights)
-    pipe = None
+    pipe = geometry_estimator = None
     if arguments.model != "none":
         pipe = ZeroNVSPipeline.from_pretrained(arguments.model)
         pipe.to(arguments.device or "cpu")
+        geometry_estimator = load_builtin_depth(device=pipe.device)
     config = ViewsEvaluationConfig(
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance_scale,
@@ -81,7 +83,14 @@ def _views(arguments: EvaluateViewsArguments) -> None:
         given_depth=arguments.given_depth,
     )
     with progress_bar() as progress:
-        evaluation = evaluate_views(pipe, arguments.folder, perceptual, config, progress)
+        evaluation = evaluate_views(
+            pipe,
+            arguments.folder,
+            perceptual,
+            config,
+            progress,
+            geometry_estimator=geometry_estimator,
+        )
     print_table(table_rows(evaluation))
     if perceptual is None:
         print(

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject_depth, warp_view
@@ -108,9 +109,9 @@ class PairPicture:
             return points, _text_panel("depth is sparse" if self._known() else "no depth known")
         image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1).float() / 255
         view = View(
-            image[None], _batched(self.first.framing.target), torch.from_numpy(depth_z)[None]
+            image[None], self.first.framing.target.batched(), torch.from_numpy(depth_z)[None]
         )
-        moved, validity = warp_view(view, _batched(self.second.framing.target))
+        moved, validity = warp_view(view, self.second.framing.target.batched())
         seen = validity[0, 0].numpy()[..., None] > 0
         pixels = (moved.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         pixels = np.where(seen, pixels, np.uint8(255))
@@ -187,17 +188,12 @@ def epipolar_line(uv: Float[Tensor, " 2"], first: Camera, second: Camera) -> Flo
 
     Only the part in front of both cameras and inside the picture is returned, as a run of points.
     """
-    matrix = first.intrinsics_px.double()
-    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-    ray = torch.stack([slope[0], -slope[1], torch.tensor(-1.0).double()])
-    ray = first.camera_to_world[:3, :3].double() @ ray
+    rays = pixel_rays(first.to(dtype=torch.float64), uv[None].double())
+    ray = rays.directions[0] / rays.z_per_unit_distance[0]  # to depth_z = 1
     baseline = float((second.position - first.position).norm())
     depth_z = torch.logspace(-2, 5, 3000, dtype=torch.float64) * max(baseline, 1e-9)
-    points = first.position.double() + depth_z[:, None] * ray
-    double = Camera(
-        second.camera_to_world.double(), second.intrinsics_px.double(), second.image_size_px
-    )
-    seen, ahead = project(points, double)
+    points = rays.origins[0] + depth_z[:, None] * ray
+    seen, ahead = project(points, second.to(dtype=torch.float64))
     height, width = second.image_size_px
     inside = (ahead > 0) & (seen >= 0).all(-1) & (seen[:, 0] < width) & (seen[:, 1] < height)
     return seen[inside].numpy()
@@ -226,7 +222,3 @@ def _fitting(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> 
     while len(text) > 20 and draw.textlength(text, font=font) > width:  # pyright: ignore
         text = text[:-4] + "..." if not text.endswith("...") else text[:-8] + "..."
     return text
-
-
-def _batched(camera: Camera) -> Camera:
-    return Camera(camera.camera_to_world[None], camera.intrinsics_px[None], camera.image_size_px)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from torch import Tensor
 
 from zeronvs._core.errors import InputError
+from zeronvs.cameras.conventions import check_rigid
 from zeronvs.datasets.framing import Framing, frame_to, half_slopes
 from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews
 
@@ -21,7 +20,6 @@ SHORT_SIDE_PX = 256
 """The published reader takes no other short side."""
 OUTLYING_FOV = 0.75
 """A frame whose field of view is below this share of the scene's median is left out."""
-ROTATION_TOLERANCE = 1e-2
 Background = Literal["keep", "white"]
 
 
@@ -61,7 +59,7 @@ def choose_frames(
     usable = []
     for frame in scene.frames:
         try:
-            check_pose(frame.camera.camera_to_world)
+            check_rigid(frame.camera.camera_to_world)
             usable.append(ChosenFrame(frame, min(half_slopes(frame.camera, frame.lens))))
         except InputError as error:
             notes.append(f"{frame.name} left out: {error}")
@@ -99,23 +97,6 @@ def show_frames(
             notes.append(f"{candidate.frame.name} left out: {error}")
     if small:
         notes.append(f"{small} frames are smaller than {SHORT_SIDE_PX} px and were enlarged")
-
-
-def check_pose(pose: Float[Tensor, "4 4"]) -> None:
-    """Refuse what is not a rotation and a shift.
-
-    Raises:
-        InputError: It is not finite, or scaled, sheared or mirrored.
-    """
-    if not bool(torch.isfinite(pose).all()):
-        raise InputError("the pose is not finite")
-    rotation = pose[:3, :3].double()
-    off = float((rotation.mT @ rotation - torch.eye(3, dtype=torch.float64)).abs().max())
-    turned = float(torch.linalg.det(rotation))
-    if off > ROTATION_TOLERANCE or turned < 0:
-        raise InputError(
-            f"the pose is no rotation and shift (off by {off:.2g}, determinant {turned:.2g})"
-        )
 
 
 def _shown(

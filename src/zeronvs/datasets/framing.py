@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.lens import Lens
+from zeronvs.cameras.warp import project
 
 DENSE_SHARE = 0.3
 """A depth map with a larger share of known pixels is resampled as a surface, else as points."""
@@ -76,14 +77,18 @@ class Framing:
         uv = (np.stack([column, row], axis=-1) + 0.5) / size
         height, width = self.camera.image_size_px
         slopes = self._undistorted(uv * np.array([width, height]))
-        local = np.concatenate([slopes, np.ones_like(slopes[:, :1])], -1)
-        return self._splat(local * depth_z[row, column][:, None])
+        matrix = self.target.intrinsics_px.double().numpy()
+        uv_px = slopes * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
+        return self._splat(uv_px, depth_z[row, column].astype(np.float64))
 
     def points(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "th tw"]:
-        """Draw world points that this view saw into a sparse depth map; the nearest wins."""
-        pose = self.target.camera_to_world.double().numpy()
-        local = (points.astype(np.float64) - pose[:3, 3]) @ pose[:3, :3]
-        return self._splat(local * np.array([1.0, -1.0, -1.0]))
+        """Draw world points that this view observed into a sparse depth map; the nearest wins."""
+        target = self.target
+        camera = Camera(
+            target.camera_to_world.double(), target.intrinsics_px.double(), target.image_size_px
+        )
+        uv_px, depth_z = project(torch.from_numpy(points.astype(np.float64)), camera)
+        return self._splat(uv_px.numpy(), depth_z.numpy())
 
     def source_positions(self) -> Float[ndarray, "th tw 2"]:
         """Return where in the original image (u, v in its pixels) each new pixel centre lies."""
@@ -104,21 +109,22 @@ class Framing:
 
     def _undistorted(self, uv_px: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
         """Return the slopes of the scene that land at pixels (fixed-point iteration)."""
-        seen = _slopes(uv_px, self.camera.intrinsics_px)
-        slopes = seen
+        distorted = _slopes(uv_px, self.camera.intrinsics_px)
+        slopes = distorted
         if not self.lens.is_pinhole:
             for _ in range(20):
-                slopes = slopes + seen - self.lens.distorted(slopes)
+                slopes = slopes + distorted - self.lens.distorted(slopes)
         return slopes
 
-    def _splat(self, local: Float[ndarray, "n 3"]) -> Float[ndarray, "th tw"]:
+    def _splat(
+        self, uv_px: Float[ndarray, "n 2"], depth_z: Float[ndarray, " n"]
+    ) -> Float[ndarray, "th tw"]:
+        """Draw depths at pixel positions of the target."""
         height, width = self.target.image_size_px
-        local = local[np.isfinite(local).all(-1) & (local[:, 2] > 1e-9)]
-        matrix = self.target.intrinsics_px.double().numpy()
-        uv = local[:, :2] / local[:, 2:] * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
-        inside = (uv >= 0).all(-1) & (uv < np.array([width, height])).all(-1)
-        column, row = uv[inside].astype(np.int64).T
-        depth_z = local[inside, 2]
+        good = np.isfinite(uv_px).all(-1) & np.isfinite(depth_z) & (depth_z > 1e-9)
+        good &= (uv_px >= 0).all(-1) & (uv_px < np.array([width, height])).all(-1)
+        column, row = uv_px[good].astype(np.int64).T
+        depth_z = depth_z[good]
         order = np.argsort(-depth_z)  # the nearest is written last
         drawn = np.zeros((height, width), np.float32)
         drawn[row[order], column[order]] = depth_z[order]

@@ -5,7 +5,7 @@ been misread is tried: under the right one the two rays of a match meet, in fron
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from skimage.feature import ORB, match_descriptors
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.warp import project
 
 MATCH_TOLERANCE_PX = 2.0
@@ -108,7 +109,7 @@ def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
     point, ahead = meet(matches, first, second)
     error = torch.zeros(len(matches), dtype=torch.float64)
     for uv, camera in ((matches.first_uv, first), (matches.second_uv, second)):
-        seen, depth_z = project(point, _double(camera))
+        seen, depth_z = project(point, camera.to(dtype=torch.float64))
         error = torch.maximum(error, (seen - uv).norm(dim=-1))
         ahead = ahead & (depth_z > 0)
     return torch.where(ahead, error, torch.inf)
@@ -121,7 +122,8 @@ def meet(
     Tensor,  # whether it lies ahead on both
 ]:
     """Triangulate matches; rays that run side by side meet far away."""
-    one, other = _rays(matches.first_uv, first), _rays(matches.second_uv, second)
+    one = _directions(matches.first_uv, first)
+    other = _directions(matches.second_uv, second)
     between = (second.position - first.position).double()
     dot = (one * other).sum(-1)
     along_one, along_other = one @ between, other @ between
@@ -157,8 +159,8 @@ def depth_ratios(
     """Return (given depth, depth where the rays meet) of matches with both, at the first frame."""
     good = fit(matches, first, second) < MATCH_TOLERANCE_PX
     point, _ = meet(matches, first, second)
-    _, met = project(point, _double(first))
-    _, met_other = project(point, _double(second))
+    _, met = project(point, first.to(dtype=torch.float64))
+    _, met_other = project(point, second.to(dtype=torch.float64))
     parallax = (second.position - first.position).norm() / torch.minimum(met, met_other)
     good = good & (parallax > 0.03)
     given = _near(depth_z, matches.first_uv.long())
@@ -186,26 +188,16 @@ def _share(matches: list[Matches], cameras: list[Camera]) -> float:
 
 
 def _posed(camera: Camera, undo: Callable[[Tensor], Tensor]) -> Camera:
-    return replace(camera, camera_to_world=undo(camera.camera_to_world.double()))
+    camera = camera.to(dtype=torch.float64)
+    return camera.with_poses(undo(camera.camera_to_world))
 
 
 def _refocused(camera: Camera, factor: float) -> Camera:
     intrinsics_px = camera.intrinsics_px.clone()
     intrinsics_px[..., 0, 0] *= factor
     intrinsics_px[..., 1, 1] *= factor
-    return replace(camera, intrinsics_px=intrinsics_px)
+    return camera.with_intrinsics(intrinsics_px)
 
 
-def _double(camera: Camera) -> Camera:
-    return Camera(
-        camera.camera_to_world.double(), camera.intrinsics_px.double(), camera.image_size_px
-    )
-
-
-def _rays(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
-    camera = _double(camera)
-    matrix = camera.intrinsics_px
-    slope = (uv.double() - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-    local = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(uv)).double()], dim=-1)
-    turned = local @ camera.camera_to_world[:3, :3].T
-    return turned / turned.norm(dim=-1, keepdim=True)
+def _directions(uv: Float[Tensor, "n 2"], camera: Camera) -> Float[Tensor, "n 3"]:
+    return pixel_rays(camera.to(dtype=torch.float64), uv.double()).directions

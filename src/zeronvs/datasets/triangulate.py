@@ -1,8 +1,8 @@
-"""Sparse depth of posed frames that come without any: corners, found again along epipolar lines.
+"""Sparse depth of posed frames without any: corners matched along epipolar lines.
 
-RealEstate10K and ACID hand on cameras but no points, and the viewer scale (paper, section 3.3)
-needs some depth of every view. With the cameras given, a corner of one frame can lie in another
-only on a line; it is looked for there in a few frames at different distances, and a depth counts
+RealEstate10K and ACID publish cameras but no points, and the viewer scale (paper, section 3.3)
+needs some depth of every view. With known cameras a corner of one frame can lie in another only on
+its epipolar line; it is searched there in a few frames at different distances, and a depth is kept
 where at least two of them agree.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.rays import pixel_rays
 
 CORNERS = 500
 """At most so many corners a frame."""
@@ -23,19 +24,19 @@ PATCH_PX = 7
 """Side of the patches that are compared."""
 STEPS = 160
 """Inverse depths that are tried along each line."""
-MOST_SHIFT = 0.45
+MAX_SHIFT = 0.45
 """The nearest depth moves a corner by this share of the image, at a sideways baseline."""
-LEAST_LIKENESS = 0.85
+MIN_CORRELATION = 0.85
 """Normalised correlation of patches below this is no match."""
-LEAST_LEAD = 0.05
-"""The best place must beat the best one elsewhere on the line by this much."""
+MIN_LEAD = 0.05
+"""The best candidate must beat the best one elsewhere on the line by this correlation."""
 AGREEMENT = 0.06
 """Depths of two frames within this ratio agree."""
-LEAST_PARALLAX_PX = 2.0
-"""A match that moved less along its line tells no depth."""
+MIN_PARALLAX_PX = 2.0
+"""A match that moved less along its line does not determine a depth."""
 BASELINES = (1 / 24, 1 / 12, 1 / 6, 1 / 3)
-"""Distances of the other frames, of the extent of the camera path."""
-MOST_TURN_RAD = 0.45
+"""Distances of the other frames, in units of the extent of the camera path."""
+MAX_ROTATION_RAD = 0.45
 
 
 def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndarray, "h w"]]:
@@ -43,7 +44,7 @@ def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndar
 
     Args:
         images: RGB, uint8.
-        cameras: Their cameras, single, with a pose that is known to be right.
+        cameras: Single cameras, one an image, whose poses are correct.
     """
     grey = [_grey(image) for image in images]
     described = lru_cache(maxsize=24)(lambda index: _describe(grey[index]))
@@ -95,17 +96,17 @@ def _corners(grey: Float[Tensor, "h w"]) -> Int[Tensor, "n 2"]:
     inner = torch.zeros_like(peak)
     inner[edge:-edge, edge:-edge] = True
     candidate = torch.where(peak & inner & (strength > 1e-5), strength, 0.0).flatten()
-    value, place = candidate.topk(min(CORNERS, candidate.numel()))
-    place = place[value > 0]
-    return torch.stack([place % grey.shape[1], place // grey.shape[1]], dim=-1)
+    value, flat = candidate.topk(min(CORNERS, candidate.numel()))
+    flat = flat[value > 0]
+    return torch.stack([flat % grey.shape[1], flat // grey.shape[1]], dim=-1)
 
 
 def _others(index: int, positions: Float[Tensor, "n 3"], axes: Float[Tensor, "n 3"]) -> list[int]:
-    """Choose frames that look the same way from several distances."""
+    """Choose frames of a similar viewing direction at several distances."""
     extent = float((positions - positions.mean(0)).norm(dim=-1).max()) * 2
     distance = (positions - positions[index]).norm(dim=-1)
-    turn = torch.arccos((axes @ axes[index]).clamp(-1, 1))
-    usable = (turn < MOST_TURN_RAD) & (distance > 0.01 * extent)
+    angle = torch.arccos((axes @ axes[index]).clamp(-1, 1))
+    usable = (angle < MAX_ROTATION_RAD) & (distance > 0.01 * extent)
     chosen: list[int] = []
     for part in BASELINES:
         off = (distance - part * extent).abs()
@@ -123,45 +124,57 @@ def _along_lines(
     other: Camera,
     described: Float[Tensor, "h w p"],
 ) -> Float[Tensor, " n"]:
-    """Return the depth at which another frame shows each corner again; NaN where it does not."""
+    """Return the depth at which each corner appears again in another frame; NaN where it does not.
+
+    A corner at inverse depth w lies at (ray + w * shift) in the other camera, up to scale: ray and
+    shift are the direction of its ray (to depth 1) and the offset of the first camera, both in the
+    axes of the other. So w = 0 is at infinity, and steps of w are about even along the line.
+    """
     height, width = other.image_size_px
-    here, there = camera.intrinsics_px.double(), other.intrinsics_px.double()
-    slope = (corner.double() + 0.5 - here[:2, 2]) / here[[0, 1], [0, 1]]
-    ray = torch.stack([slope[:, 0], -slope[:, 1], -torch.ones(len(corner))], -1).double()
-    turn = other.camera_to_world[:3, :3].double().T
-    far = ray @ camera.camera_to_world[:3, :3].double().T @ turn.T
-    shift = turn @ (camera.position - other.position).double()
-    nearest = float(here[0, 0] * shift.norm()) / (MOST_SHIFT * width)
+    # Direction to depth_z = 1 of each corner's pixel centre, world axes, then the other's axes.
+    rays = pixel_rays(camera.to(dtype=torch.float64), corner.double() + 0.5)
+    world_ray = rays.directions / rays.z_per_unit_distance[:, None]
+    world_to_other = other.camera_to_world[:3, :3].double().T
+    ray = world_ray @ world_to_other.T
+    shift = world_to_other @ (camera.position - other.position).double()
+    # Candidates: from infinity to the depth that moves a corner by MAX_SHIFT of the image.
+    focal_px = float(camera.intrinsics_px[0, 0])
+    nearest = focal_px * float(shift.norm()) / (MAX_SHIFT * width)
     inverse = torch.linspace(0, 1, STEPS, dtype=torch.float64) / nearest
-    local = far[:, None] + inverse[:, None] * shift
-    ahead = -local[..., 2] > 1e-6
-    z = torch.where(ahead, -local[..., 2], 1.0)
-    u = there[0, 0] * local[..., 0] / z + there[0, 2]
-    v = -there[1, 1] * local[..., 1] / z + there[1, 2]
+    # Where each candidate falls in the other image: axes corner, step.
+    in_other = ray[:, None] + inverse[:, None] * shift
+    depth_z = -in_other[..., 2]
+    ahead = depth_z > 1e-6
+    depth_z = torch.where(ahead, depth_z, 1.0)
+    matrix = other.intrinsics_px.double()
+    u = matrix[0, 0] * in_other[..., 0] / depth_z + matrix[0, 2]
+    v = -matrix[1, 1] * in_other[..., 1] / depth_z + matrix[1, 2]
     edge = PATCH_PX // 2
     inside = ahead & (u > edge) & (u < width - edge) & (v > edge) & (v < height - edge)
+    # Correlation of the corner's patch with the patch at each candidate.
     column, row = u.clamp(0, width - 1).long(), v.clamp(0, height - 1).long()
-    likeness = (described[row, column] * patches[:, None]).sum(-1)
-    likeness = torch.where(inside, likeness, -1.0)
-    best, place = likeness.max(1)
-    moved = torch.stack([u, v], -1)
-    at_best = moved.take_along_dim(place[:, None, None], 1)
-    elsewhere = (moved - at_best).norm(dim=-1) > 4
-    rival = torch.where(elsewhere, likeness, -1.0).amax(1)
-    parallax = (at_best[:, 0] - moved[:, 0]).norm(dim=-1)
-    good = (best > LEAST_LIKENESS) & (best - rival > LEAST_LEAD)
-    good &= (parallax > LEAST_PARALLAX_PX) & (place > 0) & (place < STEPS - 1)
-    w = _refined(likeness, place, inverse)
+    correlation = (described[row, column] * patches[:, None]).sum(-1)
+    correlation = torch.where(inside, correlation, -1.0)
+    best, step = correlation.max(1)
+    # The best candidate must beat all that lie more than 4 px from it on the line.
+    uv = torch.stack([u, v], -1)
+    best_uv = uv.take_along_dim(step[:, None, None], 1)
+    elsewhere = (uv - best_uv).norm(dim=-1) > 4
+    rival = torch.where(elsewhere, correlation, -1.0).amax(1)
+    # A corner near its place at infinity (step 0) has no parallax to measure a depth with.
+    parallax = (best_uv[:, 0] - uv[:, 0]).norm(dim=-1)
+    good = (best > MIN_CORRELATION) & (best - rival > MIN_LEAD)
+    good &= (parallax > MIN_PARALLAX_PX) & (step > 0) & (step < STEPS - 1)
+    w = _refined(correlation, step, inverse)
     return torch.where(good, 1 / w.clamp_min(1e-12), torch.nan)
 
 
 def _refined(
-    likeness: Float[Tensor, "n s"], place: Int[Tensor, " n"], inverse: Float[Tensor, " s"]
+    correlation: Float[Tensor, "n s"], step: Int[Tensor, " n"], inverse: Float[Tensor, " s"]
 ) -> Float[Tensor, " n"]:
-    """Return the inverse depth of the middle of the peak: the mean, weighted by likeness."""
-    offsets = torch.arange(-2, 3)
-    near = (place[:, None] + offsets).clamp(0, len(inverse) - 1)
-    around = likeness.take_along_dim(near, 1)
+    """Return the inverse depth of the middle of the peak: the mean, weighted by correlation."""
+    near = (step[:, None] + torch.arange(-2, 3)).clamp(0, len(inverse) - 1)
+    around = correlation.take_along_dim(near, 1)
     weight = (around - around.amax(1, keepdim=True) + 0.12).clamp_min(0).double()
     return (weight * inverse[near]).sum(1) / weight.sum(1)
 

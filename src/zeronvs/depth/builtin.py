@@ -1,11 +1,14 @@
-"""A small network that guesses depth and field of view of one photograph.
+"""A small network that predicts depth and field of view of one photograph.
 
 The encoder is EfficientNet-Lite0 (ImageNet features, Apache-2.0); the decoder, a U-Net's upward
-half, answers disparity at half the input resolution. Scale is unknowable from one photograph, so
+half, predicts disparity at half the input resolution. Scale is unknowable from one photograph, so
 depth is relative: its 20 % quantile is 1, the paper's viewer-centric unit (section 3.3).
 """
 
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -13,6 +16,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zeronvs._core.errors import InputError
+from zeronvs.protocols import Geometry
 
 ENCODER_STAGES = (
     # (blocks, kernel, stride, expansion, channels), Table 1 of arXiv:1905.11946 without scaling
@@ -51,8 +57,8 @@ class _InvertedResidual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the block's features."""
-        answer = self.layers(features)
-        return features + answer if self.residual else answer
+        change = self.layers(features)
+        return features + change if self.residual else change
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -126,7 +132,7 @@ class DepthNet(ModelMixin, ConfigMixin):
         Float[Tensor, "b h2 w2"],  # disparity up to scale, > 0, half the resolution
         Float[Tensor, "b 2"],  # log tangent of half the field of view, and the log of its spread
     ]:
-        """Return the raw answers for images in [0, 1] whose sides are multiples of 32."""
+        """Return the raw predictions for images in [0, 1] whose sides are multiples of 32."""
         features = self.stem((image - IMAGE_MEAN) / IMAGE_STD)
         seen = []
         for stage in self.stages:
@@ -140,39 +146,47 @@ class DepthNet(ModelMixin, ConfigMixin):
         return disparity, fov
 
     @torch.no_grad()
-    def estimate_depth(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """Return relative depth along the optical axis; its 20 % quantile is 1.
+    def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
+        """Estimate relative depth and field of view of square images in [0, 1] of any size.
 
-        The mean over the image and its mirror image: a little better than either (docs/log.md).
-
-        Args:
-            image: Square images in [0, 1], any size.
+        Depth is the mean over the image and its mirror image: a little better than either
+        (docs/log.md).
         """
         resized = self._resized(image)
-        disparity, mirrored = self(torch.cat([resized, resized.flip(-1)]))[0].chunk(2)
+        disparity, fov = self(torch.cat([resized, resized.flip(-1)]))
+        disparity, mirrored = disparity.to(image.device).chunk(2)
         disparity = (disparity * mirrored.flip(-1)).sqrt()
-        size = image.shape[-2:]
-        disparity = F.interpolate(disparity[:, None], size, mode="bilinear")[:, 0]
-        depth = 1.0 / disparity
-        quantile = torch.quantile(depth[:, ::4, ::4].flatten(1), 0.2, dim=1)
-        return depth / quantile[:, None, None]
-
-    @torch.no_grad()
-    def estimate_fov_rad(
-        self, image: Float[Tensor, "b 3 h w"]
-    ) -> tuple[
-        Float[Tensor, " b"],  # field of view of the square, radians
-        Float[Tensor, " b"],  # spread (about one standard deviation), radians
-    ]:
-        """Guess the field of view of square images in [0, 1]."""
-        _, answer = self(self._resized(image))
-        fov_rad = 2 * torch.atan(answer[:, 0].exp())
-        slope = torch.sin(fov_rad)  # d fov / d log tan(fov / 2)
-        return fov_rad, slope * answer[:, 1].exp()
+        disparity = F.interpolate(disparity[:, None], image.shape[-2:], mode="bilinear")[:, 0]
+        depth_z = 1.0 / disparity
+        quantile = torch.quantile(depth_z[:, ::4, ::4].flatten(1), 0.2, dim=1)
+        log_tan, log_spread = fov.chunk(2)[0].to(image.device, torch.float32).unbind(-1)
+        fov_y_rad = 2 * torch.atan(log_tan.exp())
+        slope = torch.sin(fov_y_rad)  # d fov / d log tan(fov / 2)
+        return Geometry(
+            depth_z=depth_z / quantile[:, None, None],
+            kind="relative",
+            fov_y_rad=fov_y_rad,
+            fov_spread_rad=slope * log_spread.exp(),
+        )
 
     def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         side = self.config["input_size_px"]
-        return F.interpolate(image, (side, side), mode="bilinear", antialias=True).clamp(0, 1)
+        image = image.to(self.device, torch.float32)
+        resized = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        return resized.clamp(0, 1).to(self.dtype)
+
+
+def load_builtin_depth(*, device: torch.device | str = "cpu") -> DepthNet:
+    """Return the depth network that ships with this package.
+
+    Raises:
+        InputError: The installation lacks it.
+    """
+    folder = Path(str(resources.files("zeronvs"))) / "models" / "depth"
+    if not (folder / "config.json").is_file():
+        raise InputError("the built-in depth network is missing; install the package again.")
+    net: Any = DepthNet.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    return net.to(device)
 
 
 def load_imagenet_encoder(net: DepthNet, weights: dict[str, Tensor]) -> None:

@@ -1,7 +1,10 @@
 """An autoencoder without parameters: pixels are folded into channels, nothing is lost."""
 
+from dataclasses import dataclass
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -20,7 +23,9 @@ class ExactLatent:
         """Return the latent."""
         return self.mean
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c h w"]:
+    def sample(
+        self, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> Float[Tensor, "b c h w"]:
         """Return the latent; there is nothing to draw."""
         return self.mean
 
@@ -28,8 +33,8 @@ class ExactLatent:
 class PixelShuffleAutoencoder(ModelMixin, ConfigMixin):
     """Folds `downscale` x `downscale` pixels into channels, and back, exactly.
 
-    It has the part of the surface of `AutoencoderKL` that the pipeline uses, so that a small model
-    can work on pixels without an autoencoder of its own to train.
+    It has the part of the interface of `AutoencoderKL` that the pipeline uses, so that a small
+    model can work on pixels without an autoencoder of its own to train.
     """
 
     config_name = "config.json"
@@ -45,11 +50,6 @@ class PixelShuffleAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         # A module without tensors has no device, no dtype and no weight file; this one has.
         self.register_buffer("marker", torch.zeros(1))
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent."""
-        return 3 * self.config["downscale"] ** 2
 
     def encode(
         self, image: Float[Tensor, "b 3 H W"], return_dict: bool = True
@@ -69,3 +69,29 @@ class PixelShuffleAutoencoder(ModelMixin, ConfigMixin):
         """Unfold a latent (not multiplied by the scaling factor) into an image in [-1, 1]."""
         image = F.pixel_shuffle(latent, self.config["downscale"])
         return DecoderOutput(sample=image) if return_dict else (image,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """The latents of an autoencoder."""
+
+    channels: int
+    pixels_per_cell: int
+    """Pixels per latent cell along each axis."""
+    scaling_factor: float
+    """Latents times this have about unit variance."""
+    is_exact: bool
+    """Whether decoding returns the encoded image; arithmetic then stays in float32."""
+
+
+def latent_space(vae: AutoencoderKL | PixelShuffleAutoencoder) -> LatentSpace:
+    """Return what the pipeline needs to know of an autoencoder's latents."""
+    config, is_exact = vae.config, isinstance(vae, PixelShuffleAutoencoder)
+    return LatentSpace(
+        channels=3 * config["downscale"] ** 2 if is_exact else config["latent_channels"],
+        pixels_per_cell=(
+            config["downscale"] if is_exact else 2 ** (len(config["block_out_channels"]) - 1)
+        ),
+        scaling_factor=config["scaling_factor"],
+        is_exact=is_exact,
+    )

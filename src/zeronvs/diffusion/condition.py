@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -48,17 +47,10 @@ class Condition:
 def join_conditions(conditions: Sequence[Condition]) -> Condition:
     """Return one batch of conditions, e.g. of the input view and of the anchors."""
     views = [condition.view for condition in conditions]
-    depths = [view.depth_z for view in views if view.depth_z is not None]
-    camera = Camera(
-        torch.cat([view.camera.camera_to_world for view in views]),
-        torch.cat([view.camera.intrinsics_px for view in views]),
-        views[0].camera.image_size_px,
-    )
-    depth_z = torch.cat(depths) if len(depths) == len(views) else None
     return Condition(
         torch.cat([condition.image_embedding for condition in conditions]),
         torch.cat([condition.latent for condition in conditions]),
-        View(torch.cat([view.image for view in views]), camera, depth_z),
+        View.cat(views),
         torch.cat([condition.scene_scale for condition in conditions]),
     )
 
@@ -91,35 +83,9 @@ class CameraCondition:
         return CameraCondition(torch.zeros_like(self.tokens), torch.zeros_like(self.concat))
 
 
-def resize_image(
-    image: Float[Tensor, "*batch c h w"], size_px: int
-) -> Float[Tensor, "*batch c s s"]:
-    """Resize to a square bilinearly, with antialiasing when shrinking; differentiable."""
-    if tuple(image.shape[-2:]) == (size_px, size_px):
-        return image
-    flat = image.reshape(-1, *image.shape[-3:])
-    resized = F.interpolate(
-        flat, (size_px, size_px), mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized.reshape(*image.shape[:-2], size_px, size_px)
-
-
 def fit_view(view: View, size_px: int) -> View:
     """Return the view cut to its central square and resized, its camera and depth with it."""
-    height_px, width_px = view.image.shape[-2:]
-    side_px = min(height_px, width_px)
-    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-    window = (..., slice(top_px, top_px + side_px), slice(left_px, left_px + side_px))
-    camera = view.camera.resized(height_px, width_px)
-    camera = camera.cropped(top_px, left_px, side_px, side_px).resized(size_px, size_px)
-    depth_z = None
-    if view.depth_z is not None:
-        # Nearest: a mean of two depths lies on neither surface, and 0 means unknown.
-        depth_z = view.depth_z[window]
-        depth_z = F.interpolate(
-            depth_z.reshape(-1, 1, side_px, side_px), (size_px, size_px), mode="nearest-exact"
-        ).reshape(*depth_z.shape[:-2], size_px, size_px)
-    return View(resize_image(view.image[window], size_px), camera, depth_z)
+    return view.center_square().resized(size_px, size_px)
 
 
 def clip_pixels(image: Float[Tensor, "b 3 h w"], size_px: int) -> Float[Tensor, "b 3 s s"]:

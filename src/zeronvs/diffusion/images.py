@@ -60,22 +60,6 @@ def tensor_to_pictures(images: Float[Tensor, "n 3 h w"], output_type: str) -> An
     raise InputError(f'output_type is "{output_type}"; choose "pil", "np" or "pt".')
 
 
-def camera_batch(camera: Camera) -> Camera:
-    """Return the cameras with one leading axis, a single camera as a batch of one."""
-    return Camera(
-        camera.camera_to_world.reshape(-1, 4, 4),
-        camera.intrinsics_px.reshape(-1, 3, 3),
-        camera.image_size_px,
-    )
-
-
-def view_batch(view: View) -> View:
-    """Return the views with one leading axis, a single view as a batch of one."""
-    size = view.image.shape[-2:]
-    depth_z = None if view.depth_z is None else view.depth_z.reshape(-1, *size)
-    return View(view.image.reshape(-1, 3, *size), camera_batch(view.camera), depth_z)
-
-
 def input_view(image: Picture | View, input_camera: Camera | None, targets: Camera) -> View:
     """Return the input view as a batch of one.
 
@@ -94,10 +78,11 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
             pose, fov_y_rad = torch.eye(4), targets.fov_y_rad[0].float().cpu()
             height_px, width_px = pixels.shape[-2:]
             input_camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
-        image = View(pixels, input_camera)
+        input_camera = input_camera.resized(*pixels.shape[-2:])
+        image = View(pixels.expand(*input_camera.batch_shape, *pixels.shape), input_camera)
     elif input_camera is not None:
         raise InputError("input_camera was given beside a View, which has its own; give one.")
-    view = view_batch(image)
+    view = image.batched()
     if len(view) != 1:
         raise InputError(f"{len(view)} input views were given; the pipeline takes one at a time.")
     return view

@@ -18,17 +18,18 @@ from zeronvs._core.random import draw_noise, seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import Condition
-from zeronvs.diffusion.denoiser import ViewDenoiser, Warped
+from zeronvs.diffusion.conditioning_kind import Warped
+from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
     Picture,
     Seeds,
-    camera_batch,
     draw_seeds,
     input_view,
     tensor_to_pictures,
 )
 from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
 from zeronvs.diffusion.sampling import OnStep, ddim_sample
+from zeronvs.protocols import GeometryEstimator
 
 
 class ZeroNVSPipeline(ViewDenoiser):
@@ -94,7 +95,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             condition: Of 1 or of n input views.
             cameras: n target cameras.
             seeds: n seeds, one per sample; initial and later noise are drawn from it on the CPU.
-            num_inference_steps: DDIM steps; None, here and below: `sampling_defaults`.
+            num_inference_steps: DDIM steps; None, here and below: the model's defaults.
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             batch_size: Samples at a time, which bounds the memory.
@@ -102,9 +103,9 @@ class ZeroNVSPipeline(ViewDenoiser):
             callback: Told of each step of each batch.
             on_step: May change the latents after each step.
         """
-        usual = self.sampling_defaults
-        steps = usual.num_inference_steps if num_inference_steps is None else num_inference_steps
-        guidance = usual.guidance_scale if guidance_scale is None else guidance_scale
+        defaults = self.conditioning.sampling_defaults
+        steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
         count = len(cameras)
         if len(seeds) != count or batch_size < 1:
             raise InputError(
@@ -115,13 +116,13 @@ class ZeroNVSPipeline(ViewDenoiser):
         images = []
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
-            told = self.prepare(
+            camera_condition = self.prepare(
                 condition if len(condition) == 1 else condition[rows],
                 cameras[rows],
                 None if warped is None else (warped[0][rows], warped[1][rows]),
             )
             generators = [seeded_generator(seed) for seed in seeds[rows]]
-            shape = (int(self.unet.config["out_channels"]), *told.concat.shape[-2:])
+            shape = (int(self.unet.config["out_channels"]), *camera_condition.concat.shape[-2:])
 
             def after_step(
                 index: int, timestep: int, latent: Tensor, done: int = len(images)
@@ -132,15 +133,19 @@ class ZeroNVSPipeline(ViewDenoiser):
                 return latent if on_step is None else on_step(index, timestep, latent)
 
             latent = ddim_sample(
-                lambda x, t, told=told: self._predict(x, t, told, guidance),
+                lambda x, t, camera_condition=camera_condition: self._predict(
+                    x, t, camera_condition, guidance
+                ),
                 self.scheduler,
-                draw_noise(generators, shape).to(told.concat),
+                draw_noise(generators, shape).to(camera_condition.concat),
                 generators,
                 num_inference_steps=steps,
-                eta=usual.eta if eta is None else eta,
+                eta=defaults.eta if eta is None else eta,
                 on_step=after_step,
             )
-            images.append(self.keep_known(self.to_image(latent), told))
+            images.append(
+                self.conditioning.keep_known(self.to_image(latent), camera_condition, self.to_image)
+            )
         return torch.cat(images)
 
     @torch.no_grad()
@@ -150,6 +155,7 @@ class ZeroNVSPipeline(ViewDenoiser):
         cameras: Camera,
         *,
         input_camera: Camera | None = None,
+        geometry_estimator: GeometryEstimator | None = None,
         scene_scale: float = 0.7,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -168,8 +174,10 @@ class ZeroNVSPipeline(ViewDenoiser):
             cameras: n target cameras (or one), in the world of the input camera.
             input_camera: Camera of `image`; by default it stands at the world's origin with the
                 field of view of the first target camera. A `View` brings its own.
+            geometry_estimator: Estimates the depth of `image` where the model needs it
+                (`pipe.conditioning.needs_depth`) and no View brings it.
             scene_scale: Scene units per model unit; 0.7 to 1.0 suits most photographs (paper, A.1).
-            num_inference_steps: DDIM steps; None, here and below: `sampling_defaults`.
+            num_inference_steps: DDIM steps; None, here and below: the model's defaults.
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             num_images_per_camera: Samples per camera.
@@ -183,9 +191,9 @@ class ZeroNVSPipeline(ViewDenoiser):
         Returns:
             Images camera by camera: sample j of camera i is number i * num_images_per_camera + j.
         """
-        cameras = camera_batch(cameras)
+        cameras = cameras.batched()
         view = input_view(image, input_camera, cameras)
-        condition = self.encode(view, scene_scale)
+        condition = self.encode(view, scene_scale, geometry_estimator)
         repeated = cameras[torch.arange(len(cameras)).repeat_interleave(num_images_per_camera)]
         seeds = draw_seeds(generator, len(repeated))
 

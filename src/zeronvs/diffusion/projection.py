@@ -1,4 +1,4 @@
-"""The layer that tells the denoiser the camera: image embedding and pose in, one token out."""
+"""The layer that conditions on the camera: image embedding and pose in, one token out."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -22,6 +22,7 @@ class CameraProjection(ModelMixin, ConfigMixin):
         camera_embed_dim: int = 19,
         cross_attention_dim: int = 768,
         representation: str = "6DoF+1, viewer",
+        conditioning: str | None = None,
     ) -> None:
         """Make the layer, starting from "the token is the image embedding".
 
@@ -30,6 +31,8 @@ class CameraProjection(ModelMixin, ConfigMixin):
             camera_embed_dim: Numbers in a camera embedding (19, or 4 for 3DoF).
             cross_attention_dim: Numbers in a token of the denoiser.
             representation: Name of the camera representation the layer was trained with.
+            conditioning: Name of the kind of conditioning on the input image of the model that the
+                layer belongs to ("concat" or "warp"); None: by the denoiser's channels.
         """
         super().__init__()
         self.projection = nn.Linear(image_embed_dim + camera_embed_dim, cross_attention_dim)
@@ -43,5 +46,5 @@ class CameraProjection(ModelMixin, ConfigMixin):
         camera_embedding: Float[Tensor, "n p"],
     ) -> Float[Tensor, "n 1 k"]:
         """Return one token per camera, in float32 whatever the precision of the layer."""
-        told = torch.cat([image_embedding, camera_embedding], dim=-1)
-        return self.projection(told.to(self.projection.weight.dtype)).float()[:, None]
+        joined = torch.cat([image_embedding, camera_embedding], dim=-1)
+        return self.projection(joined.to(self.projection.weight.dtype)).float()[:, None]

@@ -20,7 +20,7 @@ from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.objective import KnownViews, Objective
-from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view, single
+from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
 from zeronvs.scene.scene import Scene
 
@@ -151,7 +151,7 @@ def obtain_anchors(
         )
         kept = sample_anchors(
             pipe,
-            single(input_view),
+            input_view.batched(),
             scene_scale,
             cameras,
             config=config.anchors,

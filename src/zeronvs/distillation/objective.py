@@ -36,7 +36,6 @@ from zeronvs.distillation.supervision import (
     jittered,
     random_pixels,
     resized_view,
-    single,
 )
 from zeronvs.distillation.viewpoints import random_viewpoints
 from zeronvs.scene.renderer import RayRendering
@@ -64,7 +63,7 @@ class KnownViews:
         cls, pipe: ZeroNVSPipeline, input_view: View, anchors: View | None, scene_scale: float
     ) -> "KnownViews":
         """Show the photo (one view) and the anchors (a batch) to the model."""
-        views = [single(input_view)] + ([] if anchors is None else [anchors])
+        views = [input_view.batched()] + ([] if anchors is None else [anchors])
         condition = join_conditions([pipe.encode(view, scene_scale) for view in views])
         return cls(condition, torch.cat([view.camera.camera_to_world for view in views]))
 
@@ -99,7 +98,7 @@ class Objective:
         """Return the loss of the whole photo."""
         weights, generator = self.config.weights, step_generator(self.seed, step, "photo")
         view = resized_view(self.input_view, self.config.stage(step).reference_size_px)
-        camera = jittered(single(view).camera, self.config.reference_ray_noise, generator)
+        camera = jittered(view.camera.batched(), self.config.reference_ray_noise, generator)
         rendering = self._render(camera, generator)
         terms = {"rgb": weights.rgb * (rendering.rgb[0] - view.image).square().mean()}
         if weights.supervised_depth > 0 and view.depth_z is not None:
@@ -111,7 +110,7 @@ class Objective:
         """Return the loss of random rays of the photo."""
         generator = step_generator(self.seed, step, "photo")
         count = self.config.reference_rays or 0
-        view = single(resized_view(self.input_view, self.config.stage(step).reference_size_px))
+        view = resized_view(self.input_view, self.config.stage(step).reference_size_px).batched()
         camera = jittered(view.camera, self.config.reference_ray_noise, generator)
         views = SupervisedViews(View(view.image, camera, view.depth_z))
         return self._rays(views, count, self.config.weights.rgb, "rgb", generator)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import pixel_rays
@@ -109,40 +108,13 @@ def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera
     pose = camera.camera_to_world.clone()
     pose[..., :3, :3] = torch.linalg.matrix_exp(skew) @ pose[..., :3, :3]
     pose[..., :3, 3] += shift
-    return Camera(pose, camera.intrinsics_px, camera.image_size_px)
+    return camera.with_poses(pose)
 
 
 def resized_view(view: View, height_px: int) -> View:
     """Return one view at another height, its width in proportion and its camera to match."""
     old_height_px, old_width_px = view.camera.image_size_px
-    if height_px == old_height_px:
-        return view
-    width_px = max(1, round(old_width_px * height_px / old_height_px))
-    image = F.interpolate(
-        view.image[None],
-        (height_px, width_px),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )[0]
-    depth_z = view.depth_z
-    if depth_z is not None:
-        # Nearest: a mean of two depths lies on neither surface, and 0 means unknown.
-        depth_z = F.interpolate(depth_z[None, None], (height_px, width_px), mode="nearest-exact")[
-            0, 0
-        ]
-    return View(image.clamp(0.0, 1.0), view.camera.resized(height_px, width_px), depth_z)
-
-
-def single(view: View) -> View:
-    """Return one view as a batch of one."""
-    camera = Camera(
-        view.camera.camera_to_world[None],
-        view.camera.intrinsics_px[None],
-        view.camera.image_size_px,
-    )
-    depth_z = None if view.depth_z is None else view.depth_z[None]
-    return View(view.image[None], camera, depth_z)
+    return view.resized(height_px, max(1, round(old_width_px * height_px / old_height_px)))
 
 
 def digest(*tensors: Tensor | None) -> str:

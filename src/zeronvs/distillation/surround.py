@@ -7,7 +7,7 @@ behind the scene. So views agree with each other where plain sampling draws each
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from zeronvs.cameras.warp import (
     surface_points,
 )
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation.supervision import SupervisedViews, single
+from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.view_files import load_image, sample_kept, save_image
+from zeronvs.protocols import GeometryEstimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,37 +74,38 @@ def sample_surround(
     *,
     seed: int,
     folder: Path,
+    geometry_estimator: GeometryEstimator | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> SupervisedViews:
     """Sample views around the scene.
 
     Args:
-        pipe: A model of the warp kind with a depth estimator carries known surfaces along; any
-            other model draws every view from the photo alone, without depth.
+        pipe: A model conditioned on warped inputs carries known surfaces along; any other model
+            draws every view from the photo alone, without depth.
         input_view: The photo (one view) at the canonical camera, with depth for the warp kind.
         elevation_rad: Its elevation.
         scene_scale: Scene units per model unit.
         config: Settings.
         seed: View k uses a seed made of it.
         folder: Each image is kept here as soon as it is drawn.
+        geometry_estimator: Depth of the sampled views; without one, every view is drawn from the
+            photo alone.
         resume: Whether images that are there are read instead of drawn.
         progress: Told of every view.
     """
     size = (pipe.image_size_px, pipe.image_size_px)
     azimuths = surround_azimuths_rad(config.count)
     cameras = free_orbit(input_view, elevation_rad, torch.tensor(azimuths), config)
-    cameras = replace(
-        cameras.resized(*size), camera_to_world=cameras.camera_to_world.to(pipe.device)
-    )
+    cameras = cameras.resized(*size).to(pipe.device)
     paths = [folder / f"{index:03d}.png" for index in range(config.count)]
     sampler: dict[str, Any] = {
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
         "eta": config.eta,
     }
-    if not pipe.warps_input or pipe.depth_estimator is None:
-        condition = pipe.encode(single(input_view), scene_scale)
+    if not pipe.conditioning.needs_depth or geometry_estimator is None:
+        condition = pipe.encode(input_view.batched(), scene_scale)
         images = sample_kept(
             lambda rows, tell: pipe.sample(
                 condition,
@@ -118,7 +120,7 @@ def sample_surround(
             progress=progress,
         )
         return SupervisedViews(View(images.to(pipe.device), cameras))
-    known = [pipe.encode(single(input_view), scene_scale)]
+    known = [pipe.encode(input_view.batched(), scene_scale)]
     clouds = [surface_points(known[0].view)]
     views, trusts = [], []
     for index in range(config.count):
@@ -135,7 +137,7 @@ def sample_surround(
             )
             save_image(paths[index], image[0])
         image = load_image(paths[index])[None].to(pipe.device)
-        relative = pipe.depth_estimator.estimate_depth(image)
+        relative = geometry_estimator.estimate(image).scaled_depth(1.0)
         depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
         view = View(image, camera, depth_z)
         views.append(view)
@@ -185,10 +187,7 @@ def free_orbit(
         smooth = F.avg_pool1d(least, 11, stride=1)[0, 0]
         distance = smooth[(azimuth_rad / (2 * math.pi / 72)).round().long() % 72]
     poses = orbit_pose(azimuth_rad, torch.full_like(azimuth_rad, elevation_rad), distance)
-    lens = input_view.camera.to("cpu")
-    return Camera(
-        poses, lens.intrinsics_px.expand(len(azimuth_rad), 3, 3).clone(), lens.image_size_px
-    )
+    return input_view.camera.to("cpu").with_poses(poses)
 
 
 def _free_distances(

@@ -6,11 +6,9 @@ scene is fitted to them. Images on the 8-bit grid
 (`anchors.quantized`) come back exactly; so do cameras, since JSON keeps every digit of a float.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -20,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.files import write_aside
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.distillation.supervision import SupervisedViews
+from zeronvs.formats.transforms_json import frame_camera, read_frames, write_transforms
 
 
 def save_views(folder: Path, views: View) -> None:
@@ -41,7 +40,9 @@ def save_views(folder: Path, views: View) -> None:
     if views.depth_z is not None:
         with write_aside(folder / "depth.safetensors") as aside:
             safetensors.torch.save_file({"depth_z": views.depth_z.cpu().contiguous()}, aside)
-    write_json(folder / "transforms.json", _transforms(views))
+    paths = [folder / f"{index:03d}.png" for index in range(len(views.image))]
+    extra = {"has_depth": views.depth_z is not None}
+    write_transforms(folder / "transforms.json", views.camera, paths, extra=extra)
 
 
 def load_views(folder: Path) -> View | None:
@@ -53,19 +54,18 @@ def load_views(folder: Path) -> View | None:
     listing = folder / "transforms.json"
     if not listing.is_file():
         return None
-    frames = json.loads(listing.read_text())["frames"]
     try:
-        images = [_read_image(folder / frame["file_path"]) for frame in frames]
-        has_depth = any(frame["has_depth"] for frame in frames)
+        frames = read_frames(listing)
+        names = [str(frame.get("file_path")) for frame in frames]
+        if not names or any(Path(name).name != name for name in names):
+            raise InputError("its transforms.json should name images of the same folder")
+        images = [_read_image(folder / name) for name in names]
+        has_depth = any(frame.get("has_depth") for frame in frames)
         depths = folder / "depth.safetensors"
         depth_z = safetensors.torch.load_file(depths)["depth_z"] if has_depth else None
-    except (OSError, safetensors.SafetensorError) as error:
+        camera = Camera.stack([frame_camera(frame, str(listing)) for frame in frames])
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise _damaged(folder, error) from error
-    camera = Camera(
-        torch.tensor([frame["transform_matrix"] for frame in frames]),
-        torch.tensor([_intrinsics(frame) for frame in frames]),
-        (frames[0]["h"], frames[0]["w"]),
-    )
     return View(torch.stack(images), camera, depth_z)
 
 
@@ -159,33 +159,6 @@ def load_supervised(folder: Path) -> SupervisedViews | None:
 def _damaged(folder: Path, error: Exception) -> InputError:
     """Return the error of a folder that was written but cannot be read."""
     return InputError(f"{folder} is damaged ({error}). Delete it and start the run anew.")
-
-
-def _transforms(views: View) -> dict[str, Any]:
-    """Return the nerfstudio listing of the views' cameras."""
-    height_px, width_px = views.camera.image_size_px
-    poses = views.camera.camera_to_world.tolist()
-    frames = []
-    for index, matrix in enumerate(views.camera.intrinsics_px.tolist()):
-        frames.append(
-            {
-                "file_path": f"{index:03d}.png",
-                "transform_matrix": poses[index],
-                "fl_x": matrix[0][0],
-                "fl_y": matrix[1][1],
-                "cx": matrix[0][2],
-                "cy": matrix[1][2],
-                "w": width_px,
-                "h": height_px,
-                "has_depth": views.depth_z is not None,
-            }
-        )
-    return {"camera_model": "PINHOLE", "frames": frames}
-
-
-def _intrinsics(frame: dict[str, Any]) -> list[list[float]]:
-    """Return the intrinsics matrix of one frame of the listing."""
-    return [[frame["fl_x"], 0.0, frame["cx"]], [0.0, frame["fl_y"], frame["cy"]], [0.0, 0.0, 1.0]]
 
 
 def _read_image(path: Path) -> torch.Tensor:

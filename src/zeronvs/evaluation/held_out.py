@@ -19,6 +19,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.scene_scale import viewer_scale
 from zeronvs.cameras.view import View
 from zeronvs.datasets.posed_scenes import PosedScene, align_disparity, crop_square, open_posed_scene
+from zeronvs.protocols import GeometryEstimator
 
 CLASS_ORDER = ("small", "medium", "large")
 KEYS = ("scene", "input", "target", "motion_class")
@@ -83,17 +84,19 @@ def motion_classes(names: Sequence[PairName]) -> list[str]:
 class HeldOutScenes:
     """The scenes of a folder; each is opened once."""
 
-    def __init__(self, folder: Path, size_px: int, depth_estimator: Any = None) -> None:
+    def __init__(
+        self, folder: Path, size_px: int, geometry_estimator: GeometryEstimator | None = None
+    ) -> None:
         """Remember the folder.
 
         Args:
             folder: It holds the scenes.
             size_px: Side of the squares.
-            depth_estimator: Image to relative depth; asked only for frames that come without a
-                monocular disparity and without measured depth.
+            geometry_estimator: For frames that come without a monocular disparity and without
+                measured depth.
         """
         self.folder, self.size_px = folder, size_px
-        self._estimate = getattr(depth_estimator, "estimate_depth", depth_estimator)
+        self._estimator = geometry_estimator
         self._scenes: dict[str, PosedScene] = {}
 
     def pair(self, name: PairName) -> HeldOutPair:
@@ -134,11 +137,11 @@ class HeldOutScenes:
         corner = torch.tensor([(frame["w"] - side) // 2, (frame["h"] - side) // 2])
         pixel = torch.floor((uv_px - corner) * self.size_px / side).long()
         inside = ((pixel >= 0) & (pixel < self.size_px)).all(-1)
-        if self._estimate is None or int(inside.sum()) < MIN_KNOWN_POINTS:
+        if self._estimator is None or int(inside.sum()) < MIN_KNOWN_POINTS:
             raise InputError(
                 f"nothing says how deep {frame['file']} of {scene.folder.name} is: it has no depth "
                 "map, and no disparity (or depth network) with enough points in sparse.npz"
             )
         pixel, depth_z = pixel[inside], depth_z[inside]
-        disparity = 1 / self._estimate(view.image[None])[0].cpu()
+        disparity = 1 / self._estimator.estimate(view.image[None]).depth_z[0].cpu()
         return align_disparity(disparity, pixel[:, 1], pixel[:, 0], depth_z)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.cameras.camera import stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
-from zeronvs.diffusion.denoiser import SamplingDefaults
+from zeronvs.diffusion.conditioning_kind import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.evaluation.baselines import warped_input
 from zeronvs.evaluation.held_out import (
@@ -24,6 +24,7 @@ from zeronvs.evaluation.held_out import (
 )
 from zeronvs.evaluation.metrics import psnr, ssim
 from zeronvs.perceptual import PerceptualDistance
+from zeronvs.protocols import GeometryEstimator
 
 OURS = "ours"
 OURS_GIVEN_DEPTH = "ours, depth given"
@@ -93,24 +94,27 @@ def evaluate_views(
     perceptual: PerceptualDistance | None,
     config: ViewsEvaluationConfig,
     progress: Progress = silent,
+    *,
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> ViewsEvaluation:
     """Measure new views of every pair of a folder of posed scenes.
 
     Args:
-        pipe: The model; it is given the scene scale and estimates depth by itself. None measures
-            the baselines alone.
+        pipe: The model; it is given the scene scale. None measures the baselines alone.
         folder: Posed scenes beside a `pairs.json`.
         perceptual: The distance to report; None leaves its column out.
         config: Settings.
         progress: Told of every batch.
+        geometry_estimator: Predicts the depth that the model is given; without one, the model is
+            given the depth of the warp baseline.
 
     Raises:
         InputError: The folder cannot be read.
     """
     if pipe is not None:
-        config = _resolved(config, pipe.sampling_defaults)
+        config = _resolved(config, pipe.conditioning.sampling_defaults)
     names = read_pair_names(folder, config.limit)
-    scenes = HeldOutScenes(folder, SIZE_PX, None if pipe is None else pipe.depth_estimator)
+    scenes = HeldOutScenes(folder, SIZE_PX, geometry_estimator)
     wanted = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     scores: list[PairScore] = []
     sheets = defaultdict(list)
@@ -118,7 +122,7 @@ def evaluate_views(
     for start in range(0, len(names), config.batch_size):
         pairs = [scenes.pair(name) for name in names[start : start + config.batch_size]]
         seeds = [config.seed + start + offset for offset in range(len(pairs))]
-        answers = _answers(pipe, pairs, seeds, config)
+        answers = _answers(pipe, pairs, seeds, config, geometry_estimator)
         methods = tuple(answers)
         measured = _measure(answers, pairs, perceptual)
         for offset, pair in enumerate(pairs):
@@ -148,10 +152,11 @@ def _answers(
     pairs: Sequence[HeldOutPair],
     seeds: list[int],
     config: ViewsEvaluationConfig,
+    geometry_estimator: GeometryEstimator | None,
 ) -> dict[str, Float[Tensor, "b 3 h w"]]:
     """Return every method's views of a batch of pairs, in the order of the table."""
-    cameras = stack_cameras([pair.target_view.camera for pair in pairs])
-    views = _stack([pair.input_view for pair in pairs])
+    cameras = Camera.stack([pair.target_view.camera for pair in pairs])
+    views = View.stack([pair.input_view for pair in pairs])
     answers: dict[str, Tensor] = {}
     if pipe is not None:
         scale = torch.tensor([pair.scene_scale for pair in pairs])
@@ -159,7 +164,7 @@ def _answers(
 
         def ours(view: View) -> Tensor:
             images = pipe.sample(
-                pipe.encode(view, scale),
+                pipe.encode(view, scale, geometry_estimator),
                 cameras,
                 seeds,
                 num_inference_steps=config.num_inference_steps,
@@ -169,8 +174,8 @@ def _answers(
             )
             return _at_protocol_size(images.cpu())
 
-        answers[OURS] = ours(unknown_depth if pipe.depth_estimator is not None else views)
-        if config.given_depth and pipe.warps_input:
+        answers[OURS] = ours(unknown_depth if geometry_estimator is not None else views)
+        if config.given_depth and pipe.conditioning.needs_depth:
             answers[OURS_GIVEN_DEPTH] = ours(views)
     answers |= warped_input(views, cameras)
     return answers | {COPY: views.image}
@@ -204,12 +209,3 @@ def _measure(
         }
         for index in range(len(pairs))
     ]
-
-
-def _stack(views: Sequence[View]) -> View:
-    depths = [view.depth_z for view in views if view.depth_z is not None]
-    return View(
-        torch.stack([view.image for view in views]),
-        stack_cameras([view.camera for view in views]),
-        torch.stack(depths),
-    )

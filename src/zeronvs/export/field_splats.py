@@ -107,7 +107,7 @@ def _widened(camera: Camera) -> Camera:
     """Return the camera with a wider field of view and as many pixels."""
     intrinsics_px = camera.intrinsics_px.clone()
     intrinsics_px[..., [0, 1], [0, 1]] /= _WIDER
-    return replace(camera, intrinsics_px=intrinsics_px)
+    return camera.with_intrinsics(intrinsics_px)
 
 
 @torch.no_grad()

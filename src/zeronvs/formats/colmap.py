@@ -1,4 +1,4 @@
-"""Reading COLMAP's sparse models, text and binary: cameras, images, points3D."""
+"""COLMAP's sparse models, text and binary: cameras, images, points3D."""
 
 import io
 import struct
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_text
 from zeronvs.cameras.lens import Lens
 
 MODELS = {
@@ -26,7 +27,8 @@ MODELS = {
     10: ("THIN_PRISM_FISHEYE", 12),
 }
 """COLMAP's camera models: number, name, how many parameters."""
-MOST_BYTES = 8 * 2**30
+MAX_BYTES = 8 * 2**30
+MAX_SIDE_PX = 65_536
 NO_POINT = 2**64 - 1
 
 
@@ -82,7 +84,7 @@ class ColmapImage:
     qvec: tuple[float, ...]
     tvec: tuple[float, ...]
     point_ids: Int[ndarray, " n"]
-    """Points that were seen in it."""
+    """Points that were observed in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,18 +99,18 @@ class ColmapModel:
     errors_px: Float[ndarray, " p"]
     """Mean reprojection error."""
 
-    def points_of(self, image: ColmapImage, *, most_error_px: float = 2.0) -> Float[ndarray, "n 3"]:
-        """Return the points seen in an image whose reprojection error is small."""
+    def points_of(self, image: ColmapImage, *, max_error_px: float = 2.0) -> Float[ndarray, "n 3"]:
+        """Return the points observed in an image whose reprojection error is small."""
         if len(self.point_ids) == 0 or len(image.point_ids) == 0:
             return np.zeros((0, 3))
-        place = np.searchsorted(self.point_ids, image.point_ids)
-        place = np.minimum(place, len(self.point_ids) - 1)
-        place = place[self.point_ids[place] == image.point_ids]
-        return self.positions[place[self.errors_px[place] <= most_error_px]]
+        row = np.searchsorted(self.point_ids, image.point_ids)
+        row = np.minimum(row, len(self.point_ids) - 1)
+        row = row[self.point_ids[row] == image.point_ids]
+        return self.positions[row[self.errors_px[row] <= max_error_px]]
 
 
 def model_files(folder: Path) -> str | None:
-    """Return which kind of model a folder holds: "bin", "txt" or None."""
+    """Return the file ending of the model in a folder: "bin", "txt" or None."""
     for kind in ("bin", "txt"):
         if all((folder / f"{name}.{kind}").is_file() for name in ("cameras", "images")):
             return kind
@@ -126,27 +128,35 @@ def read_model(folder: Path) -> ColmapModel:
         raise InputError(f"{folder} has no cameras.bin and images.bin, nor their text files")
     paths = {name: folder / f"{name}.{kind}" for name in ("cameras", "images", "points3D")}
     for path in paths.values():
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is larger than {MOST_BYTES >> 30} GiB")
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 30} GiB")
     reading = ""
     try:
         reading = paths["cameras"].name
         cameras = _cameras_bin(paths) if kind == "bin" else _cameras_txt(paths)
+        _check_sizes(cameras)
         reading = paths["images"].name
         images = _images_bin(paths) if kind == "bin" else _images_txt(paths)
         reading = paths["points3D"].name
         points = ([], [], [])
         if paths["points3D"].is_file():
             points = _points_bin(paths) if kind == "bin" else _points_txt(paths)
+        point_ids = np.array(points[0], dtype=np.int64)
     except InputError:
         raise
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
         raise InputError(f"{folder}/{reading} is damaged or cut short: {error}") from error
-    point_ids = np.array(points[0], dtype=np.int64)
     order = np.argsort(point_ids)
     positions = np.array(points[1], dtype=np.float64).reshape(-1, 3)
     errors_px = np.array(points[2], dtype=np.float64)
     return ColmapModel(cameras, tuple(images), point_ids[order], positions[order], errors_px[order])
+
+
+def _check_sizes(cameras: dict[int, ColmapCamera]) -> None:
+    """Refuse image sizes that no image has."""
+    for camera_id, camera in cameras.items():
+        if not (0 < camera.width <= MAX_SIDE_PX and 0 < camera.height <= MAX_SIDE_PX):
+            raise InputError(f"camera {camera_id} is {camera.width}x{camera.height} px")
 
 
 def _take(handle: io.BufferedReader, layout: str) -> tuple:
@@ -185,10 +195,10 @@ def _images_bin(paths: dict[str, Path]) -> list[ColmapImage]:
             rows = handle.read(24 * count)
             if len(rows) < 24 * count:
                 raise ValueError("the file ends too early")
-            seen = np.frombuffer(rows, dtype=[("uv", "<2f8"), ("id", "<u8")])["id"]
-            seen = seen[seen != NO_POINT].astype(np.int64)
+            ids = np.frombuffer(rows, dtype=[("uv", "<2f8"), ("id", "<u8")])["id"]
+            ids = ids[ids != NO_POINT].astype(np.int64)
             images.append(
-                ColmapImage(name.decode("utf-8"), camera_id, tuple(pose[:4]), tuple(pose[4:]), seen)
+                ColmapImage(name.decode("utf-8"), camera_id, tuple(pose[:4]), tuple(pose[4:]), ids)
             )
     return images
 
@@ -210,8 +220,8 @@ def _points_bin(paths: dict[str, Path]) -> tuple[list[int], list[tuple], list[fl
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines that are no comment; an image's second line may be empty, so those stay."""
-    text = path.read_text(encoding="utf-8")
+    """Return the lines but for comments; empty lines stay, as an image's second line may be."""
+    text = read_text(path, max_bytes=MAX_BYTES)
     return [line.strip() for line in text.splitlines() if not line.startswith("#")]
 
 
@@ -238,10 +248,8 @@ def _images_txt(paths: dict[str, Path]) -> list[ColmapImage]:
             break
         words = first.split(maxsplit=9)
         numbers = tuple(float(word) for word in words[1:8])
-        seen = np.array(second.split()[2::3], dtype=np.int64)
-        images.append(
-            ColmapImage(words[9], int(words[8]), numbers[:4], numbers[4:], seen[seen >= 0])
-        )
+        ids = np.array(second.split()[2::3], dtype=np.int64)  # x y id, x y id, ...
+        images.append(ColmapImage(words[9], int(words[8]), numbers[:4], numbers[4:], ids[ids >= 0]))
     return images
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,29 +13,7 @@ from zeronvs.photo.elevation import estimate_elevation
 from zeronvs.photo.estimate import Estimate, given
 from zeronvs.photo.field_of_view import estimate_fov_y
 from zeronvs.photo.scene_scale import estimate_scene_scale
-
-
-@runtime_checkable
-class DepthEstimator(Protocol):
-    """Anything that guesses the depth of pictures."""
-
-    def estimate_depth(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """Return relative depth along the optical axis; its 20 % quantile is 1."""
-        ...
-
-
-@runtime_checkable
-class LensEstimator(Protocol):
-    """Anything that guesses the field of view of square pictures, too."""
-
-    def estimate_fov_rad(
-        self, image: Float[Tensor, "b 3 h w"]
-    ) -> tuple[
-        Float[Tensor, " b"],  # field of view, radians
-        Float[Tensor, " b"],  # one standard deviation, radians
-    ]:
-        """Return the field of view with its spread."""
-        ...
+from zeronvs.protocols import GeometryEstimator
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,7 +35,7 @@ def estimate_camera(
     *,
     focal_px: float | None = None,
     focal_source: str | None = None,
-    depth_estimator: DepthEstimator | None = None,
+    geometry_estimator: GeometryEstimator | None = None,
     depth_size_px: int = 128,
     fov_y_rad: float | None = None,
     elevation_rad: float | None = None,
@@ -70,8 +47,8 @@ def estimate_camera(
         image: The upright photograph, sRGB in [0, 1].
         focal_px: Focal length in its pixels, where recorded; `focal_source` says by what.
         focal_source: See above.
-        depth_estimator: A depth model; without one, elevation and scale are defaults. One that is
-            a `LensEstimator` too is asked for the field of view, where no lens is recorded.
+        geometry_estimator: Predicts depth; without one, elevation and scale are defaults. Its
+            field of view, if it predicts one, is used where no lens is recorded.
         depth_size_px: Side of the square that the depth model is shown.
         fov_y_rad: Given vertical field of view of the centre square, in (0, pi).
         elevation_rad: Given elevation, in (-pi/2, pi/2).
@@ -83,12 +60,13 @@ def estimate_camera(
     check_given(fov_y_rad=fov_y_rad, elevation_rad=elevation_rad, scene_scale=scene_scale)
     square = _centre_square(image, depth_size_px)[None]
     depth = guess = None
-    with torch.no_grad():
-        if depth_estimator is not None:
-            depth = depth_estimator.estimate_depth(square)[0].float().cpu()
-        if isinstance(depth_estimator, LensEstimator):
-            value, spread = depth_estimator.estimate_fov_rad(square)
-            guess = Estimate(value=float(value), source="depth model", spread=float(spread))
+    if geometry_estimator is not None:
+        with torch.no_grad():
+            geometry = geometry_estimator.estimate(square)
+        depth = geometry.scaled_depth(1.0)[0].float().cpu()
+        if geometry.fov_y_rad is not None and geometry.fov_spread_rad is not None:
+            value, spread = float(geometry.fov_y_rad), float(geometry.fov_spread_rad)
+            guess = Estimate(value=value, source="depth model", spread=spread)
     fov = (
         estimate_fov_y(min(image.shape[1:]), focal_px, focal_source, guess=guess)
         if fov_y_rad is None

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.version import __version__
-from zeronvs.cameras.camera import Camera
 from zeronvs.distillation import health
 from zeronvs.distillation.loop import distill
 from zeronvs.distillation.supervision import SupervisedViews, digest_view
@@ -143,7 +142,7 @@ def _check_same_run(
     """
     out = settings.out
     try:
-        old = json.loads((out / "run.json").read_text())
+        old = json.loads((out / "run.json").read_text(encoding="utf-8"))
         told, now = old["settings"], json.loads(json.dumps(record["settings"]))
         photo_then = old["photo_fingerprint"]
     except (OSError, ValueError, KeyError):
@@ -167,7 +166,7 @@ def _check_same_run(
         notes=[*old["notes"], "This run was finished already; nothing was made anew."],
         files=_files(out),
         seconds=float(old["total_seconds"]),
-        metrics=json.loads(metrics.read_text()) if metrics.exists() else {},
+        metrics=json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
     )
 
 
@@ -188,6 +187,7 @@ def _surround(
         preset.surround,
         seed=settings.seed,
         folder=folder,
+        geometry_estimator=resolved.geometry_estimator,
         resume=settings.resume,
         progress=progress,
     )
@@ -218,7 +218,7 @@ def _write_outputs(
         kept = slice(0, None, max(1, outputs.orbit_frames // 24))
         write_view_files(out, frames[kept], depths[kept], orbit[kept])
         photo = resolved.input_view
-        seen, _ = render_frames(scene, _batch_of_one(photo.camera))
+        seen, _ = render_frames(scene, photo.camera.batched())
         error = (seen[0] - photo.image).square().mean()
         metrics["input_view_psnr_db"] = float(-10 * torch.log10(error.clamp_min(1e-10)))
     findings = health.check_images(frames, "the orbit") + health.check_scene(
@@ -332,14 +332,6 @@ def peak_memory_mib() -> dict[str, float]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
     return {name: round(value, 1) for name, value in peak.items()}
-
-
-def _batch_of_one(camera: Camera) -> Camera:
-    return replace(
-        camera,
-        camera_to_world=camera.camera_to_world[None],
-        intrinsics_px=camera.intrinsics_px[None],
-    )
 
 
 def _record(settings: PhotoSettings, resolved: Resolved, status: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def open_run(run_dir: Path, device: str = "cpu") -> FinishedRun:
         InputError: It is no run folder, or its scene is not done.
     """
     try:
-        record = json.loads((run_dir / "run.json").read_text())
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         lens = record["input_camera"]
         size = (int(lens["height_px"]), int(lens["width_px"]))
         camera = Camera.from_fov(
@@ -132,7 +132,7 @@ def _free_circle(camera: Camera, frames: int, distances: Tensor) -> Camera:
     factor = factor / distances[0]
     poses = circle.camera_to_world.clone()
     poses[:, :3, 3] *= factor[:, None]
-    return Camera(poses, circle.intrinsics_px, circle.image_size_px)
+    return circle.with_poses(poses)
 
 
 def orbit_distances(input_view: View, elevation_rad: float, count: int = 72) -> Tensor:
@@ -243,11 +243,7 @@ def export_cameras(input_camera: Camera, distances: Tensor, size_px: int = 128) 
     """Return cameras that together see the scene: the free orbit and a ring above it."""
     low = path_cameras("orbit", input_camera, 16, size_px, distances)
     near = make_trajectory("lemniscate", input_camera.resized(size_px, size_px), 8)
-    return Camera(
-        torch.cat([low.camera_to_world, near.camera_to_world]),
-        torch.cat([low.intrinsics_px, near.intrinsics_px]),
-        low.image_size_px,
-    )
+    return Camera.cat([low, near])
 
 
 def write_scene_splats(

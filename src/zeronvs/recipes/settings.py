@@ -12,11 +12,14 @@ import torch
 
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
+from zeronvs.depth.builtin import load_builtin_depth
+from zeronvs.diffusion.conditioning_kind import ConditioningKind
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.losses import LossWeights
 from zeronvs.photo.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.photo.photo import Photo, load_photo, square_view
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.recipes.presets import PRESETS, Preset, PresetName
 
 Row = tuple[str, Any, str]
@@ -74,6 +77,7 @@ class Resolved:
     input_view: View
     """The photo's centre square at the canonical camera, with depth where the model has it."""
     pipe: ZeroNVSPipeline
+    geometry_estimator: GeometryEstimator
     device: str
     preset: Preset | None
     """Of a scene; views need none."""
@@ -88,11 +92,12 @@ def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
     photo = load_photo(settings.photo)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = ZeroNVSPipeline.from_pretrained(settings.model).to(device)
+    geometry_estimator = load_builtin_depth(device=device)
     estimate = estimate_camera(
         photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
-        depth_estimator=pipe.depth_estimator,
+        geometry_estimator=geometry_estimator,
         fov_y_rad=settings.fov_y_rad,
         elevation_rad=settings.elevation_rad,
         scene_scale=settings.scene_scale,
@@ -110,7 +115,7 @@ def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
         preset, more = _choose_preset(settings, pipe, device)
         rows += more
     else:
-        usual = pipe.sampling_defaults
+        usual = pipe.conditioning.sampling_defaults
         told = {
             "steps": (settings.steps, usual.num_inference_steps),
             "eta": (settings.eta, usual.eta),
@@ -125,8 +130,9 @@ def resolve(settings: SceneSettings | ViewsSettings) -> Resolved:
         rows=rows,
         photo=photo,
         estimate=estimate,
-        input_view=_input_view(photo, estimate, pipe),
+        input_view=_input_view(photo, estimate, pipe, geometry_estimator),
         pipe=pipe,
+        geometry_estimator=geometry_estimator,
         device=device,
         preset=preset,
     )
@@ -138,7 +144,7 @@ def _choose_preset(
     """Return the preset with the explicit settings put in, and where each setting comes from."""
     name: PresetName = settings.preset or ("preview" if device == "cpu" else "fast")
     preset = PRESETS[name]
-    config = _fitted_to_model(preset.distill, pipe)
+    config = _fitted_to_model(preset.distill, pipe.conditioning)
     rows: list[Row] = [("preset", name, "given" if settings.preset else f"for {device}")]
     if settings.steps is not None:
         config = config.with_steps(settings.steps)
@@ -151,42 +157,32 @@ def _choose_preset(
     anchors = config.anchors.count
     rows.append(("anchors", anchors, chosen if settings.anchors is None else "given"))
     if config.uses_sds:
-        fitted = "this kind of model" if pipe.warps_input else chosen
+        of_kind = pipe.conditioning.sds_guidance_scale is not None
+        fitted = "this kind of model" if of_kind else chosen
         told = settings.guidance_scale is not None
         rows.append(("guidance_scale", config.guidance_scale, "given" if told else fitted))
     if anchors and not config.uses_sds:
         # Anchors are conditions of score distillation; asking for them asks for it.
-        config = replace(config, weights=replace(config.weights, sds=_sds_weight(pipe)))
+        sds = pipe.conditioning.sds_weight(LossWeights().sds)
+        config = replace(config, weights=replace(config.weights, sds=sds))
     return replace(preset, distill=config), rows
 
 
-def _fitted_to_model(config: DistillConfig, pipe: ZeroNVSPipeline) -> DistillConfig:
-    """Return the recipe with score distillation scaled to the model.
-
-    The loss is a sum over the latent: a latent of more numbers would pull harder. The warp kind is
-    guided less, and sampled with its own number of steps.
-    """
-    if not pipe.warps_input:
-        return config
-    sds = _sds_weight(pipe) if config.weights.sds > 0 else 0.0
-    usual = pipe.sampling_defaults
-    anchors = replace(
-        config.anchors,
-        num_inference_steps=usual.num_inference_steps,
-        guidance_scale=usual.guidance_scale,
-        eta=usual.eta,
-    )
-    weights = replace(config.weights, sds=sds)
-    return replace(config, weights=weights, anchors=anchors, guidance_scale=1.0)
+def _fitted_to_model(config: DistillConfig, kind: ConditioningKind) -> DistillConfig:
+    """Return the recipe with score distillation and anchor sampling as the kind of model needs."""
+    weights = replace(config.weights, sds=kind.sds_weight(config.weights.sds))
+    if kind.sds_guidance_scale is None:
+        return replace(config, weights=weights)
+    anchors = replace(config.anchors, **kind.sampling_defaults._asdict())
+    return replace(config, weights=weights, anchors=anchors, guidance_scale=kind.sds_guidance_scale)
 
 
-def _sds_weight(pipe: ZeroNVSPipeline) -> float:
-    """Return the published weight of score distillation, per number of the published latent."""
-    numbers = pipe.unet.config["out_channels"] * pipe.unet.config["sample_size"] ** 2
-    return LossWeights().sds * (4 * 32 * 32) / numbers
-
-
-def _input_view(photo: Photo, estimate: CameraEstimate, pipe: ZeroNVSPipeline) -> View:
+def _input_view(
+    photo: Photo,
+    estimate: CameraEstimate,
+    pipe: ZeroNVSPipeline,
+    geometry_estimator: GeometryEstimator,
+) -> View:
     """Put the photo's centre square at the canonical camera: distance 1, looking at the origin."""
     elevation_rad = torch.tensor(estimate.elevation_rad.value)
     view = square_view(
@@ -195,7 +191,7 @@ def _input_view(photo: Photo, estimate: CameraEstimate, pipe: ZeroNVSPipeline) -
         size_px=pipe.image_size_px,
         camera_to_world=orbit_pose(torch.tensor(0.0), elevation_rad, torch.tensor(1.0)),
     )
-    if not pipe.warps_input or pipe.depth_estimator is None:
+    if not pipe.conditioning.needs_depth:
         return view
-    relative = pipe.depth_estimator.estimate_depth(view.image[None].to(pipe.device))[0].cpu()
-    return View(view.image, view.camera, relative * estimate.scene_scale.value)
+    geometry = geometry_estimator.estimate(view.image[None])
+    return View(view.image, view.camera, geometry.scaled_depth(estimate.scene_scale.value)[0])

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from zeronvs.cameras.camera import Camera, stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.splats import GaussianSplats
 
 LOW_PASS_PX2 = 0.3
@@ -78,9 +78,7 @@ def rasterize(
         Mean depth along the optical axis of what is seen, scene units; 0 where nothing is.
     """
     config = config or RasterConfig()
-    camera = camera.to(splats.means.device)
-    if not camera.batch_shape:
-        camera = stack_cameras([camera])
+    camera = camera.to(splats.means.device).batched()
     images = [_draw(splats, camera[item], config) for item in range(len(camera))]
     rgb, opacity, depth = (torch.stack(part) for part in zip(*images, strict=True))
     if background is not None:

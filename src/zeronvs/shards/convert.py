@@ -25,11 +25,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.files import read_json, write_aside, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.workers import do_pieces
 from zeronvs.datasets.framed_scene import Background, ShownFrame, choose_frames, show_frames
-from zeronvs.datasets.sources.scene_source import SceneSource, SceneViews, read_json
+from zeronvs.datasets.sources.scene_source import SceneSource, SceneViews
 from zeronvs.datasets.triangulate import triangulate
 from zeronvs.shards.images import ImageFormat, centre_square
 from zeronvs.shards.writer import (

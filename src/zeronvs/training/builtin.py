@@ -13,8 +13,7 @@ import torch
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
 from zeronvs._core.progress import Progress, silent
-from zeronvs.depth.builtin import DepthNet, load_imagenet_encoder
-from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
@@ -56,9 +55,9 @@ def train_builtin(session: Session, preset: BuiltinPreset, progress: Progress = 
         raise InputError("the preset builtin takes one folder of data (docs/training.md)")
     with session.opened() as folder:
         start = session.load_start(progress)
-        if not start.pipe.warps_input:
+        if not start.pipe.conditioning.needs_depth:
             raise InputError("this model does not warp its input; train it on shards instead")
-        train_depth(session, preset, start.pipe, progress)
+        train_depth(session, preset, progress)
         with session.first_alone():
             path = request.out / "pack.safetensors"
             pack = open_pack(request.data[0], path, start.pipe.image_size_px, progress)
@@ -94,17 +93,15 @@ def train_builtin(session: Session, preset: BuiltinPreset, progress: Progress = 
         )
 
 
-def train_depth(
-    session: Session, preset: BuiltinPreset, pipe: ZeroNVSPipeline, progress: Progress
-) -> None:
-    """Train the depth network in a run folder of its own, and give it to the pipeline."""
+def train_depth(session: Session, preset: BuiltinPreset, progress: Progress = silent) -> Path:
+    """Train the depth network in a run folder of its own, or resume; return its folder."""
     request, accelerator = session.request, session.accelerator
     config = replace(preset.depth, effective_batch=preset.depth.batch * accelerator.num_processes)
     out = request.out / "depth_run"
     with session.first_alone():
         path = request.out / "pack_depth.safetensors"
         pack = open_pack(request.data[0], path, PHOTO_SIZE_PX, progress)
-    net = start_depth(pipe, config.seed, from_scratch=request.start == "scratch")
+    net = start_depth(config.seed) if request.start == "scratch" else load_builtin_depth()
     steps = accelerator.gradient_accumulation_steps
     accelerator.gradient_accumulation_steps = 1
     trained = finetune(
@@ -128,13 +125,11 @@ def train_depth(
     )
     accelerator.free_memory()
     accelerator.gradient_accumulation_steps = steps
-    pipe.register_modules(depth_estimator=DepthNet.from_pretrained(trained).float().eval())
+    return trained
 
 
-def start_depth(pipe: ZeroNVSPipeline, seed: int, *, from_scratch: bool) -> DepthNet:
-    """Return the depth network of the start, or a new one with an encoder trained on ImageNet."""
-    if not from_scratch and isinstance(pipe.depth_estimator, DepthNet):
-        return pipe.depth_estimator
+def start_depth(seed: int) -> DepthNet:
+    """Return a new depth network with an encoder trained on ImageNet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DepthNet()

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
 
@@ -54,5 +55,5 @@ def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
         image_encoder=image_encoder,
         unet=unet,
         scheduler=scheduler,
-        cc_projection=CameraProjection(128, 19, 128),
+        cc_projection=CameraProjection(128, 19, 128, conditioning=ConcatWarp.name),
     )

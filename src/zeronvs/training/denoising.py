@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
-from zeronvs.diffusion.condition import CameraCondition, clip_pixels, resize_image
+from zeronvs.diffusion.condition import CameraCondition, clip_pixels
+from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.perceptual import PerceptualDistance
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.average import WeightAverage
 from zeronvs.training.export import export_pipeline
@@ -26,7 +27,7 @@ from zeronvs.training.lora import add_lora
 from zeronvs.training.objective import Objective, ValidationResult
 from zeronvs.training.perceptual_loss import perceptual_losses
 from zeronvs.training.validation import sheet_of
-from zeronvs.training.view_pairs import DepthEstimator, ViewPairs, no_scale, pairs_of_shards
+from zeronvs.training.view_pairs import ViewPairs, no_scale, pairs_of_shards
 
 VALIDATION_DRAWS = 4
 """Noise levels per pair in the validation loss."""
@@ -60,7 +61,7 @@ class DenoisingObjective(Objective):
         pipe: ZeroNVSPipeline,
         config: FinetuneConfig,
         *,
-        depth_estimator: DepthEstimator | None = None,
+        geometry_estimator: GeometryEstimator | None = None,
         perceptual: PerceptualDistance | None = None,
     ) -> None:
         """Freeze and free the parts of a pipeline; the pipeline stays the owner.
@@ -68,14 +69,14 @@ class DenoisingObjective(Objective):
         Args:
             pipe: A pipeline of any kind.
             config: Settings.
-            depth_estimator: Completes the depth of pairs from shards.
+            geometry_estimator: Completes the depth of pairs from shards.
             perceptual: Network of the perceptual term, for a `perceptual_weight` above 0.
         """
         super().__init__()
         config.check()
         self.config = config
         self.pipe = pipe  # not a module: the parts below are registered, the others are not
-        self.depth_estimator = depth_estimator
+        self.geometry_estimator = geometry_estimator
         self.perceptual = [perceptual]  # in a list: its buffers are not of the trained model
         for part in (pipe.vae, pipe.image_encoder):
             part.requires_grad_(False)
@@ -141,7 +142,7 @@ class DenoisingObjective(Objective):
         generators = [pair_generator(config.seed, number) for number in numbers]
         # The order of the draws is part of what makes runs repeatable.
         draws = torch.stack([torch.rand(3, generator=generator) for generator in generators])
-        clean = target_latent(pipe, pairs.target_view.image, generators)
+        clean = pipe.to_latent(pairs.target_view.image, generators)
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
         keeps_image, keeps_channels = kept(draws[:, 1], config.dropout)
         return Examples(
@@ -166,8 +167,8 @@ class DenoisingObjective(Objective):
         return pairs_of_shards(
             batch,
             self.representation,
-            needs_depth=self.pipe.warps_input,
-            depth_estimator=self.depth_estimator,
+            needs_depth=self.pipe.conditioning.needs_depth,
+            geometry_estimator=self.geometry_estimator,
         )
 
     def forward(self, examples: Examples) -> dict[str, Float[Tensor, " n"]]:
@@ -177,11 +178,11 @@ class DenoisingObjective(Objective):
         clean, noise = examples.clean_latent, examples.noise
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         complete, conditioning = self.conditioning(examples)
-        predicted = pipe.answer(noisy, examples.timestep, conditioning).float()
-        kind = pipe.scheduler.config["prediction_type"]
-        if kind == "epsilon":
+        predicted = pipe.predict(noisy, examples.timestep, conditioning).float()
+        prediction = pipe.scheduler.config["prediction_type"]
+        if prediction == "epsilon":
             error = (predicted - noise) ** 2
-        elif kind == "v_prediction":
+        elif prediction == "v_prediction":
             # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512, appendix D).
             velocity = signal.sqrt() * noise - (1 - signal).sqrt() * clean
             error = (predicted - velocity) ** 2
@@ -195,12 +196,14 @@ class DenoisingObjective(Objective):
             # x_0 of any prediction type would do; only models that predict it use this term.
             unscaled = predicted / pipe.vae.config["scaling_factor"]
             image = pipe.vae.decode(unscaled).sample * 0.5 + 0.5  # pyright: ignore
-            sampled = pipe.keep_known(image, complete)
+            kind = pipe.conditioning
+            assert isinstance(kind, ConcatWarp)
+            sampled = kind.keep_known(image, complete, pipe.to_image)
             losses["perceptual"] = self.config.perceptual_weight * perceptual_losses(
                 network,
                 sampled,
                 pairs.target_view.image,
-                hole=1 - pipe.known(complete),
+                hole=1 - kind.known(complete),
                 timestep=examples.timestep,
                 draw=examples.window_draw,
                 crop_px=self.config.perceptual_crop_px,
@@ -306,14 +309,3 @@ def kept(
     image = (draw >= 2 * dropout).float()
     channels = ((draw < dropout) | (draw >= 3 * dropout)).float()
     return image, channels
-
-
-def target_latent(
-    pipe: ZeroNVSPipeline, image: Float[Tensor, "n 3 H W"], generators: list[torch.Generator]
-) -> Float[Tensor, "n c h w"]:
-    """Return scaled latents drawn from the autoencoder's posterior, one generator per image."""
-    if isinstance(pipe.vae, PixelShuffleAutoencoder):
-        return pipe.to_latent(image)
-    image = resize_image(image, pipe.image_size_px)
-    posterior = pipe.vae.encode((image * 2 - 1).to(pipe.vae.dtype)).latent_dist  # pyright: ignore
-    return posterior.sample(generators).float() * pipe.vae.config["scaling_factor"]

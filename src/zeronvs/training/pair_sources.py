@@ -9,7 +9,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from zeronvs.cameras.camera import Camera, stack_cameras
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import forward_warp, warp_view
@@ -107,7 +107,7 @@ class Photographs:
         while True:
             target = self._view(generator)
             camera = self._camera(generator, target)
-            moved, _ = warp_view(_stack([target]), stack_cameras([camera]))
+            moved, _ = warp_view(target.batched(), camera.batched())
             source = moved[0]
             assert source.depth_z is not None
             known = source.depth_z[source.depth_z > 0]
@@ -124,7 +124,7 @@ class Photographs:
         away = torch.linalg.inv(home) @ pose
         step = torch.tensor([_uniform(generator, -x, x) for x in (1.0, 0.5, 1.0)])
         away[:3, 3] += 0.2 * _uniform(generator) * middle * step
-        return replace(target.camera, camera_to_world=target.camera.camera_to_world @ away)
+        return target.camera.with_poses(target.camera.camera_to_world @ away)
 
     def _view(self, generator: Generator) -> View:
         pack, size_px = self.pack, self.pack.frame_image.shape[-1]
@@ -273,18 +273,11 @@ def mirror(view: View) -> View:
 
 def collate(pairs: Sequence[Pair]) -> ViewPairs:
     """Stack pairs into a batch, and warp the input views (geometry is a loader process's work)."""
-    input_view = _stack([pair.input_view for pair in pairs])
-    target_view = _stack([pair.target_view for pair in pairs])
+    input_view = View.stack([pair.input_view for pair in pairs])
+    target_view = View.stack([pair.target_view for pair in pairs])
     warped = forward_warp(input_view, target_view.camera)
     scale = torch.stack([pair.scene_scale for pair in pairs])
-    return ViewPairs(input_view, View(target_view.image, target_view.camera), scale, warped)
-
-
-def _stack(views: Sequence[View]) -> View:
-    camera = stack_cameras([view.camera for view in views])
-    depths = [view.depth_z for view in views if view.depth_z is not None]
-    depth_z = torch.stack(depths) if len(depths) == len(views) else None
-    return View(torch.stack([view.image for view in views]), camera, depth_z)
+    return ViewPairs(input_view, target_view.with_depth(None), scale, warped)
 
 
 def _uniform(generator: Generator, low: float = 0.0, high: float = 1.0) -> float:

@@ -18,6 +18,7 @@ from zeronvs._core.progress import Progress, silent
 from zeronvs._core.resumable import ResumableRun
 from zeronvs._core.version import __version__
 from zeronvs.cameras.embedding import Representation
+from zeronvs.depth.builtin import load_builtin_depth
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.shards.loader import PairLoader, PairLoaderConfig
 from zeronvs.training.denoising import DenoisingObjective
@@ -25,7 +26,7 @@ from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import FinetuneConfig, autocast_precision
 from zeronvs.training.starting_weights import StartingPoint, load_start
 from zeronvs.training.training_state import FILE_NAME, data_seed_of
-from zeronvs.training.view_pairs import DepthEstimator, scale_of
+from zeronvs.training.view_pairs import scale_of
 
 VALIDATION_TRIES = 8
 """Batches that the validation pairs are chosen from."""
@@ -88,8 +89,13 @@ class Session:
                 "overlap": list(self.request.overlap) if self.request.overlap else None,
                 "pairs_per_frame": self.request.pairs_per_frame,
             }
+            needs_depth = start.pipe.conditioning.needs_depth
             objective = DenoisingObjective(
-                start.pipe, self.request.config, depth_estimator=depth_estimator_of(start.pipe)
+                start.pipe,
+                self.request.config,
+                geometry_estimator=(
+                    load_builtin_depth(device=self.accelerator.device) if needs_depth else None
+                ),
             )
             return self.run(
                 start=start,
@@ -256,26 +262,17 @@ def weighted_sources(
 def pair_settings(pipe: ZeroNVSPipeline, request: TrainRequest, seed: int) -> PairLoaderConfig:
     """Return loader settings that read what this model needs, and no more."""
     own = Representation(pipe.cc_projection.config["representation"])
-    needed = [own, Representation.SIX_DOF_VIEWER] if pipe.warps_input else [own]
+    needed = [own, Representation.SIX_DOF_VIEWER] if pipe.conditioning.needs_depth else [own]
     settings = PairLoaderConfig(
         size_px=pipe.image_size_px,
         representations=tuple(dict.fromkeys(needed)),
-        input_depth=pipe.warps_input,
+        input_depth=pipe.conditioning.needs_depth,
         overlap=request.overlap,
         seed=seed,
     )
     if request.pairs_per_frame is None:
         return settings
     return replace(settings, pairs_per_frame=request.pairs_per_frame)
-
-
-def depth_estimator_of(pipe: ZeroNVSPipeline) -> DepthEstimator | None:
-    """Return the estimator that completes the depth of pairs from shards."""
-    estimator = pipe.depth_estimator
-    if isinstance(estimator, torch.nn.Module):
-        estimator.requires_grad_(False)
-        estimator.eval()
-    return getattr(estimator, "estimate_depth", estimator)
 
 
 def representation_named(name: str | None) -> Representation | None:

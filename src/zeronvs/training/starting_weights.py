@@ -170,7 +170,11 @@ def swap_projection(
     """
     image_dim = int(old.config["image_embed_dim"])
     new = CameraProjection(
-        image_dim, representation.size, int(old.config["cross_attention_dim"]), str(representation)
+        image_dim,
+        representation.size,
+        int(old.config["cross_attention_dim"]),
+        str(representation),
+        old.config.get("conditioning"),
     )
     with torch.no_grad():
         weight, before = new.projection.weight, old.projection.weight

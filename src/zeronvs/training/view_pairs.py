@@ -1,6 +1,5 @@
 """Batches of pairs of views as the denoiser is trained on them, whatever source they come from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import LEAST_SCALE, Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth
 from zeronvs.cameras.view import View
+from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 
 NO_SCALE = (Representation.THREE_DOF, Representation.SIX_DOF)
@@ -19,9 +19,6 @@ NO_SCALE = (Representation.THREE_DOF, Representation.SIX_DOF)
 VIEWER = Representation.SIX_DOF_VIEWER.official_mode
 MIN_KNOWN_PIXELS = 16
 """With fewer known pixels, a depth map does not determine scale and shift of an estimate."""
-
-DepthEstimator = Callable[[Tensor], Tensor]
-"""Images "b 3 h w" in [0, 1] to depth "b h w" up to scale, with its 20 % quantile at 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ def pairs_of_shards(
     representation: Representation,
     *,
     needs_depth: bool,
-    depth_estimator: DepthEstimator | None = None,
+    geometry_estimator: GeometryEstimator | None = None,
 ) -> ViewPairs:
     """Convert a batch that was read from shards.
 
@@ -68,7 +65,7 @@ def pairs_of_shards(
         batch: Pairs.
         representation: Camera representation of the model, which determines the scene scale.
         needs_depth: Whether the model needs the depth of the input views.
-        depth_estimator: Completes that depth.
+        geometry_estimator: Completes that depth.
 
     Raises:
         InputError: The pairs lack the scale or the depth altogether.
@@ -77,7 +74,7 @@ def pairs_of_shards(
     image = batch.input_image.float() / 255
     camera = Camera.from_fov(batch.input_to_world, batch.fov_y_rad, size)
     target = Camera.from_fov(batch.target_to_world, batch.fov_y_rad, size)
-    depth_z = complete_depth(batch, image, depth_estimator) if needs_depth else None
+    depth_z = complete_depth(batch, image, geometry_estimator) if needs_depth else None
     return ViewPairs(
         View(image, camera, depth_z),
         View(batch.target_image.float() / 255, target),
@@ -114,7 +111,7 @@ def no_scale(representation: Representation) -> str:
 
 
 def complete_depth(
-    batch: PairBatch, image: Float[Tensor, "n 3 h w"], depth_estimator: DepthEstimator | None
+    batch: PairBatch, image: Float[Tensor, "n 3 h w"], geometry_estimator: GeometryEstimator | None
 ) -> Float[Tensor, "n h w"]:
     """Return the dense depth of the input views, scene units.
 
@@ -125,14 +122,14 @@ def complete_depth(
         InputError: There is neither known depth nor a scale for the estimate.
     """
     known = batch.input_depth_z
-    if depth_estimator is None:
+    if geometry_estimator is None:
         if known is None:
             raise InputError(
                 "this model warps the input view along its depth, which the pairs lack. Convert "
                 "the scenes with depth"
             )
         return known
-    estimate = depth_estimator(image).to(image)
+    estimate = geometry_estimator.estimate(image).scaled_depth(1.0)
     viewer = batch.scene_scale.get(VIEWER)
     scaled = None
     if viewer is not None:  # NaN scales are those of ignored pairs

@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside, write_json
+from zeronvs._core.files import parse_json, read_json, write_aside, write_json
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import PyTorch3dNdc, camera_from_pytorch3d
 from zeronvs.datasets.sources.folders import clean_name
@@ -32,7 +33,6 @@ from zeronvs.datasets.sources.scene_source import (
     SceneViews,
     inside,
     read_image,
-    read_json,
     read_map,
 )
 
@@ -40,7 +40,9 @@ NDC_KINDS: dict[str, PyTorch3dNdc] = {
     "ndc_isotropic": "short_side",
     "ndc_norm_image_bounds": "image_bounds",
 }
-MOST_FRAME_TEXT = 4 * 2**20
+MAX_FRAME_CHARACTERS = 4 * 2**20
+MAX_INFLATION = 100
+"""Annotations are compressed about ten times; more is a decompression bomb."""
 PREFERRED_SET_LISTS = ("set_lists_fewview_dev", "set_lists_fewview_train")
 
 
@@ -100,7 +102,7 @@ class Co3dSource:
                 continue
             try:
                 frames.append(_frame(root, entry))
-            except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            except (InputError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
                 notes.append(f"frame {path or '?'} left out: {type(error).__name__} {error}")
         return SceneViews(scene_id, tuple(frames), tuple(notes))
 
@@ -159,7 +161,8 @@ class Co3dSource:
         with (self._index_dir / f"{category}.jsonl").open("rb") as handle:
             for begin, end in self._index(category)[sequence]:
                 handle.seek(begin)
-                entries += [json.loads(line) for line in handle.read(end - begin).splitlines()]
+                lines = handle.read(end - begin).splitlines()
+                entries += [parse_json(line, f"{category}.jsonl") for line in lines]
         return sorted(entries, key=lambda entry: entry.get("frame_number", 0))
 
 
@@ -170,12 +173,15 @@ def _stream(path: Path) -> Iterator[dict[str, Any]]:
         InputError: The file is damaged, or no list of objects.
     """
     decoder = json.JSONDecoder()
-    text, started, ended = "", False, False
+    text, started, ended, total = "", False, False, 0
+    allowed = MAX_FRAME_CHARACTERS + MAX_INFLATION * path.stat().st_size
     try:
         with gzip.open(path, "rt", encoding="utf-8") as handle:
             while not ended:
                 chunk = handle.read(1 << 20)
-                text = (text + chunk).lstrip()
+                text, total = (text + chunk).lstrip(), total + len(chunk)
+                if total > allowed:
+                    raise InputError(f"{path} grows more than {MAX_INFLATION} times when unpacked")
                 if not started and text:
                     if text[0] != "[":
                         raise InputError(f"{path} is not a JSON list of frames")
@@ -188,14 +194,16 @@ def _stream(path: Path) -> Iterator[dict[str, Any]]:
                     try:
                         entry, used = decoder.raw_decode(text)
                     except ValueError:
-                        break
+                        break  # the rest of the entry is in the next chunk
+                    except RecursionError as error:
+                        raise InputError(f"{path}: a frame is nested too deeply") from error
                     if not isinstance(entry, dict) or "sequence_name" not in entry:
                         raise InputError(f"{path}: a frame is not an object with 'sequence_name'")
                     yield entry
                     text = text[used:].lstrip()
-                if not ended and (not chunk or len(text) > MOST_FRAME_TEXT):
+                if not ended and (not chunk or len(text) > MAX_FRAME_CHARACTERS):
                     raise InputError(f"{path} ends in the middle of a frame, or is no JSON")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
@@ -228,7 +236,8 @@ def _frame(root: Path, entry: dict[str, Any]) -> SceneFrame:
 
 def _read(root: Path, entry: dict[str, Any]) -> FramePixels:
     name = str(entry["image"]["path"])
-    image = read_image(inside(root, name), name, least_px=512)
+    size_px = (int(entry["image"]["size"][0]), int(entry["image"]["size"][1]))
+    image = read_image(inside(root, name), name, least_px=512, camera_size_px=size_px)
     depth_z = foreground = None
     depth, mask = entry.get("depth") or {}, entry.get("mask") or {}
     if depth.get("path"):

@@ -1,7 +1,7 @@
 """COLMAP models with their images, also in the folders of DL3DV: sparse points become depth.
 
 A scene is a folder with a model (`sparse/0`, `sparse`, `colmap/sparse/0`, or the folder itself) and
-its pictures (`images`, or a smaller copy `images_2`, `images_4`, `images_8`; or the folder itself).
+its images (`images`, or a smaller copy `images_2`, `images_4`, `images_8`; or the folder itself).
 """
 
 from functools import partial
@@ -14,11 +14,11 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.conventions import opengl_from_colmap
 from zeronvs.datasets.sources.folders import check_split, choose, find_scene_folders
 from zeronvs.datasets.sources.scene_source import (
+    IMAGE_ENDINGS,
     FramePixels,
     SceneFrame,
     SceneViews,
     find_image,
-    inside,
     pinhole,
     read_image,
 )
@@ -36,7 +36,7 @@ class ColmapSource:
 
         Args:
             root: One scene, or a folder of scenes.
-            images: Folder of the pictures within a scene; found if not given.
+            images: Folder of the images, absolute or within a scene; found if not given.
         """
         self._scenes = find_scene_folders(
             root, lambda folder: _model_folder(folder) is not None, what="sparse/0/cameras.bin"
@@ -54,26 +54,30 @@ class ColmapSource:
         folder = choose(self._scenes, scene_id)
         model_folder = _model_folder(folder)
         if model_folder is None:
-            raise InputError(f"{folder} has no COLMAP model any more")
+            raise InputError(f"{folder} has no COLMAP model")
         model = read_model(model_folder)
-        frames, notes = [], []
+        frames, found, notes = [], set[Path](), _other_models(model_folder)
         for image in sorted(model.images, key=lambda image: image.name):
             path = self._find(folder, image.name)
             if path is None:
-                notes.append(f"{image.name} left out: there is no such picture")
+                notes.append(f"{image.name} left out: there is no such image")
                 continue
+            found.add(path)
             try:
                 frames.append(_frame(model, image, path))
             except (InputError, KeyError, ValueError) as error:
                 notes.append(f"{image.name} left out: {error}")
+        notes += _without_pose(found)
         return SceneViews(scene_id, tuple(frames), tuple(notes))
 
     def _find(self, folder: Path, name: str) -> Path | None:
-        wanted = (self._images,) if self._images else IMAGE_FOLDERS
-        for images in wanted:
-            found = find_image(inside(folder, f"{images}/{name}"))
-            if found is not None:
-                return found
+        """Return an image of the model; an absolute folder or name is taken as it is."""
+        if not name or "\x00" in name:
+            return None
+        for images in (self._images,) if self._images else IMAGE_FOLDERS:
+            path = find_image(folder / images / name)
+            if path is not None:
+                return path
         return None
 
 
@@ -86,18 +90,39 @@ def _model_folder(folder: Path) -> Path | None:
     return next((folder / part for part in MODEL_FOLDERS if model_files(folder / part)), None)
 
 
+def _other_models(model_folder: Path) -> list[str]:
+    """Name the other models beside the one that is read (COLMAP splits what it cannot join)."""
+    if not model_folder.name.isdigit():
+        return []
+    siblings = sorted(path for path in model_folder.parent.iterdir() if path != model_folder)
+    names = [path.name for path in siblings if model_files(path)]
+    read = f"{model_folder.parent.name}/{model_folder.name}"
+    return [f"model {name} left out: only {read} is read" for name in names]
+
+
+def _without_pose(found: set[Path]) -> list[str]:
+    """Count the images beside those of the model: COLMAP found no pose for them."""
+    folders = {path.parent for path in found}
+    beside = (path for folder in folders for path in folder.iterdir())
+    rest = sorted(
+        path.name for path in beside if path.suffix in IMAGE_ENDINGS and path not in found
+    )
+    return [f"{len(rest)} images without a pose left out, e.g. {rest[0]}"] if rest else []
+
+
 def _frame(model: ColmapModel, image: ColmapImage, path: Path) -> SceneFrame:
     camera = model.cameras[image.camera_id]
     lens = camera.lens()
     fx, fy, centre_x, centre_y = camera.intrinsics()
     pose = torch.tensor([*image.qvec, *image.tvec], dtype=torch.float64)
     if not bool(torch.isfinite(pose).all()) or float(pose[:4].norm()) < 1e-6:
-        raise InputError("its pose is not finite")
+        raise InputError("the pose is not finite")
     camera_to_world = opengl_from_colmap(pose[:4], pose[4:])
     posed = pinhole(camera_to_world, (fx, fy), (centre_x, centre_y), (camera.height, camera.width))
     points = model.points_of(image)
-    return SceneFrame(image.name, posed, partial(_read, path, image.name, points), lens)
+    read = partial(_read, path, image.name, posed.image_size_px, points)
+    return SceneFrame(image.name, posed, read, lens)
 
 
-def _read(path: Path, name: str, points: np.ndarray) -> FramePixels:
-    return FramePixels(read_image(path, name, least_px=512), points=points)
+def _read(path: Path, name: str, size_px: tuple[int, int], points: np.ndarray) -> FramePixels:
+    return FramePixels(read_image(path, name, least_px=512, camera_size_px=size_px), points=points)

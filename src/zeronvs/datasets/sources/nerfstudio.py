@@ -1,12 +1,10 @@
-"""nerfstudio's `transforms.json` (also instant-ngp's and the first NeRF's), DL3DV's included.
+"""Folders with nerfstudio's `transforms.json` (also instant-ngp's, the first NeRF's, DL3DV's).
 
-Poses are OpenGL camera-to-world, as ours; intrinsics stand in the file or in each frame, as
-`fl_x` or as `camera_angle_x`; OpenCV and fisheye distortion is undone. `applied_transform` says how
-the world was turned, which changes neither relative poses nor depth. A sparse `.ply` is not read:
-it does not say which view saw which point.
+OpenCV and fisheye distortion is undone. `applied_transform` is how the world was rotated, which
+changes neither relative poses nor depth. A sparse `.ply` is not read: it does not tell which view
+observed which point.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from zeronvs._core.errors import InputError
-from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.lens import Lens
 from zeronvs.datasets.sources.folders import check_split, choose, find_scene_folders
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
@@ -23,19 +19,16 @@ from zeronvs.datasets.sources.scene_source import (
     SceneViews,
     find_image,
     image_size,
-    inside,
-    pinhole,
     read_array,
     read_image,
-    read_json,
     read_map,
 )
+from zeronvs.formats.transforms_json import frame_camera, frame_lens, read_frames
 
 FILES = ("transforms.json", "nerfstudio/transforms.json")
 SPLIT_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 DEPTH_UNIT = 1e-3
-"""Scene units per unit of a depth PNG where the file does not say: millimetres (nerfstudio)."""
-BLIND = ("fisheye624", "equirect", "omnidirectional", "vr180", "ortho", "spherical")
+"""Default scene units per unit of a depth PNG: millimetres, as in nerfstudio."""
 
 
 class NerfstudioSource:
@@ -46,7 +39,7 @@ class NerfstudioSource:
 
         Args:
             root: One scene (the folder, or the JSON file itself), or a folder of scenes.
-            depth_unit: Scene units per unit of a depth file; what the file says, else 1 / 1000.
+            depth_unit: Scene units per unit of a depth file; by default the file's, else 0.001.
         """
         self._file = root if root.is_file() else None
         folder = root.parent if root.is_file() else root
@@ -68,44 +61,51 @@ class NerfstudioSource:
     def load(self, scene_id: str, split: str | None = None) -> SceneViews:
         """Return one scene, its frames in the order of the file."""
         folder = choose(self._scenes, scene_id)
-        found = [self._file] if self._file else [folder / name for name in FILES]
+        paths = [self._file] if self._file else [folder / name for name in FILES]
         if split is not None:
-            found = [folder / f"transforms_{split}.json"]
-        elif not any(path.is_file() for path in found):
-            found = [folder / name for name in SPLIT_FILES]
+            paths = [folder / f"transforms_{split}.json"]
+        elif not any(path.is_file() for path in paths):
+            paths = [folder / name for name in SPLIT_FILES]
+        paths = [path for path in paths if path.is_file()]
         frames, notes = [], []
-        for path in [path for path in found if path.is_file()]:
-            content = read_json(path)
-            entries = content.get("frames") if isinstance(content, dict) else None
-            if not isinstance(entries, list):
-                raise InputError(f"{path} has no list 'frames'")
-            shared = {k: v for k, v in content.items() if k not in ("frames", "transform_matrix")}
-            for number, entry in enumerate(entries):
-                name = str(entry.get("file_path", "?")) if isinstance(entry, dict) else str(number)
+        if split is None and len(paths) > 1 and paths[0].name in FILES:
+            notes.append(
+                f"{paths[1].parent.name}/{paths[1].name} left out: {paths[0].name} is read"
+            )
+            paths = paths[:1]
+        for path in paths:
+            for number, entry in enumerate(read_frames(path)):
+                name = str(entry.get("file_path", f"frame {number}"))
                 try:
-                    frames.append(self._frame(path.parent, {**shared, **entry}))
-                except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
-                    said = " ".join(f"{error}".split())[:160]
-                    notes.append(f"{name} left out: {said or type(error).__name__}")
-            if split is None and path.name in FILES:
-                break
+                    frames.append(self._frame(path.parent, entry, name))
+                except InputError as error:
+                    notes.append(f"{name} left out: {error}")
         return SceneViews(scene_id, tuple(frames), tuple(notes))
 
-    def _frame(self, folder: Path, entry: dict[str, Any]) -> SceneFrame:
-        name = entry["file_path"]
-        path = find_image(inside(folder, name))
+    def _frame(self, folder: Path, entry: dict[str, Any], name: str) -> SceneFrame:
+        path = _find(folder, entry.get("file_path"))
         if path is None:
-            raise InputError("there is no such picture")
-        for key in ("camera_model", "camera_type"):
-            if any(part in str(entry.get(key, "")).lower() for part in BLIND):
-                raise InputError(f"cameras of the {key} {entry[key]} are not read")
-        camera = _camera(entry, path)
+            raise InputError("there is no such image")
+        stated = entry.get("w") is not None or entry.get("h") is not None
+        size_px = None if stated else image_size(path, path.name)
+        camera = frame_camera(entry, "its entry", image_size_px=size_px)
         depth_path = None
         if entry.get("depth_file_path"):
-            depth_path = inside(folder, entry["depth_file_path"])
-        unit = self._depth_unit or float(entry.get("depth_unit_scale_factor", DEPTH_UNIT))
-        read = partial(_read, path, str(name), depth_path, unit)
-        return SceneFrame(str(name), camera, read, _lens(entry))
+            depth_path = folder / str(entry["depth_file_path"]).replace("\\", "/")
+        unit = entry.get("depth_unit_scale_factor", DEPTH_UNIT)
+        if self._depth_unit is not None:
+            unit = self._depth_unit
+        if isinstance(unit, bool) or not isinstance(unit, int | float) or unit <= 0:
+            raise InputError(f"depth_unit_scale_factor is {unit!r}; it should be above 0")
+        read = partial(_read, path, name, camera.image_size_px, depth_path, float(unit))
+        return SceneFrame(name, camera, read, frame_lens(entry, "its entry"))
+
+
+def _find(folder: Path, file_path: Any) -> Path | None:
+    """Return the image of a frame, wherever the file says that it is."""
+    if not isinstance(file_path, str) or not file_path or "\x00" in file_path:
+        return None
+    return find_image(folder / file_path.replace("\\", "/"))
 
 
 def is_nerfstudio(folder: Path) -> bool:
@@ -113,49 +113,11 @@ def is_nerfstudio(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*FILES, *SPLIT_FILES))
 
 
-def _camera(entry: dict[str, Any], image: Path) -> Camera:
-    """Return the camera; the first NeRF's files have no size, which is then the picture's."""
-    pose = np.asarray(entry["transform_matrix"], dtype=np.float64)
-    if pose.shape not in ((4, 4), (3, 4)):
-        raise InputError(f"transform_matrix should be 4x4, got {pose.shape}")
-    width, height = float(entry.get("w", 0)), float(entry.get("h", 0))
-    if min(width, height) < 1:
-        width, height = (float(side) for side in image_size(image, image.name))
-    focal_x, focal_y = _focal(entry, "x", width), _focal(entry, "y", height)
-    if focal_x is None and focal_y is None:
-        raise InputError("the lens is missing: expected 'fl_x' or 'camera_angle_x'")
-    focal = (focal_x or focal_y or 0.0, focal_y or focal_x or 0.0)
-    centre = (float(entry.get("cx", 0.5 * width)), float(entry.get("cy", 0.5 * height)))
-    return pinhole(pose, focal, centre, (round(height), round(width)))
-
-
-def _focal(entry: dict[str, Any], axis: str, side_px: float) -> float | None:
-    if entry.get(f"fl_{axis}") is not None:
-        return float(entry[f"fl_{axis}"])
-    angle_rad = entry.get(f"camera_angle_{axis}")
-    if angle_rad is None:
-        return None
-    if not 0 < float(angle_rad) < math.pi:
-        raise InputError(f"camera_angle_{axis} is {angle_rad}; it should lie in (0, pi)")
-    return 0.5 * side_px / math.tan(0.5 * float(angle_rad))
-
-
-def _lens(entry: dict[str, Any]) -> Lens:
-    def number(name: str) -> float:
-        return float(entry.get(name) or 0.0)
-
-    if "fisheye" in str(entry.get("camera_model", "")).lower() or entry.get("is_fisheye"):
-        return Lens(radial=tuple(number(f"k{i}") for i in (1, 2, 3, 4)), fisheye=True)
-    return Lens(
-        radial=tuple(number(f"k{i}") for i in (1, 2, 3)),
-        radial_divisor=(number("k4"), number("k5"), number("k6")),
-        tangential=(number("p1"), number("p2")),
-    )
-
-
-def _read(path: Path, name: str, depth_path: Path | None, unit: float) -> FramePixels:
+def _read(
+    path: Path, name: str, size_px: tuple[int, int], depth_path: Path | None, unit: float
+) -> FramePixels:
     depth_z = None
     if depth_path is not None and depth_path.is_file():
         values = read_array if depth_path.suffix == ".npy" else read_map
         depth_z = values(depth_path, depth_path.name).astype(np.float32) * unit
-    return FramePixels(read_image(path, name, least_px=512), depth_z)
+    return FramePixels(read_image(path, name, least_px=512, camera_size_px=size_px), depth_z)

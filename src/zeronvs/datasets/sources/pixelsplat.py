@@ -1,4 +1,4 @@
-"""The `.torch` chunks in which pixelSplat's authors hand on RealEstate10K and ACID.
+"""The `.torch` chunks in which pixelSplat's authors publish RealEstate10K and ACID.
 
     ROOT/[train|test/]000000.torch   a list of dicts, one a clip:
         url, timestamps [n], cameras [n, 18] (fx fy cx cy 0 0 and the 3x4 world-to-camera pose),
@@ -19,21 +19,23 @@ from typing import Any
 import torch
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_json
 from zeronvs.datasets.sources.folders import check_split, clean_name
-from zeronvs.datasets.sources.re10k import cameras_of_table
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
     SceneFrame,
     SceneViews,
     inside,
     read_image,
-    read_json,
 )
+from zeronvs.formats.re10k import unit_cameras
 
 SPLITS = ("train", "test", "val")
 NUMBERS = 18
-MOST_CHUNK_BYTES = 16 * 2**30
-MOST_PICKLE_BYTES = 256 * 2**20
+MAX_CHUNK_BYTES = 16 * 2**30
+MAX_PICKLE_BYTES = 256 * 2**20
+MAX_FRAMES = 100_000
+MAX_IMAGE_BYTES = 64 * 2**20
 
 
 class PixelSplatSource:
@@ -107,13 +109,15 @@ def read_chunk(path: Path) -> list[dict[str, Any]]:
         InputError: It is no chunk, holds anything but plain data and tensors, or is too large.
     """
     try:
-        if path.stat().st_size > MOST_CHUNK_BYTES:
-            raise InputError(f"{path} is larger than {MOST_CHUNK_BYTES >> 30} GiB")
+        if not path.is_file():
+            raise InputError(f"{path} is not a file")
+        if path.stat().st_size > MAX_CHUNK_BYTES:
+            raise InputError(f"{path} is larger than {MAX_CHUNK_BYTES >> 30} GiB")
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise InputError(f"{path.name} is compressed, which torch never writes")
-                if member.filename.endswith(".pkl") and member.file_size > MOST_PICKLE_BYTES:
+                if member.filename.endswith(".pkl") and member.file_size > MAX_PICKLE_BYTES:
                     raise InputError(f"{path.name} has a pickle of {member.file_size} bytes")
         clips = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except InputError:
@@ -135,26 +139,29 @@ def _views(scene_id: str, clip: dict[str, Any]) -> SceneViews:
     if not good or not isinstance(images, list):
         raise InputError(f"{scene_id}: expected cameras [n, {NUMBERS}] and a list of images")
     assert isinstance(table, torch.Tensor)
+    if len(table) > MAX_FRAMES:
+        raise InputError(f"{scene_id}: a clip of {len(table)} frames; at most {MAX_FRAMES}")
     if len(images) != len(table):
         raise InputError(f"{scene_id}: {len(table)} cameras, but {len(images)} images")
     stamps = clip.get("timestamps")
     known = isinstance(stamps, torch.Tensor) and stamps.numel() == len(table)
     names = [str(int(s)) for s in stamps.flatten()] if known else None  # pyright: ignore
-    cameras = cameras_of_table(table.double())
+    cameras = unit_cameras(table.double())
     frames = []
     for index, image in enumerate(images):
         name = names[index] if names else f"{index:06d}"
         frames.append(
             SceneFrame(name, cameras[index], partial(_read, image, name), size_is_nominal=True)
         )
-    address = clip.get("url")
-    extra = {"address": address} if isinstance(address, str) else {}
-    return SceneViews(scene_id, tuple(frames), (), extra)
+    return SceneViews(scene_id, tuple(frames))
 
 
 def _read(image: Any, name: str) -> FramePixels:
     if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 1:
         raise InputError(f"{name}: an image should be a line of bytes")
+    # A stored tensor may repeat a few bytes without end (stride 0).
+    if image.numel() > MAX_IMAGE_BYTES:
+        raise InputError(f"{name}: an image has {image.numel()} bytes; at most {MAX_IMAGE_BYTES}")
     return FramePixels(read_image(io.BytesIO(image.numpy().tobytes()), name, least_px=512))
 
 

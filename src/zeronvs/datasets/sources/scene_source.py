@@ -1,12 +1,14 @@
-"""What every format becomes: scenes of posed frames whose pixels are read when asked for.
+"""The common form of all data sets: scenes of posed frames whose pixels are read on demand.
 
-A frame is known by its camera before its pixels are read, so that one field of view can be chosen
-for a whole scene while the memory holds one frame. Files come from strangers: nothing outside the
-folder is opened, sizes are bounded, and nothing that could run code is read.
+The camera of a frame is known before its pixels are read, so that one field of view can be chosen
+for a whole scene while one frame is in memory. Sizes are bounded, and nothing that could run code
+is read. The user's own files are trusted to be where they say; paths in data sets that are
+downloaded whole (CO3D, pixelSplat's chunks) must stay inside the data set.
 """
 
-import json
+import io
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +18,26 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.lens import Lens
 
-MOST_JSON_BYTES = 512 * 2**20
-MOST_PIXELS = 120_000_000
+MAX_PIXELS = 120_000_000
 SIZE_TOLERANCE = 0.02
 """The two sides of a smaller copy may shrink by factors that differ by this much (rounding)."""
 
 
 @dataclass(frozen=True, eq=False)
 class FramePixels:
-    """What one frame shows; maps may have another size than the image, but the same view."""
+    """Pixels of one frame; maps may have another size than the image, but the same view."""
 
     image: UInt8[ndarray, "h w 3"]
     depth_z: Float[ndarray, "dh dw"] | None = None
     """Known depth, scene units; 0 = unknown; may be sparse."""
     points: Float[ndarray, "n 3"] | None = None
-    """World points that structure from motion saw in this frame, scene units."""
+    """World points that structure from motion observed in this frame, scene units."""
     disparity: Float[ndarray, "mh mw"] | None = None
     """Relative inverse depth of a monocular network, up to scale and shift."""
     foreground: Float[ndarray, "fh fw"] | None = None
@@ -45,12 +46,12 @@ class FramePixels:
 
 @dataclass(frozen=True, eq=False)
 class SceneFrame:
-    """One posed frame; `read` gives its pixels."""
+    """One posed frame; `read` returns its pixels."""
 
     name: str
     """File name or time stamp in the source, for messages."""
     camera: Camera
-    """OpenGL camera-to-world; intrinsics in pixels of the size that the source states."""
+    """Intrinsics are in pixels of the size that the source states."""
     read: Callable[[], FramePixels]
     lens: Lens = field(default_factory=Lens)
     size_is_nominal: bool = False
@@ -66,23 +67,21 @@ class SceneFrame:
         ratio = (size_px[0] / height) / (size_px[1] / width)
         if not self.size_is_nominal and abs(math.log(ratio)) > SIZE_TOLERANCE:
             raise InputError(
-                f"{self.name}: the image is {size_px[1]}x{size_px[0]} px, but its camera says "
-                f"{width}x{height} px, which is another shape"
+                f"{self.name}: the image is {size_px[1]}x{size_px[0]} px (and no EXIF orientation "
+                f"makes it fit), but its camera is of {width}x{height} px, which is another shape"
             )
         return self.camera.resized(*size_px)
 
 
 @dataclass(frozen=True, eq=False)
 class SceneViews:
-    """A scene whose frames are read one by one, in their order."""
+    """A scene, its frames in order; their pixels are read one by one."""
 
     scene_id: str
     """`category/scene`."""
     frames: tuple[SceneFrame, ...]
     notes: tuple[str, ...] = ()
     """What was left out and why, a sentence each."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Facts for the manifest (licence, address, ...)."""
 
 
 @runtime_checkable
@@ -107,98 +106,119 @@ class SceneSource(Protocol):
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """Return a path of a stranger's file within its folder.
+    """Return a path that a downloaded data set names within its folder; links are followed.
 
     Raises:
-        InputError: The path would leave the folder, or is none.
+        InputError: The path is absolute, leads upwards, or is empty.
     """
+    parts = relative.replace("\\", "/").split("/")
     if not relative or "\x00" in relative:
         raise InputError(f"{folder.name} names an empty path")
-    path = folder / relative.replace("\\", "/")
-    root = folder.resolve()
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(root):
+    if ".." in parts or parts[0] == "" or Path(relative).is_absolute():
         raise InputError(f"{relative!r} leads out of the folder {folder.name}; it is not read")
-    return path
+    return folder / "/".join(parts)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file of bounded size.
+def read_image(
+    source: Path | io.BytesIO,
+    name: str,
+    *,
+    least_px: int | None = None,
+    camera_size_px: tuple[int, int] | None = None,
+) -> UInt8[ndarray, "h w 3"]:
+    """Return the pixels of an image.
 
-    Raises:
-        InputError: It is missing, too large, or no JSON.
-    """
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise InputError(f"{path.name} is larger than {MOST_JSON_BYTES >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is not valid JSON: {error}") from error
-
-
-def read_image(source: Any, name: str, *, least_px: int | None = None) -> UInt8[ndarray, "h w 3"]:
-    """Return the pixels of a picture as they are stored (no EXIF turn: cameras mean these pixels).
+    Cameras belong to the stored pixels or, with tools that honour EXIF, to the upright ones. The
+    EXIF orientation is applied where the upright shape fits the camera and the stored one does not.
 
     Args:
-        source: A path or a binary file.
-        name: For messages.
+        source: A path, or the content of a file.
+        name: Name of the frame, for messages.
         least_px: JPEGs may be decoded at a smaller scale whose short side keeps at least this.
+        camera_size_px: (height, width) of the image's camera.
 
     Raises:
         InputError: It cannot be decoded, or is too large.
     """
-    try:
-        with Image.open(source) as opened:
-            if opened.format in ("EPS", "WMF"):
-                raise InputError(f"{name} is a drawing ({opened.format}), not a photograph")
-            if opened.width * opened.height > MOST_PIXELS:
-                raise InputError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels")
+    with _opened(source, name) as opened:
+        try:
+            transposed = _fits_transposed(opened, camera_size_px)
             if least_px is not None:
                 _decode_smaller(opened, least_px)
-            if opened.mode.startswith(("I", "F")):
-                deep = np.asarray(opened, np.float32)
-                grey = (deep / max(float(deep.max()), 1.0) * 255).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            if opened.has_transparency_data:
-                white = Image.new("RGBA", opened.size, (255, 255, 255, 255))
-                return np.asarray(Image.alpha_composite(white, opened.convert("RGBA")))[..., :3]
-            return np.asarray(opened.convert("RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file can raise anything in a decoder
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+            image = ImageOps.exif_transpose(opened) if transposed else opened
+            return _rgb(image, name)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file can raise anything in a decoder
+            raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+
+
+def _fits_transposed(opened: Image.Image, camera_size_px: tuple[int, int] | None) -> bool:
+    """Tell whether an image fits its camera only after its EXIF orientation is applied."""
+    if camera_size_px is None:
+        return False
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in (5, 6, 7, 8):  # those that exchange width and height
+        return False
+    aspect = math.log(camera_size_px[1] / camera_size_px[0])
+    stored = math.log(opened.width / opened.height)
+    return abs(stored - aspect) > SIZE_TOLERANCE >= abs(-stored - aspect)
+
+
+def _rgb(image: Image.Image, name: str) -> UInt8[ndarray, "h w 3"]:
+    """Convert to 8-bit RGB by a fixed range, so that frames of a scene keep their exposure."""
+    if image.mode.startswith(("I", "F")):
+        deep = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
+        white = 1.0 if image.mode == "F" else 65535.0
+        if deep.max(initial=0.0) > white:
+            raise InputError(f"{name} has values above {white:g}, so its white is not known")
+        grey = (deep.clip(0.0) / white * 255).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return np.asarray(Image.alpha_composite(white, image.convert("RGBA")))[..., :3]
+    return np.asarray(image.convert("RGB"))
 
 
 def image_size(path: Path, name: str) -> tuple[int, int]:
-    """Return (width, height) of a picture without decoding it.
+    """Return (height, width) of an image as it is stored, without decoding it.
 
     Raises:
-        InputError: It is no picture.
+        InputError: It is no image.
     """
-    try:
-        with Image.open(path) as opened:
-            return opened.size
-    except Exception as error:  # a damaged file can raise anything in a decoder
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+    with _opened(path, name) as opened:
+        return opened.height, opened.width
 
 
 def read_map(path: Path, name: str) -> ndarray:
-    """Return a one-channel picture (depth, mask, disparity) with its own numbers.
+    """Return a one-channel image (depth, mask, disparity) with its own numbers.
 
     Raises:
-        InputError: It cannot be decoded, is too large, or has colours.
+        InputError: It cannot be decoded, or is too large.
     """
-    try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise InputError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels")
+    with _opened(path, name) as opened:
+        try:
             values = np.asarray(opened.convert("L") if opened.mode in ("P", "1") else opened)
-    except InputError:
-        raise
+        except Exception as error:  # a damaged file can raise anything in a decoder
+            raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+    return values if values.ndim == 2 else values[..., 0]
+
+
+def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
+    """Open an image without decoding it; its kind and its size are checked."""
+    if isinstance(source, Path) and not source.is_file():
+        raise InputError(f"{name} cannot be read: there is no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(source)
     except Exception as error:  # a damaged file can raise anything in a decoder
         raise InputError(f"{name} cannot be read: {_reason(error)}") from error
-    return values if values.ndim == 2 else values[..., 0]
+    if opened.format in ("EPS", "WMF"):  # Pillow would run another program on them
+        raise InputError(f"{name} is a drawing ({opened.format}), not a photograph")
+    if opened.width * opened.height > MAX_PIXELS:
+        raise InputError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels")
+    return opened
 
 
 def read_array(path: Path, name: str) -> ndarray:
@@ -207,13 +227,15 @@ def read_array(path: Path, name: str) -> ndarray:
     Raises:
         InputError: It is no such array.
     """
+    if not path.is_file():
+        raise InputError(f"{name} cannot be read: there is no such file")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{name} cannot be read: {_reason(error)}") from error
     squeezed = np.squeeze(values) if isinstance(values, ndarray) else None
-    if squeezed is None or squeezed.ndim != 2 or squeezed.size > MOST_PIXELS:
-        raise InputError(f"{name} does not hold a depth map (two axes of numbers)")
+    if squeezed is None or squeezed.ndim != 2 or squeezed.size > MAX_PIXELS:
+        raise InputError(f"{name} does not hold a depth map (a two-dimensional array)")
     return np.asarray(squeezed, np.float32)
 
 
@@ -234,9 +256,9 @@ def pinhole(
 
 
 def find_image(path: Path) -> Path | None:
-    """Return the picture at a path, which may lack its ending or lie in a smaller copy's folder.
+    """Return the image at a path, which may lack its ending or lie in a smaller copy's folder.
 
-    Data sets are handed on with `images_2`, `images_4` or `images_8` in the place of `images`.
+    Data sets are published with `images_2`, `images_4` or `images_8` in the place of `images`.
     """
     if path.is_file():
         return path

@@ -1,0 +1,52 @@
+"""Protocols that rooms above depend on instead of on each other: where depth comes from."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zeronvs.cameras.scene_scale import viewer_scale
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Geometry:
+    """Depth of b images, and the lens that took them where the estimator predicts it."""
+
+    depth_z: Float[Tensor, "b h w"]
+    """Depth along the optical axis, > 0."""
+    kind: Literal["relative", "metric"]
+    """Relative: known up to a factor, chosen so that the 20 % quantile is 1. Metric: metres."""
+    fov_y_rad: Float[Tensor, " b"] | None = None
+    """Vertical field of view."""
+    fov_spread_rad: Float[Tensor, " b"] | None = None
+    """One standard deviation of `fov_y_rad`."""
+    mask: Bool[Tensor, "b h w"] | None = None
+    """Where the depth is valid; None: everywhere."""
+    confidence: Float[Tensor, "b h w"] | None = None
+    """In [0, 1]; None: unknown."""
+
+    def scaled_depth(self, scene_scale: float | Float[Tensor, " b"]) -> Float[Tensor, "b h w"]:
+        """Return depth in scene units: its 20 % quantile becomes the scene scale (paper, 3.3).
+
+        Args:
+            scene_scale: Scene units per model unit (the paper's q), > 0.
+
+        Returns:
+            Depth; 0 (unknown) outside the mask.
+        """
+        depth_z = self.depth_z
+        if self.kind == "metric":
+            depth_z = depth_z / viewer_scale(depth_z)[:, None, None]
+        scale = scene_scale[:, None, None] if isinstance(scene_scale, Tensor) else scene_scale
+        depth_z = depth_z * scale
+        return depth_z if self.mask is None else depth_z * self.mask
+
+
+@runtime_checkable
+class GeometryEstimator(Protocol):
+    """Predicts depth, and possibly the field of view, of single images."""
+
+    def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
+        """Return the geometry of images in [0, 1], in float32 on the device of the images."""
+        ...
