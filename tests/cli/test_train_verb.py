@@ -3,9 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from perceptual_weights import vgg_weights
+from PIL import Image
 from shard_folders import write_shards
-from tiny_pipelines import tiny_released
+from tiny_pipelines import tiny_released, tiny_warp
+
+from zeronvs.depth.builtin import DepthNet
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 
 SHORT = ("--steps", 2, "--batch", 2, "--effective-batch", 4, "--device", "cpu")
 
@@ -35,7 +42,7 @@ def test_shards_become_a_model_that_makes_views(
     views = ("views", photo_path, "-o", tmp_path / "views", "--frames", 1, "--steps", 2)
     assert zeronvs(*views, "--model", out / "pipeline") == 0
     assert zeronvs(*words, "--learning-rate", 1) == 2
-    assert "learning_rate" in capsys.readouterr().err
+    assert "learning_rate: 3e-05, now 1" in capsys.readouterr().err
 
 
 def test_additions_another_representation_and_tensorboard(
@@ -53,41 +60,101 @@ def test_additions_another_representation_and_tensorboard(
     assert (config["representation"], config["camera_embed_dim"]) == ("3DoF", 4)
 
 
-def test_a_dry_run_says_size_memory_and_speed_and_writes_nothing(
+def test_a_dry_run_prints_size_memory_and_speed_and_writes_nothing(
     zeronvs, shards, released_folder, tmp_path, capsys
 ):
     out = tmp_path / "run"
     words = ("train", shards, "-o", out, "--from", released_folder, "--device", "cpu")
     assert zeronvs(*words, "--dry-run", "--lora", 2) == 0
     printed = capsys.readouterr().out
-    for said in ("M parameters", "memory", "GB", "steps an hour", "measured on two batches"):
-        assert said in printed
+    for phrase in ("M parameters", "memory", "GB", "steps per hour", "measured on two batches"):
+        assert phrase in printed
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--mixture", "rooms"), "NAME=WEIGHT"),
         (("--mixture", "other=1"), "the folders are rooms"),
-        (("--representation", "7dof"), "6DoF+1, viewer"),
+        (("--representation", "7dof"), "--representation '7dof' is not known"),
         (("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
-        (("--batch", "3"), "--effective-batch"),
+        (("--batch", "3"), "--effective-batch 16 is not a multiple of --batch 3 times 1"),
+        (("--learning-rate", "-1"), "--learning-rate -1.0 must be above 0"),
+        (("--lora", "0"), "--lora 0 must be at least 1"),
+        (("--preset", "builtin", "--depth-steps", "0"), "--depth-steps 0 must be at least 1"),
+        (("--preset", "builtin"), "has 0 posed scenes"),
         (("--depth-steps", "3"), "--preset builtin"),
-        (("--preset", "builtin", "--lora", "3"), "--lora is not for --preset builtin"),
+        (("--preset", "builtin", "--overlap", ".3", ".9"), "--overlap is not for --preset builtin"),
         (("--from", "no/such/model"), "no such folder"),
     ],
 )
 def test_bad_settings_are_one_line_and_leave_nothing(
-    words, said, zeronvs, shards, tmp_path, capsys
+    words, message, zeronvs, shards, tmp_path, capsys
 ):
     assert zeronvs("train", shards, "-o", tmp_path / "run", *words) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run" / "state.safetensors").exists()
 
 
 def test_folders_without_shards_are_refused(zeronvs, tmp_path, capsys):
     assert zeronvs("train", tmp_path / "none", "-o", tmp_path / "run") == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def photo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of one posed scene with depth and two photographs with disparity."""
+    data = tmp_path_factory.mktemp("photo-data") / "data"
+    scene, photos = data / "posed" / "train" / "room", data / "photos" / "kind"
+    scene.mkdir(parents=True)
+    photos.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    frames = []
+    for number in range(3):
+        pose = np.eye(4)[:3]
+        pose[0, 3] = 0.1 * number
+        size = {"w": 48, "h": 48, "fx": 40, "fy": 40, "cx": 24, "cy": 24}
+        frames.append({"file": f"{number}.jpg", "c2w": pose.tolist(), **size})
+        pixels = random.integers(0, 255, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(scene / f"{number}.jpg")
+        Image.fromarray(np.full((48, 48), 2000, np.uint16)).save(scene / f"{number}_depth.png")
+    content = {"frames": frames, "depth_png_units_per_scene_unit": 1000}
+    (scene / "scene.json").write_text(json.dumps(content))
+    for number in range(2):
+        pixels = random.integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.jpg")
+        grey = np.tile(np.arange(80, dtype=np.uint8) * 3, (60, 1))
+        Image.fromarray(grey).save(photos / f"{number}_teacher.jpg")
+    return data
+
+
+def test_posed_folders_and_photographs_become_both_built_in_networks_and_resume(
+    zeronvs, photo_data, tmp_path, capsys, monkeypatch
+):
+    weights = tmp_path / "site" / "stlpips_pytorch" / "weights" / "vST0.0"
+    weights.mkdir(parents=True)
+    torch.save(vgg_weights(), weights / "vgg_shift_tolerant.pth")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    start = tmp_path / "start"
+    tiny_warp(prediction_type="sample", downscale=4).save_pretrained(start)
+    out = tmp_path / "run"
+    words = ("train", photo_data, "-o", out, "--preset", "builtin", "--from", start, "--batch", 2)
+    words += ("--device", "cpu", "--depth-steps", 2, "--validate-every", 0)
+    assert zeronvs(*words, "--steps", 1) == 0
+    assert capsys.readouterr().out.strip() == str(out / "pipeline")
+    depth_state = (out / "depth_run" / "state.safetensors").read_bytes()
+    assert zeronvs(*words, "--steps", 2) == 0
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+    assert (out / "depth_run" / "state.safetensors").read_bytes() == depth_state
+    assert ZeroNVSPipeline.from_pretrained(out / "pipeline").image_size_px == 32
+    assert DepthNet.from_pretrained(out / "depth_run" / "depth").config["input_size_px"] == 160
+
+
+def test_a_preset_with_its_own_data_takes_one_folder(zeronvs, photo_data, tmp_path, capsys):
+    words = ("train", photo_data, photo_data, "-o", tmp_path / "run", "--preset", "builtin")
+    assert zeronvs(*words) == 2
+    assert "takes one folder of data" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on with the losses of an uninterrupted one."""
+"""A training that is killed at any moment resumes with the losses of an uninterrupted one."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from train_process import train
+
+import zeronvs
 
 STEPS, KILLED_AFTER, PATIENCE_S = 11, 7, 120
 SCRIPT = Path(__file__).with_name("train_process.py")
@@ -32,13 +34,19 @@ def start_processes(out: Path, steps: int, batch: int, count: int) -> list[subpr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = [str(SCRIPT.parent), str(SCRIPT.parent.parent)]
+    package = Path(zeronvs.__file__).parents[1]
+    paths = [str(package), str(SCRIPT.parent), str(SCRIPT.parent.parent)]
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     started = []
     for rank in range(count):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        more = {name: str(value) for name, value in told.items()} if count > 1 else {}
+        launched = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+        }
+        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        more = {name: str(value) for name, value in launched.items()} if count > 1 else {}
         words = [sys.executable, str(SCRIPT), str(out), str(steps), str(batch)]
         started.append(subprocess.Popen(words, env=settings | more))
     return started
@@ -63,7 +71,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_one_process_killed_goes_on_with_the_same_losses(uninterrupted: Path, tmp_path: Path):
+def test_one_process_killed_resumes_with_the_same_losses(uninterrupted: Path, tmp_path: Path):
     kill_in_the_middle(start_processes(tmp_path, 10_000, 4, count=1), tmp_path)
     assert steps_done(tmp_path) >= KILLED_AFTER
     train(tmp_path, STEPS, batch=4)
@@ -72,7 +80,7 @@ def test_one_process_killed_goes_on_with_the_same_losses(uninterrupted: Path, tm
     assert all(tensor.equal(resumed[name]) for name, tensor in whole.items())
 
 
-def test_two_processes_killed_go_on_as_one_with_twice_the_batch(
+def test_two_processes_killed_resume_as_one_with_twice_the_batch(
     uninterrupted: Path, tmp_path: Path
 ):
     kill_in_the_middle(start_processes(tmp_path, 10_000, 2, count=2), tmp_path)

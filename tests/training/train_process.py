@@ -2,7 +2,7 @@
 
     python train_process.py OUT STEPS BATCH
 
-What accelerate's launcher says of other processes is in the environment.
+The environment describes the other processes, as accelerate's launcher sets it.
 """
 
 import sys
@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from pair_world import MadeUpPairs
 from tiny_pipelines import tiny_released
 
+from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.starting_weights import StartingPoint
 
 PAIRS_A_STEP = 4
 
@@ -36,8 +36,12 @@ def train(out: Path, steps: int, batch: int) -> None:
     )
     accelerator.gradient_accumulation_steps = config.accumulation(processes)
     pairs = MadeUpPairs(batch, accelerator.process_index, processes)
-    start = StartingPoint(tiny_released(), None, 0, ())
-    finetune(TrainingRun(start=start, pairs=pairs, config=config, out=out, accelerator=accelerator))
+    objective = DenoisingObjective(tiny_released(), config)
+    finetune(
+        TrainingRun(
+            objective=objective, data=pairs, config=config, out=out, accelerator=accelerator
+        )
+    )
     accelerator.end_training()
 
 

@@ -64,7 +64,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
     from zeronvs.evaluation.views_report import table_rows, write_views_report
-    from zeronvs.training.perceptual import PerceptualDistance
+    from zeronvs.perceptual import PerceptualDistance
 
     weights = arguments.perceptual_weights or find_perceptual_weights()
     perceptual = None if weights is None else PerceptualDistance.from_file(weights)

@@ -1,5 +1,6 @@
-"""`zeronvs train`: train or fine-tune the view-conditioned model on shards of posed frames."""
+"""`zeronvs train`: train or fine-tune the models of the package."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,17 @@ from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import Count, Number, parse
 
 if TYPE_CHECKING:
+    from zeronvs._core.progress import Progress
     from zeronvs.training.finetune_config import FinetuneConfig
     from zeronvs.training.plan import TrainingPlan
+    from zeronvs.training.session import Session
 
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """Train on shards (`zeronvs data convert` writes them); run again to go on where it stopped.
+    """Train on shards (`zeronvs data convert` writes them); run again to resume.
 
     Many processes or machines: accelerate launch ... -m zeronvs.cli train (docs/cluster.md).
     """
@@ -31,30 +34,31 @@ class TrainArguments:
     """The folder of the run; the trained model is its folder pipeline/."""
     preset: Literal["finetune", "paper", "builtin"] = "finetune"
     """finetune: a few scenes of your own, one GPU or a laptop. paper: the published recipe.
-    builtin: how the model was made that ships with the package."""
+    builtin: the denoiser and the depth network that ship with the package."""
     start: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")] = "builtin"
     """builtin, a model folder, a hub id, a checkpoint (zero123-xl.ckpt, zeronvs.ckpt); scratch, or
-    scratch:MODEL for a fresh U-Net beside that model's autoencoder and image encoder."""
+    scratch:MODEL for a fresh U-Net with that model's autoencoder and image encoder."""
     representation: Name = None
-    """What the model is told of cameras: 3DoF, "6DoF+1", "6DoF+1, norm", "6DoF+1, agg",
+    """Camera representation: 3DoF, "6DoF+1", "6DoF+1, norm", "6DoF+1, agg",
     "6DoF+1, viewer", "6DoF+1, metric"; that of the model if not given."""
     mixture: Annotated[str | None, tyro.conf.arg(metavar="NAME=WEIGHT,...")] = None
     """Weights of the shard folders by name, such as co3d=.34,re10k=.33,acid=.33; equal if not
     given."""
     validation: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Shards that are only looked at; without it the pictures are of training pairs."""
+    """Shards for validation only; training pairs if not given."""
     steps: Count = None
     """Steps of the optimiser; those of the preset if not given, here and below."""
     batch: Count = None
-    """Pairs in memory at once, in each process."""
+    """Examples in memory at once, in each process."""
     effective_batch: Count = None
-    """Pairs a step, over all processes; what does not fit at once is accumulated."""
+    """Examples per step, over all processes; what does not fit at once is accumulated."""
     learning_rate: Number = None
-    """Of the U-Net; the camera projection's is ten times that."""
+    """Peak learning rate of the U-Net; the camera projection's is ten times that, but with --preset
+    builtin."""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
     """Train low-rank additions to the attention layers only: much less memory (needs peft)."""
     train_image_encoder: bool = False
-    """Train the image encoder too; on with --from scratch."""
+    """Train the image encoder too; on with --from scratch and --preset builtin."""
     gradient_checkpointing: bool = False
     """Less memory, a third slower; always on with --preset paper."""
     mixed_precision: Annotated[
@@ -62,17 +66,17 @@ class TrainArguments:
     ] = None
     """auto, no, bf16 or fp16."""
     no_ema: bool = False
-    """Keep no average of the weights: a quarter less memory, a worse model."""
+    """Keep no moving average of the weights: a quarter less memory, a worse model."""
     ema_decay: Number = None
-    """Decay of the average."""
+    """Decay of the moving average."""
     checkpoint_every: Count = None
-    """Steps between states to go on from."""
+    """Steps between saved states."""
     validate_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Steps between pictures; 0 makes none."""
+    """Steps between validations; 0 for none."""
     validation_steps: Count = None
-    """DDIM steps of those pictures; the model's own if not given."""
+    """DDIM steps of the validation samples; the model's own if not given."""
     overlap: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LEAST MOST")] = None
-    """Draw pairs that see this much of each other, such as .3 .9; any pair if not given, as
+    """Draw pairs whose views overlap by this share, such as .3 .9; any pair if not given, as
     published."""
     pairs_per_frame: Number = None
     """Pairs drawn at each visit of a scene, for each of its frames; .025 is published."""
@@ -85,27 +89,50 @@ class TrainArguments:
     seed: Count = None
     """The same seed draws the same pairs and the same noise."""
     dry_run: bool = False
-    """Print sizes, memory and steps an hour, and stop."""
+    """Print sizes, memory and steps per hour, and stop."""
     depth_steps: Count = None
     """With --preset builtin: steps of its depth network."""
 
 
-BUILTIN_FLAGS = ("steps", "batch", "learning_rate", "depth_steps")
-"""Flags that --preset builtin understands, beside --seed and --from."""
+SHARD_FLAGS = ("mixture", "validation", "overlap", "pairs_per_frame")
+"""Flags about shards, which a preset with its own data does not read."""
+FLAGS = {"lora_rank": "lora", "start": "from", "ema_decay=None": "no-ema"}
+"""Flags with another name than the argument, or the setting, that they stand for."""
 
 
 def run(words: Sequence[str]) -> None:
     """Parse the arguments and train."""
     arguments = parse(TrainArguments, words, "train")
-    if arguments.preset == "builtin":
-        _train_builtin(arguments)
-        return
-    if arguments.depth_steps is not None:
-        raise InputError("--depth-steps is for --preset builtin")
+    try:
+        _train(arguments)
+    except InputError as error:
+        raise InputError(with_flags(str(error))) from error
+
+
+def with_flags(message: str) -> str:
+    """Replace `argument=value` in a message by `--argument value`."""
+    message = message.replace("ema_decay=None", "--no-ema")
+    names = "|".join([*FLAGS, *TrainArguments.__dataclass_fields__])
+    message = re.sub(
+        rf"\b({names})=(?=\S)",
+        lambda found: "--" + FLAGS.get(found[1], found[1]).replace("_", "-") + " ",
+        message,
+    )
+    return message.replace("--gradient-checkpointing True", "--gradient-checkpointing")
+
+
+def _train(arguments: TrainArguments) -> None:
+    from zeronvs._core.progress import silent
+    from zeronvs.cli.report import print_table, progress_bar
     from zeronvs.training.session import TrainRequest, open_session
 
+    is_builtin = arguments.preset == "builtin"
+    for name in SHARD_FLAGS if is_builtin else ("depth_steps",):
+        if getattr(arguments, name) is not None:
+            which = "not for" if is_builtin else "for"
+            raise InputError(f"--{name.replace('_', '-')} is {which} --preset builtin")
     request = TrainRequest(
-        shards=arguments.shards,
+        data=arguments.shards,
         out=arguments.out,
         config=_config(arguments),
         start=arguments.start,
@@ -119,31 +146,47 @@ def run(words: Sequence[str]) -> None:
         device=arguments.device,
     )
     if arguments.dry_run:
-        _dry_run(request)
-        return
-    from zeronvs._core.progress import silent
-    from zeronvs.cli.report import progress_bar
+        from zeronvs.training.plan import plan_training
 
-    session = open_session(request)
-    if not session.is_first:
-        session.train(silent)
+        print_table(plan_rows(plan_training(request), request.config))
         return
+    session = open_session(request)
     with progress_bar() as progress:
-        folder = session.train(progress)
-    print(folder)
+        folder = _run_session(session, arguments, progress if session.is_first else silent)
+    if session.is_first:
+        print(folder)
+
+
+def _run_session(session: "Session", arguments: TrainArguments, progress: "Progress") -> Path:
+    if arguments.preset != "builtin":
+        return session.train(progress)
+    from dataclasses import replace
+
+    from zeronvs.training.builtin import BuiltinPreset, train_builtin
+
+    preset = BuiltinPreset()
+    depth = replace(preset.depth, seed=session.request.config.seed)
+    if arguments.depth_steps is not None:
+        if arguments.depth_steps < 1:
+            raise InputError(f"depth_steps={arguments.depth_steps} must be at least 1")
+        depth = depth.shortened(arguments.depth_steps)
+    return train_builtin(session, replace(preset, depth=depth), progress)
 
 
 def _config(arguments: TrainArguments) -> "FinetuneConfig":
-    """Return the preset with the flags that were given put in."""
+    """Return the preset with the given flags applied."""
     from dataclasses import replace
 
-    from zeronvs.training.finetune_config import FINETUNE, PAPER
+    from zeronvs.training.finetune_config import BUILTIN, FINETUNE, PAPER
 
-    preset = PAPER if arguments.preset == "paper" else FINETUNE
+    preset = {"paper": PAPER, "finetune": FINETUNE, "builtin": BUILTIN}[arguments.preset]
+    effective = arguments.effective_batch
+    if effective is None and arguments.preset == "builtin":
+        effective = arguments.batch
     given = {
         "steps": arguments.steps,
         "batch": arguments.batch,
-        "effective_batch": arguments.effective_batch,
+        "effective_batch": effective,
         "learning_rate": arguments.learning_rate,
         "lora_rank": arguments.lora,
         "mixed_precision": arguments.mixed_precision,
@@ -183,79 +226,28 @@ def _mixture(text: str | None) -> dict[str, float] | None:
     return weights
 
 
-def _dry_run(request: object) -> None:
-    from zeronvs.cli.report import print_table
-    from zeronvs.training.session import TrainRequest, plan_of
-
-    assert isinstance(request, TrainRequest)
-    print_table(plan_rows(plan_of(request), request.config))
-
-
 def plan_rows(plan: "TrainingPlan", config: "FinetuneConfig") -> list[tuple[str, str]]:
     """Return a plan as rows of a table."""
     giga = 1e9
-    hour = 3600 / plan.seconds_per_step
-    how = "measured on two batches" if plan.measured else "estimated from the model's operations"
-    share = plan.memory_bytes / plan.device_bytes
-    fits = "fits" if share < 0.9 else "does not fit" if share > 1 else "barely fits"
+    speed, whole = "a step does not fit into the memory", "-"
+    if plan.seconds_per_step is not None:
+        hour = 3600 / plan.seconds_per_step
+        speed = f"{hour:.3g} (measured on two batches, one process)"
+        whole = f"{config.steps} steps, {config.steps / hour:.3g} hours"
+    accumulated = config.accumulation(1)
     return [
         ("what", "value"),
         ("model", f"{plan.parameters / 1e6:.1f} M parameters"),
         ("trained", f"{plan.trained_parameters / 1e6:.2f} M parameters"),
         (
-            "pairs a step",
-            f"{config.effective_batch} = {config.batch} at once in each process x "
-            f"{plan.accumulation} accumulated",
+            "examples per step",
+            f"{config.effective_batch} = {config.batch} at once x {accumulated} accumulated",
         ),
-        ("weights", f"{plan.weight_bytes / giga:.2f} GB"),
-        ("gradients", f"{plan.gradient_bytes / giga:.2f} GB"),
-        ("optimiser", f"{plan.optimizer_bytes / giga:.2f} GB"),
-        ("average", f"{plan.average_bytes / giga:.2f} GB"),
-        ("activations", f"{plan.activation_bytes / giga:.2f} GB"),
         (
             "memory",
-            f"{plan.memory_bytes / giga:.2f} GB of the {plan.device_bytes / giga:.2f} GB of "
-            f"{plan.device}: {fits} (estimated)",
+            f"{plan.state_bytes / giga:.2f} GB for weights, gradients, optimiser and average, and "
+            f"activations; {plan.device} has {plan.device_bytes / giga:.2f} GB",
         ),
-        ("steps an hour", f"{hour:.3g} ({how})"),
-        ("whole run", f"{config.steps} steps, {config.steps / hour:.3g} hours"),
+        ("steps per hour", speed),
+        ("whole run", whole),
     ]
-
-
-def _train_builtin(arguments: TrainArguments) -> None:
-    """Train the model that ships with the package, from a folder of data."""
-    defaults = {name: field.default for name, field in TrainArguments.__dataclass_fields__.items()}
-    allowed = {"shards", "out", "preset", "seed", "start", *BUILTIN_FLAGS}
-    for name, default in defaults.items():
-        if name not in allowed and getattr(arguments, name) != default:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is not for --preset builtin")
-    if len(arguments.shards) != 1:
-        raise InputError("--preset builtin takes one folder of data (docs/training.md)")
-    from dataclasses import replace
-
-    from zeronvs.cli.arguments import check_counts
-    from zeronvs.cli.report import progress_bar
-    from zeronvs.training.builtin import BuiltinTrainingConfig, export_builtin, train_builtin
-
-    check_counts(**{name: getattr(arguments, name) for name in BUILTIN_FLAGS[:2]})
-    check_counts(depth_steps=arguments.depth_steps)
-    out = arguments.out
-    config = BuiltinTrainingConfig()
-    given = {name: getattr(arguments, name) for name in BUILTIN_FLAGS[:3]}
-    given = {name: value for name, value in given.items() if value is not None}
-    depth = {} if arguments.depth_steps is None else {"steps": arguments.depth_steps}
-    config = replace(
-        config,
-        depth=replace(config.depth, seed=arguments.seed or 0, **depth),
-        denoiser=replace(config.denoiser, seed=arguments.seed or 0, **given),
-    )
-    start = None
-    if arguments.start != "scratch":
-        from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-
-        start = ZeroNVSPipeline.from_pretrained(arguments.start)
-    with progress_bar() as progress:
-        pipe, depth_net = train_builtin(arguments.shards[0], out, config, progress, start=start)
-    export_builtin(pipe, depth_net, out)
-    print(out / "pipeline")

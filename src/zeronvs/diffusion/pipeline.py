@@ -16,8 +16,8 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent
 from zeronvs._core.random import draw_noise, seeded_generator
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
-from zeronvs.diffusion.condition import Condition, resize_image
+from zeronvs.cameras.view import View, resize_image
+from zeronvs.diffusion.condition import Condition
 from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
@@ -222,7 +222,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             batch_size=batch_size,
             on_step=on_step,
         )
-        pictures = tensor_to_pictures(resize_image(images, height_px), output_type)
+        pictures = tensor_to_pictures(resize_image(images, (height_px, width_px)), output_type)
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
 

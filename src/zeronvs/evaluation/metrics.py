@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
-from zeronvs.training.builtin import packaged_file
+from zeronvs._core.optional import packaged_file
 
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
 """The AlexNet trunk: the one that no training loss uses."""

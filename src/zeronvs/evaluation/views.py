@@ -23,8 +23,8 @@ from zeronvs.evaluation.held_out import (
     read_pair_names,
 )
 from zeronvs.evaluation.metrics import psnr, ssim
+from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
-from zeronvs.training.perceptual import PerceptualDistance
 
 OURS = "ours"
 OURS_GIVEN_DEPTH = "ours, depth given"

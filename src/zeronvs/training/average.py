@@ -18,8 +18,8 @@ class WeightAverage:
         """Start from the weights as they are.
 
         Args:
-            parameters: What is averaged.
-            decay: Share of the old average that an update keeps, once it is warm.
+            parameters: Parameters to average, by name.
+            decay: Share of the old average that a late update keeps.
         """
         self.parameters = dict(parameters)
         self.decay = decay
@@ -28,21 +28,21 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights in; early updates count more: min(decay, (1 + n) / (10 + n))."""
+        """Include the weights; the decay of update n is min(decay, (1 + n) / (10 + n))."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, parameter in self.parameters.items():
             self.tensors[name].lerp_(parameter, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from an average that was kept."""
+        """Continue from a saved average."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
         self.updates = updates
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model have the averaged weights inside the block; no copy is made."""
+        """Give the model the averaged weights inside the block, without a copy."""
         self._swap()
         try:
             yield

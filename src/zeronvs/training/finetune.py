@@ -1,14 +1,16 @@
-"""The training loop: the same for one process and for many, on accelerate.
+"""The training loop of every model of the package, on accelerate: one process or many.
 
-A step takes `accumulation` batches of every process. The state is kept every so many steps; a run
-that was stopped at any moment goes on from the last one with the losses of an uninterrupted run.
+A step takes `accumulation` batches of every process. The state is saved every few steps; a run that
+was stopped at any moment resumes from the last one with the losses of an uninterrupted run.
 """
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,80 +19,59 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.cameras.embedding import Representation
-from zeronvs.protocols import GeometryEstimator
-from zeronvs.shards.loader import PairBatch
+from zeronvs._core.resumable import ResumableRun
 from zeronvs.training.average import WeightAverage
-from zeronvs.training.export import export_pipeline
 from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.lora import add_lora
-from zeronvs.training.objective import TrainedDenoiser, make_examples, no_scale
+from zeronvs.training.objective import Batch, BatchStream, Objective
 from zeronvs.training.out_of_memory import advice, is_out_of_memory
-from zeronvs.training.starting_weights import StartingPoint
 from zeronvs.training.training_log import STAGE, TrainingLog
 from zeronvs.training.training_state import (
     FILE_NAME,
     TrainingState,
     capture_tensors,
-    check_same_run,
     load_state,
     restore_tensors,
     save_state,
-    trained_parameters,
 )
-from zeronvs.training.validation import validate, write_sheet
+from zeronvs.training.validation import write_sheet
 
-RISE_FROM = 1e-6
-"""Share of the learning rate that the first step has (published code, zeronvs_config.yaml)."""
-
-
-@runtime_checkable
-class PairSource(Protocol):
-    """Where batches of pairs come from without end: each process has its own."""
-
-    def __iter__(self) -> Iterator[PairBatch]:
-        """Yield batches, from the place on that was loaded last."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the place after the batches that were taken, as JSON can hold it."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
-        ...
+FIRST_SHARE = 1e-6
+"""Share of the peak learning rate at the first step (published code, zeronvs_config.yaml)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
-    """Everything that a run is made of."""
+    """Everything that a run needs."""
 
-    start: StartingPoint
-    pairs: PairSource
+    objective: Objective
+    data: BatchStream
     config: FinetuneConfig
     out: Path
     accelerator: Accelerator
     """Made with `gradient_accumulation_steps` as the configuration has it for its processes."""
-    pair_seed: int = 0
-    """Seed of `pairs`: places in the data are of this seed only."""
-    validation: PairBatch | None = None
-    geometry_estimator: GeometryEstimator | None = None
-    """Completes the depth of input views, where the model needs depth."""
+    data_seed: int = 0
+    """Seed of `data`: positions in the data are valid for this seed only."""
+    start_average: tuple[dict[str, Tensor], int] | None = None
+    """Moving average to start from, by the objective's names, and its number of updates."""
+    validation: Batch | None = None
     tensorboard: bool = False
     origin: dict[str, Any] = field(default_factory=dict)
-    """Where weights and pairs come from; a run goes on only with the same."""
+    """Where weights and data come from; a run resumes only with the same."""
+    folder: ResumableRun | None = None
+    """`out`, opened by the first process; None: opened here."""
     progress: Progress = silent
 
 
 def finetune(run: TrainingRun) -> Path:
-    """Train, or go on; return the folder of the pipeline.
+    """Train, or resume training; return the path of the trained model.
 
     Raises:
         InputError: The settings do not fit, or the folder holds another run.
         HealthError: The loss is not finite, or the memory is used up.
     """
     try:
-        return _Trainer(run).work()
+        with ExitStack() as stack:
+            return _Trainer(run, stack).work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -99,41 +80,51 @@ def finetune(run: TrainingRun) -> Path:
         raise HealthError(line) from error
 
 
-def learning_rate_share(step: int, warmup_steps: int) -> float:
-    """Return the share of the learning rate that the step has, `step` counted from 0."""
-    if step >= warmup_steps:
-        return 1.0
-    return RISE_FROM + (1 - RISE_FROM) * step / warmup_steps
+def learning_rate_share(step: int, config: FinetuneConfig) -> float:
+    """Return the share of the peak learning rate at a step counted from 0."""
+    share = 1.0
+    if step < config.warmup_steps:
+        share = FIRST_SHARE + (1 - FIRST_SHARE) * step / config.warmup_steps
+    left = config.steps - step
+    if left < config.decay_steps:
+        share *= 0.5 - 0.5 * math.cos(math.pi * left / config.decay_steps)
+    return share
 
 
 class _Trainer:
-    """The parts of a run while it works."""
+    """The parts of a run while it trains."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, stack: ExitStack) -> None:
         config, accelerator = run.config, run.accelerator
         config.check()
         self.run, self.config, self.accelerator = run, config, accelerator
         self.accumulation = config.accumulation(accelerator.num_processes)
         if accelerator.gradient_accumulation_steps != self.accumulation:
             raise ValueError(f"the accelerator must accumulate {self.accumulation} batches")
-        self.pipe = run.start.pipe.to(accelerator.device)
-        self._choose_what_is_trained()
-        model = TrainedDenoiser(self.pipe, config).train()
-        self.model = model
+        self._claim(stack)
+        self.objective = run.objective
+        self.objective.place(accelerator.device)
+        self.objective.train()
         self.average = self._make_average()
-        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
+        groups = self.objective.parameter_groups()
+        self.optimizer = torch.optim.AdamW(
+            [group | {"lr": group["peak_lr"]} for group in groups if group["params"]],
+            weight_decay=config.weight_decay,
+        )
         self.step, self.seconds = 0, 0.0
         self._resume()
-        self.prepared, self.prepared_optimizer = accelerator.prepare(model, self.optimizer)
+        self.prepared, self.prepared_optimizer = accelerator.prepare(self.objective, self.optimizer)
+        self.terms: list[str] = []
         self.log: TrainingLog | None = None
         if accelerator.is_main_process:
             self.log = TrainingLog(
                 run.out, step=self.step, total=config.steps, tensorboard=run.tensorboard
             )
+            stack.callback(self.log.close)
 
     def work(self) -> Path:
-        """Do the steps that are left."""
-        config, stream = self.config, iter(self.run.pairs)
+        """Take the steps that are left."""
+        config, stream = self.config, iter(self.run.data)
         self.run.progress(ProgressEvent(STAGE, self.step, config.steps))
         pending: list[Tensor] = []
         began, began_at = time.monotonic(), self.step
@@ -141,204 +132,163 @@ class _Trainer:
             pending.append(self._one_step(stream))
             self.step += 1
             done = self.step == config.steps
-            keeps = done or self.step % config.checkpoint_every == 0
-            if keeps or self.step % config.log_every == 0:
+            saves = done or self.step % config.checkpoint_every == 0
+            if saves or self.step % config.log_every == 0:
                 rate = (self.step - began_at) / max(time.monotonic() - began, 1e-9)
-                self._tell(pending, rate)
+                self._log(pending, rate)
                 pending = []
-            if self._looks(done):
+            if self._validates(done):
                 self._validate()
-            if keeps:
-                self._keep(self.seconds + time.monotonic() - began)
-        self._export()
-        if self.log is not None:
-            self.log.close()
-        self.accelerator.wait_for_everyone()
-        return self.run.out / "pipeline"
+            if saves:
+                self._save(self.seconds + time.monotonic() - began)
+        path = [None]
+        if self.accelerator.is_main_process:
+            path = [self.objective.export(self.average, self.run.out)]
+        return gather_object(path)[0]
 
-    def _one_step(self, stream: Iterator[PairBatch]) -> Tensor:
+    def _one_step(self, stream: Iterator[Any]) -> Tensor:
         """Take one step of the optimiser.
 
         Returns:
-            Mean loss, and share of pairs that counted, of this process, on its device.
+            Mean loss, share of usable examples and mean of each term, of this process.
         """
         config, accelerator = self.config, self.accelerator
-        share = learning_rate_share(self.step, config.warmup_steps)
+        share = learning_rate_share(self.step, config)
         for group in self.prepared_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        told = []
+        parts = []
         for part in range(self.accumulation):
             batch = next(stream).to(accelerator.device)
             with accelerator.accumulate(self.prepared):
                 with accelerator.autocast():
-                    examples = make_examples(
-                        self.pipe,
-                        batch,
-                        self._numbers(part),
-                        config,
-                        self.run.geometry_estimator,
-                    )
-                losses_of_pairs = self.prepared(examples) * examples.usable
-                usable = examples.usable.sum()
-                loss = losses_of_pairs.sum() / usable.clamp_min(1)
+                    examples = self.objective.draw_examples(batch, self._numbers(part))
+                losses = self.prepared(examples)
+                usable = self.objective.usable(examples)
+                count = usable.sum().clamp_min(1)
+                terms = [(values * usable).sum() / count for values in losses.values()]
+                loss = torch.stack(terms).sum()
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and config.max_gradient_norm is not None:
-                    accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
+                    accelerator.clip_grad_norm_(
+                        self.objective.parameters(), config.max_gradient_norm
+                    )
                 self.prepared_optimizer.step()
                 self.prepared_optimizer.zero_grad()
-            told.append(torch.stack([loss.detach(), usable / config.batch]))
+            self.terms = list(losses)
+            parts.append(torch.stack([loss, usable.mean(), *terms]).detach())
         if self.average is not None:
             self.average.update()
-        return torch.stack(told).mean(dim=0)
+        return torch.stack(parts).mean(dim=0)
 
     def _numbers(self, part: int) -> list[int]:
-        """Number the pairs of a batch over the run, as one process with all of them would."""
+        """Number the examples of a batch over the run, as one process with all of them would."""
         config, accelerator = self.config, self.accelerator
         first = self.step * config.effective_batch
         first += (part * accelerator.num_processes + accelerator.process_index) * config.batch
         return list(range(first, first + config.batch))
 
-    def _choose_what_is_trained(self) -> None:
-        pipe, config = self.pipe, self.config
-        frozen = [pipe.vae, pipe.image_encoder]
-        for part in frozen:
-            if isinstance(part, torch.nn.Module):
-                part.requires_grad_(False)
-                part.eval()
-        pipe.unet.requires_grad_(True)
-        pipe.cc_projection.requires_grad_(True)
-        if config.lora_rank is not None:
-            add_lora(pipe.unet, config.lora_rank, config.seed)
-        if config.trains_image_encoder:
-            pipe.image_encoder.requires_grad_(True)
-        if config.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
-
     def _make_average(self) -> WeightAverage | None:
         if self.config.ema_decay is None:
             return None
-        names = trained_parameters(self.model)
-        of_unet = {name: value for name, value in names.items() if name.startswith("unet.")}
-        average = WeightAverage(of_unet, self.config.ema_decay)
-        start = self.run.start
-        if start.average is not None and self.config.lora_rank is None:
-            stored = {f"unet.{name}": tensor for name, tensor in start.average.items()}
-            average.load(stored, start.average_updates)
+        average = WeightAverage(self.objective.averaged(), self.config.ema_decay)
+        if self.run.start_average is not None:
+            average.load(*self.run.start_average)
         return average
-
-    def _groups(self) -> list[dict[str, Any]]:
-        config, parameters = self.config, trained_parameters(self.model)
-        projection = [value for name, value in parameters.items() if name.startswith("cc_")]
-        others = [value for name, value in parameters.items() if not name.startswith("cc_")]
-        rate = config.learning_rate
-        return [
-            {"params": others, "lr": rate, "peak_lr": rate},
-            {"params": projection, "lr": rate, "peak_lr": rate * config.projection_rate},
-        ]
-
-    @property
-    def _identity(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "effective_batch": config.effective_batch,
-            "learning_rate": config.learning_rate,
-            "projection_rate": config.projection_rate,
-            "ema_decay": config.ema_decay,
-            "dropout": config.dropout,
-            "lora": config.lora_rank,
-            "trains_image_encoder": config.trains_image_encoder,
-            "seed": config.seed,
-            **self.run.origin,
-        }
 
     @property
     def _layout(self) -> dict[str, int]:
         return {
             "batch": self.config.batch,
             "processes": self.accelerator.num_processes,
-            "pair_seed": self.run.pair_seed,
+            "data_seed": self.run.data_seed,
         }
+
+    def _claim(self, stack: ExitStack) -> None:
+        """Lock the folder and compare settings, in the first process; all learn the outcome."""
+        problem = None
+        if self.accelerator.is_main_process:
+            try:
+                folder = self.run.folder
+                if folder is None:
+                    folder = stack.enter_context(ResumableRun(self.run.out))
+                if not (self.run.out / FILE_NAME).exists():
+                    folder.settings_path.unlink(missing_ok=True)  # nothing to resume
+                folder.claim(self.config.identity() | self.run.origin)
+            except InputError as error:
+                problem = str(error)
+        problem = gather_object([problem])[0]
+        if problem is not None:
+            raise InputError(problem)
 
     def _resume(self) -> None:
         path = self.run.out / FILE_NAME
-        found = gather_object([path.exists()])
-        if not any(found):
+        exists = gather_object([path.exists()])
+        if not any(exists):
             return
-        if not all(found):
+        if not all(exists):
             raise InputError(
-                f"{path} is not seen by every process; -o must name a folder that all machines "
+                f"{path} is not visible to every process; out must name a folder that all machines "
                 "share"
             )
         state = load_state(path)
-        check_same_run(state.identity, self._identity, self.run.out)
-        restore_tensors(state, self.model, self.average, self.optimizer)
+        restore_tensors(state, self.objective, self.average, self.optimizer)
         if self.accelerator.scaler is not None and state.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.step, self.seconds = state.step, state.seconds
-        if state.layout == self._layout:  # else: see `pair_seed_of`
-            self.run.pairs.load_state_dict(state.places[self.accelerator.process_index])
+        if state.layout == self._layout:  # else: see `data_seed_of`
+            self.run.data.load_state_dict(state.places[self.accelerator.process_index])
 
-    def _tell(self, pending: list[Tensor], steps_per_second: float) -> None:
-        """Share the losses of the last steps between the processes, and log them."""
+    def _log(self, pending: list[Tensor], steps_per_second: float) -> None:
+        """Average the losses of the last steps over the processes, and log them."""
         shared: Any = self.accelerator.reduce(torch.stack(pending), reduction="mean")
-        values, usable = shared[:, 0].tolist(), float(shared[:, 1].mean())
+        losses, usable = shared[:, 0].tolist(), float(shared[:, 1].mean())
         if usable == 0:
-            name = self.pipe.cc_projection.config["representation"]
-            raise InputError(no_scale(Representation(name)))
-        if not all(map(_finite, values)):
+            raise InputError(self.objective.no_usable_examples)
+        if not all(map(math.isfinite, losses)):
             raise HealthError(
-                f"the loss is not a number at step {self.step}. Go on from the last state with a "
-                "lower --learning-rate, or with --mixed-precision no, in another folder"
+                f"the loss is not finite at step {self.step}. Resume in another folder from the "
+                "last export with a lower learning_rate, or with mixed_precision=no"
             )
         if self.log is None:
             return
-        told = {
-            "pairs_per_s": steps_per_second * self.config.effective_batch,
+        values = {
+            "examples_per_s": steps_per_second * self.config.effective_batch,
             "eta_s": (self.config.steps - self.step) / steps_per_second,
         }
+        if len(self.terms) > 1:
+            values |= dict(zip(self.terms, shared[:, 2:].mean(dim=0).tolist(), strict=True))
         if usable < 1:
-            told["without_scale"] = 1 - usable
-        self.log.steps(self.step - len(values) + 1, values, told, self.run.progress)
+            values["without_scale"] = 1 - usable
+        self.log.steps(self.step - len(losses) + 1, losses, values, self.run.progress)
 
-    def _looks(self, done: bool) -> bool:
+    def _validates(self, done: bool) -> bool:
         every = self.config.validate_every
         return bool(every) and (done or self.step % every == 0) and self.run.validation is not None
 
     def _validate(self) -> None:
         if self.log is not None and self.run.validation is not None:
             batch = self.run.validation.to(self.accelerator.device)
-            result = validate(
-                self.model, batch, self.average, self.config, self.run.geometry_estimator
-            )
-            write_sheet(self.run.out / "views" / f"step_{self.step:06d}.png", result.sheet)
+            result = self.objective.validate(batch, self.average)
+            if result.sheet is not None:
+                write_sheet(self.run.out / "views" / f"step_{self.step:06d}.png", result.sheet)
             self.log.validation(self.step, result.loss, result.sheet)
         self.accelerator.wait_for_everyone()
 
-    def _keep(self, seconds: float) -> None:
-        """Write the state, by the first process, with the places in the data of all."""
-        places = gather_object([self.run.pairs.state_dict()])
+    def _save(self, seconds: float) -> None:
+        """Write the state, by the first process, with the data positions of all."""
+        places = gather_object([self.run.data.state_dict()])
         scaler = self.accelerator.scaler
         if self.accelerator.is_main_process:
             state = TrainingState(
                 step=self.step,
                 seconds=seconds,
-                identity=self._identity,
                 layout=self._layout,
                 places=places,
                 average_updates=0 if self.average is None else self.average.updates,
                 scaler=None if scaler is None else dict(scaler.state_dict()),
-                tensors=capture_tensors(self.model, self.average, self.optimizer),
+                tensors=capture_tensors(self.objective, self.average, self.optimizer),
             )
             save_state(self.run.out / FILE_NAME, state)
             if self.step < self.config.steps:
-                self._export()
+                self.objective.export(self.average, self.run.out)
         self.accelerator.wait_for_everyone()
-
-    def _export(self) -> None:
-        if self.accelerator.is_main_process:
-            has_lora = self.config.lora_rank is not None
-            export_pipeline(self.pipe, self.average, self.run.out, has_lora=has_lora)
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

@@ -24,8 +24,8 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
 
     Args:
         unet: Changed in place.
-        rank: Numbers that each addition passes through.
-        seed: Of the first half of each addition; the second is zero.
+        rank: Rank of each addition.
+        seed: Seed of the first factor of each addition; the second is zero.
 
     Raises:
         InputError: The U-Net has no attention.
@@ -34,7 +34,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
     peft = require("peft", "train")
     unet.requires_grad_(False)
     if not any(name.endswith("to_q") for name, _ in unet.named_modules()):
-        raise InputError("--lora: this U-Net has no attention layers to add to; train it whole")
+        raise InputError("lora_rank: this U-Net has no attention layers to add to; train it whole")
     config = peft.LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
     )

@@ -1,4 +1,4 @@
-"""Saying which flag helps when the memory is used up."""
+"""Which setting to change when the memory is used up."""
 
 import torch
 
@@ -6,24 +6,25 @@ from zeronvs.training.finetune_config import FinetuneConfig
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left."""
+    """Return whether an error means that a device, or this machine, has no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error).lower()
+    message = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        "out of memory" in said or "can't allocate memory" in said
+        "out of memory" in message or "can't allocate memory" in message
     )
 
 
 def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
-    """Return one line that says which flag makes the training smaller.
+    """Return one line that names the setting that makes the training smaller.
 
-    The first of these that is not used yet: a smaller batch (the effective batch stays, so that
-    nothing else changes), gradient checkpointing, half precision, low-rank additions, no average.
+    It is the first of these that is not used yet: a smaller batch (the effective batch stays, so
+    that nothing else changes), gradient checkpointing, half precision, low-rank additions, no
+    average.
 
     Args:
-        config: Settings that were too large.
-        device: Whose memory was too small.
+        config: Settings that need too much memory.
+        device: Device whose memory is too small.
         processes: Processes that train together.
     """
     where = "this machine" if device.type == "cpu" else f"the device {device}"
@@ -33,15 +34,15 @@ def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
         if config.effective_batch % (size * processes) == 0
     ]
     if smaller and config.batch > 1:
-        flag = f"--batch {smaller[0]} (the effective batch stays {config.effective_batch})"
+        setting = f"batch={smaller[0]} (the effective batch stays {config.effective_batch})"
     elif not config.gradient_checkpointing:
-        flag = "--gradient-checkpointing"
+        setting = "gradient_checkpointing=True"
     elif config.mixed_precision in ("no", "auto") and device.type != "cpu":
-        flag = "--mixed-precision bf16"
+        setting = "mixed_precision=bf16"
     elif config.lora_rank is None:
-        flag = "--lora 16"
+        setting = "lora_rank=16"
     elif config.ema_decay is not None:
-        flag = "--no-ema"
+        setting = "ema_decay=None"
     else:
-        return f"the memory of {where} is used up, and every flag that saves memory is set"
-    return f"the memory of {where} is used up at --batch {config.batch}; add {flag}"
+        return f"the memory of {where} is used up, and every setting that saves memory is in use"
+    return f"the memory of {where} is used up at batch={config.batch}; use {setting}"

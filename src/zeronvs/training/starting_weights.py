@@ -18,24 +18,24 @@ from zeronvs.checkpoints.keys import ema_name, links_of
 from zeronvs.checkpoints.reader import CheckpointReader
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
-from zeronvs.training.denoiser import make_builtin_pipeline
+from zeronvs.training.builtin_architecture import make_builtin_pipeline
 
 SCRATCH = "scratch"
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
 FirstAlone = Callable[[], AbstractContextManager[None]]
-"""Makes a block that one process of several enters first, the others once it has left it."""
+"""Makes a block that the first process enters alone, and the others once it has left it."""
 
 
 @dataclass(frozen=True, eq=False)
 class StartingPoint:
-    """A pipeline to be trained, and what is known of the average of its weights."""
+    """A pipeline to train, and the moving average of its weights if it has one."""
 
     pipe: ZeroNVSPipeline
     average: dict[str, Tensor] | None
-    """The average that training goes on with, by the U-Net's names; None: from the weights."""
+    """The average to continue, by the U-Net's names; None: start from the weights."""
     average_updates: int
     notes: tuple[str, ...]
-    """What was done to the weights, for the record."""
+    """Changes made to the weights, for the record."""
 
 
 def load_start(
@@ -54,14 +54,14 @@ def load_start(
         start: "builtin", a pipeline folder, a hub id, a checkpoint in the layout of ZeroNVS or
             Zero-1-to-3; "scratch" for the built-in architecture with random weights; or
             "scratch:" and one of the former, for a fresh U-Net and projection of its
-            architecture beside its autoencoder and image encoder.
-        representation: What the model is to be told of cameras; None keeps the start's own.
-        seed: Of all fresh weights.
+            architecture with its autoencoder and image encoder.
+        representation: Camera representation; None keeps the start's own.
+        seed: Seed of all fresh weights.
         work_dir: A checkpoint is converted into its folder `start` once.
-        takes_average: Go on with the weights as trained of a checkpoint, and with their average
-            beside them, as the published code does; else from the averaged weights.
+        takes_average: Continue with a checkpoint's weights as trained and their moving average, as
+            the published code does; else from the averaged weights.
         first_alone: Lets one of several processes convert.
-        progress: Told of the conversion.
+        progress: Called during the conversion.
 
     Raises:
         InputError: There is nothing usable by this name.
@@ -87,27 +87,27 @@ def load_start(
             average = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
             pipe.unet.load_state_dict(trained.weights)
             updates = trained.updates
-            notes = (f"the checkpoint's moving average goes on from update {updates}",)
+            notes = (f"the checkpoint's moving average is resumed from update {updates}",)
     else:
         if not source:
-            raise InputError(f"--from {start}: name a model after 'scratch:'")
+            raise InputError(f"start={start}: name a model after 'scratch:'")
         pipe = ZeroNVSPipeline.from_pretrained(source)
     if source != start:
-        _forget(pipe, seed)
+        _reinitialize(pipe, seed)
         notes = (*notes, "fresh U-Net and projection")
     notes = (*notes, *_give_representation(pipe, representation, seed))
     return StartingPoint(pipe, average, updates, notes)
 
 
 @dataclass(frozen=True, eq=False)
-class _AsTrained:
+class _TrainedWeights:
     weights: dict[str, Tensor]
     updates: int
-    """Updates that the checkpoint's average has seen."""
+    """Number of updates of the checkpoint's average."""
 
 
-def _weights_as_trained(checkpoint: Path, folder: Path) -> _AsTrained | None:
-    """Read the U-Net's weights as trained, beside the average that the conversion takes.
+def _weights_as_trained(checkpoint: Path, folder: Path) -> _TrainedWeights | None:
+    """Read the U-Net's weights as trained; the conversion takes their average.
 
     Returns:
         None where the checkpoint has no average, so that the conversion took these.
@@ -124,11 +124,11 @@ def _weights_as_trained(checkpoint: Path, folder: Path) -> _AsTrained | None:
             weights.update(zip(link.stored, (part.float() for part in parts), strict=True))
         counter = "model_ema.num_updates"
         updates = int(reader.load(counter)) if counter in reader.tensors else 0
-    return _AsTrained(weights, updates)
+    return _TrainedWeights(weights, updates)
 
 
-def _forget(pipe: ZeroNVSPipeline, seed: int) -> None:
-    """Give the pipeline a fresh U-Net and projection of the same sizes."""
+def _reinitialize(pipe: ZeroNVSPipeline, seed: int) -> None:
+    """Replace U-Net and projection by randomly initialised ones of the same sizes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel.from_config(pipe.unet.config)
@@ -139,7 +139,7 @@ def _forget(pipe: ZeroNVSPipeline, seed: int) -> None:
 def _give_representation(
     pipe: ZeroNVSPipeline, representation: Representation | None, seed: int
 ) -> tuple[str, ...]:
-    """Swap the projection for one of another representation, where one is asked for."""
+    """Replace the projection by one of another representation, if it differs."""
     old = pipe.cc_projection
     had = Representation(old.config["representation"])
     if representation is None or representation is had:
@@ -164,9 +164,9 @@ def swap_projection(
     then they mean nearly the same and are kept.
 
     Args:
-        old: The projection of the weights that training starts from.
+        old: Projection of the start weights.
         representation: The new one.
-        generator: Draws the fresh columns.
+        generator: Source of the fresh columns.
     """
     image_dim = int(old.config["image_embed_dim"])
     new = CameraProjection(

@@ -1,4 +1,4 @@
-"""What a run tells of itself: `log.jsonl` always, TensorBoard on request, progress events."""
+"""Log of a run: `log.jsonl` always, TensorBoard on request, and progress events."""
 
 import importlib
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ STAGE = "train"
 
 
 class TrainingLog:
-    """The log of one run, kept by its first process."""
+    """The log of one run, written by its first process."""
 
     def __init__(self, out: Path, *, step: int, total: int, tensorboard: bool) -> None:
-        """Open the log of a run that begins, or goes on, after `step`.
+        """Open the log of a run that starts, or resumes, after `step`.
 
         Args:
             out: The run's folder.
-            step: Steps done; what the log has of later ones is dropped.
+            step: Steps done; lines of later steps are dropped.
             total: Steps in the run.
             tensorboard: Also write events for TensorBoard, to its folder `tensorboard`.
 
@@ -41,7 +41,7 @@ class TrainingLog:
     def steps(
         self, first: int, losses: list[float], values: Mapping[str, float], progress: Progress
     ) -> None:
-        """Take the losses of steps `first`, `first` + 1, ... and numbers that hold for the last."""
+        """Log the losses of steps `first`, `first` + 1, ... and further values of the last."""
         lines: list[dict[str, int | float]] = [
             {"step": first + index, "loss": loss} for index, loss in enumerate(losses)
         ]
@@ -57,14 +57,15 @@ class TrainingLog:
         shown = {"loss": mean} | {name: float(value) for name, value in values.items()}
         progress(ProgressEvent(STAGE, int(last["step"]), self.total, shown))
 
-    def validation(self, step: int, loss: float, sheet: UInt8[Tensor, "3 h w"]) -> None:
-        """Take the result of a validation."""
+    def validation(self, step: int, loss: float, sheet: UInt8[Tensor, "3 h w"] | None) -> None:
+        """Log the result of a validation."""
         append_lines(self.path, [{"step": step, "validation_loss": loss}])
         if self.board is not None:
             self.board.add_scalar("validation_loss", loss, step)
-            self.board.add_image("input, truth, sample", sheet.numpy(), step)
+            if sheet is not None:
+                self.board.add_image("validation", sheet.numpy(), step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush TensorBoard."""
         if self.board is not None:
             self.board.close()

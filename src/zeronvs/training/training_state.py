@@ -1,11 +1,11 @@
-"""What training needs to go on after a stop: weights, average, optimiser, place in the data.
+"""State of a training run: weights, moving average, optimiser, position in the data.
 
-One safetensors file, written aside and renamed, so that a kill at any moment leaves the last whole
-state. No pickle: a state may come from somebody else. Random numbers need no state.
+One safetensors file in full precision, written aside and renamed, so that a kill at any moment
+leaves the last whole state. No pickle: a state may come from somebody else. Random numbers need no
+state.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,31 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
+from zeronvs._core.resumable import checked_step
 from zeronvs.training.average import WeightAverage
 
 FILE_NAME = "state.safetensors"
+_DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingState:
-    """The state after some whole number of steps."""
+    """The state after a whole number of steps."""
 
     step: int
     """Steps done."""
     seconds: float
     """Time worked so far, over all parts of the run."""
-    identity: dict[str, Any]
-    """Settings that must be the same for the run to go on."""
     layout: dict[str, int]
-    """Batch, processes and seed of the pairs; of another layout, the places say nothing."""
+    """Batch, processes and seed of the data; `places` are valid for this layout only."""
     places: list[Any]
-    """The state of the loader of each process, as JSON has it."""
+    """The state of the data stream of each process, as JSON."""
     average_updates: int
+    """Updates of the moving average."""
     scaler: dict[str, float] | None
-    """Of the gradient scaler of fp16."""
+    """State of the gradient scaler of fp16."""
     tensors: dict[str, Tensor]
+    """Weights, average and optimiser moments by name."""
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -67,12 +69,15 @@ def restore_tensors(
     average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put the tensors of a state back into parts built from the same settings.
+    """Copy the tensors of a state into parts built from the same settings.
 
     Raises:
-        InputError: The state is of another model.
+        InputError: The state is of another model, or has a number that is not finite.
     """
     tensors, parameters = state.tensors, trained_parameters(model)
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise InputError(f"the saved state has numbers that are not finite, in {bad[0]}")
     named = {id(parameter): name for name, parameter in parameters.items()}
     try:
         with torch.no_grad():
@@ -84,14 +89,15 @@ def restore_tensors(
         slots = sorted({name.split(".")[1] for name in tensors if name.startswith("optimizer.")})
         groups = optimizer.state_dict()["param_groups"]
         order = [named[id(value)] for group in optimizer.param_groups for value in group["params"]]
-        per_parameter = {
+        moments = {
             index: {slot: tensors[f"optimizer.{slot}.{name}"] for slot in slots}
             for index, name in enumerate(order)
+            if any(f"optimizer.{slot}.{name}" in tensors for slot in slots)
         }
-        optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the kept state is of another model ({str(error).splitlines()[0]}). "
+            f"the saved state is of another model ({str(error).splitlines()[0]}). "
             "Train into another folder"
         ) from error
 
@@ -101,7 +107,6 @@ def save_state(path: Path, state: TrainingState) -> None:
     header = {
         "step": state.step,
         "seconds": state.seconds,
-        "identity": state.identity,
         "layout": state.layout,
         "average_updates": state.average_updates,
         "scaler": state.scaler,
@@ -129,23 +134,27 @@ def load_state(path: Path) -> TrainingState:
             json.loads(bytes(tensors.pop(f"place.{rank}").tolist()))
             for rank in range(header.pop("processes"))
         ]
+        header["step"] = checked_step(header["step"], path)
+        header["average_updates"] = checked_step(header["average_updates"], path)
         return TrainingState(tensors=tensors, places=places, **header)
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except _DAMAGE as error:
         raise InputError(
             f"{path} cannot be read as a training state ({error}). Remove it to start anew"
         ) from error
 
 
-def pair_seed_of(path: Path, seed: int, *, batch: int, processes: int) -> int:
-    """Return the seed that the pairs of a run are to be drawn with.
+def data_seed_of(path: Path, seed: int, *, batch: int, processes: int) -> int:
+    """Return the seed of the data stream of a run.
 
-    Processes cannot take each other's places in the data. So where batch or processes are others
-    than before, the run goes on with pairs that are drawn anew, by a seed that was not used yet.
+    Processes cannot take over each other's positions in the data. If batch or processes changed,
+    the run resumes with pairs drawn anew, from a seed that was not used yet.
 
     Args:
-        path: The state of the run, where there is one.
-        seed: Of a new run.
-        batch: Pairs at once in one process.
+        path: The state of the run, if there is one.
+        seed: Seed of a new run.
+        batch: Examples at once in one process.
         processes: Processes that train together.
     """
     if not path.exists():
@@ -155,26 +164,7 @@ def pair_seed_of(path: Path, seed: int, *, batch: int, processes: int) -> int:
             header = json.loads(file.metadata()["run"])
         before = header["layout"]
         if (before["batch"], before["processes"]) == (batch, processes):
-            return int(before["pair_seed"])
-        return int(before["pair_seed"]) + 1 + int(header["step"])
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        return seed  # `load_state` says what is wrong with it
-
-
-def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings than the run was started with.
-
-    Raises:
-        InputError: Something differs; the message names each difference.
-    """
-    now = json.loads(json.dumps(current))
-    different = [
-        f"{name} was {saved.get(name)!r} and is now {now.get(name)!r}"
-        for name in sorted({*saved, *now})
-        if saved.get(name) != now.get(name)
-    ]
-    if different:
-        raise InputError(
-            f"the training in {folder} was started with other settings: {'; '.join(different)}. "
-            "Give the same settings, or another folder with -o"
-        )
+            return int(before["data_seed"])
+        return int(before["data_seed"]) + 1 + int(header["step"])
+    except _DAMAGE:
+        return seed  # `load_state` reports what is wrong with it

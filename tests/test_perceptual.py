@@ -8,7 +8,7 @@ from perceptual_weights import alex_weights, vgg_weights
 from torch import nn
 
 from zeronvs._core.errors import InputError
-from zeronvs.training.perceptual import PerceptualDistance
+from zeronvs.perceptual import PerceptualDistance
 
 TRUNKS = {"alex": alex_weights, "vgg": vgg_weights}
 
