@@ -8,18 +8,20 @@ from pathlib import Path
 
 import torch
 
-from zeronvs import Camera, reconstruct
-from zeronvs.cameras.poses import orbit_pose
+from zeronvs import Camera, ZeroNVSPipeline, export, orbit_pose, prepare_photo, reconstruct
 from zeronvs.formats.images import write_image
-from zeronvs.recipes.reconstruct import SceneSettings
-from zeronvs.recipes.run_folder import open_run
 
-photo = Path(__file__).with_name("coffee.png")
-result = reconstruct(SceneSettings(photo=photo, out=Path("out/example")))
-print(f"{result.run_dir}: {result.metrics}")
+photo = prepare_photo(Path(__file__).with_name("coffee.png"))
+pipe = ZeroNVSPipeline.from_pretrained("builtin")
+scene = reconstruct(photo.view, pipe, "preview", scene_scale=photo.estimates.scene_scale.value)
 
-run = open_run(result.run_dir)
-above = orbit_pose(torch.tensor(0.5), torch.tensor(math.radians(70)), torch.tensor(1.2))
-camera = Camera.from_fov(above[None], float(run.input_camera.fov_y_rad), (256, 256))
+azimuth_rad = torch.arange(12) * (2 * math.pi / 12)
+poses = orbit_pose(azimuth_rad, torch.full((12,), 0.4), torch.ones(12))
+cameras = Camera.from_fov(poses, photo.view.camera.center_square().fov_y_rad.item(), (128, 128))
+for path in export(scene, cameras, ["ply"], Path("out/example")):
+    print(path)
+
+above = orbit_pose(torch.tensor([0.5]), torch.tensor([math.radians(70)]), torch.tensor([1.2]))
 with torch.no_grad():
-    write_image(Path("out/example/from_above.png"), run.scene.render(camera).rgb[0])
+    image = scene.render(cameras[[0]].with_poses(above).resized(256, 256)).rgb[0]
+write_image(Path("out/example/from_above.png"), image)

@@ -1,6 +1,7 @@
 """What every test shares: the golden folder, the one rule of skipping, one thread a worker."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Recipe
 
 pytest_plugins = ["pytester"]
 
@@ -65,3 +67,19 @@ def warp_pipe() -> ZeroNVSPipeline:
 @pytest.fixture(params=["released", "warp"])
 def pipe(request) -> ZeroNVSPipeline:
     return tiny_released() if request.param == "released" else tiny_warp()
+
+
+@pytest.fixture
+def tiny_preview(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Make the preview a matter of seconds: few views, steps and frames, all of them small."""
+    assert PREVIEW.surround is not None
+    preset = replace(
+        PREVIEW,
+        surround=replace(PREVIEW.surround, count=3, num_inference_steps=2),
+        distill=replace(PREVIEW.distill.with_steps(20), reference_rays=64, supervised_rays=128),
+        outputs=OutputConfig(
+            size_px=32, orbit_frames=4, sway_frames=3, splat_steps=3, mesh_resolution=24
+        ),
+    )
+    monkeypatch.setitem(PRESETS, "preview", preset)
+    return preset

@@ -1,30 +1,19 @@
 """`zeronvs scene`, `render` and `export`: from a photograph to files, with a tiny model."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import av
 import pytest
 from PIL import Image
 
-from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Recipe
+from zeronvs.recipes.presets import Recipe
 
 
 @pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Make the preview a matter of seconds: few views, steps and frames, all of them small."""
-    assert PREVIEW.surround is not None
-    preset = replace(
-        PREVIEW,
-        surround=replace(PREVIEW.surround, count=3, num_inference_steps=2),
-        distill=replace(PREVIEW.distill.with_steps(20), reference_rays=64, supervised_rays=128),
-        outputs=OutputConfig(
-            size_px=32, orbit_frames=4, sway_frames=3, splat_steps=3, mesh_resolution=24
-        ),
-    )
-    monkeypatch.setitem(PRESETS, "preview", preset)
-    return preset
+def tiny_preset(tiny_preview: Recipe) -> Recipe:
+    """Use the tiny preview in every test here."""
+    return tiny_preview
 
 
 def test_a_photograph_becomes_a_run_folder_that_renders_and_exports(

@@ -18,8 +18,9 @@ from zeronvs.distillation.anchors import AnchorConfig
 from zeronvs.export import export as exports
 from zeronvs.recipes.prepare import PreparedPhoto, prepare_photo
 from zeronvs.recipes.presets import PRESETS, OutputConfig, PresetName, Recipe
-from zeronvs.recipes.run_folder import export_run, open_run, render_run, write_views_run
-from zeronvs.recipes.run_folder import write_scene_run as write_scene
+from zeronvs.recipes.run_folder import export_run, open_run, render_run
+from zeronvs.recipes.write_run import write_scene_run as write_scene
+from zeronvs.recipes.write_run import write_views_run
 from zeronvs.scene.hash_grid import HashGridConfig
 
 MODELS = {"released": tiny_released, "warp": lambda: tiny_warp(downscale=4)}

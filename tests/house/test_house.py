@@ -31,6 +31,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/api.md",
     "docs/cluster.md",
     "docs/conventions.md",
     "docs/log.md",
@@ -237,3 +238,34 @@ def test_links_between_documents_lead_somewhere(document: str, repository: Path)
     page = repository / document
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_api_page_is_that_of_the_docstrings(repository: Path):
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_api; print(make_api.page(), end='')"],
+        cwd=repository / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    written = (repository / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == made.stdout, "run: python docs/make_api.py"
+
+
+def test_the_python_example_of_the_readme_runs_as_printed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_preview
+):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "examples").mkdir()
+    photo = (repository / "examples" / "coffee.png").read_bytes()
+    (tmp_path / "examples" / "coffee.png").write_bytes(photo)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block, names)
+    assert len(names["views"]) == 4
+    assert tuple(names["image"].shape) == (4, 3, 128, 128)
+    assert (tmp_path / "out/python/scene/scene.ply").is_file()
+    assert (tmp_path / "out/python/scene/mesh.glb").is_file()

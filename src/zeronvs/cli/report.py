@@ -20,7 +20,7 @@ from rich.progress import Progress as Bars
 from zeronvs._core.progress import Progress, ProgressEvent
 
 if TYPE_CHECKING:
-    from zeronvs.recipes.run_folder import RunResult
+    from zeronvs.recipes.write_run import RunResult
 
 FLAGS = {
     "fov_y_rad": "--fov-deg",

@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
     from zeronvs.cli.resolve import resolve
-    from zeronvs.recipes.run_folder import write_scene_run
+    from zeronvs.recipes.write_run import write_scene_run
 
     photo, pipe, rows = resolve(arguments)
     recipe, recipe_rows = _recipe(arguments, pipe)

@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> None:
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
     from zeronvs.cli.resolve import resolve, source
-    from zeronvs.recipes.run_folder import SamplerSettings, write_views_run
+    from zeronvs.recipes.write_run import SamplerSettings, write_views_run
 
     photo, pipe, rows = resolve(arguments)
     defaults = pipe.conditioning.sampling_defaults

@@ -3,7 +3,7 @@
     View (image, camera, depth) -> views sampled around it -> a radiance field -> Scene
 
 `reconstruct` takes values and returns a value: a view, a model and a recipe become a scene. Files
-come before it (`prepare.prepare_photo`) and after it (`runs`, `export.export`).
+come before it (`prepare.prepare_photo`) and after it (`write_run`, `export.export`).
 """
 
 import math

@@ -1,12 +1,8 @@
-"""The files of a run: written around `reconstruct`, and opened again to render and export."""
+"""A finished run folder: open it, render it, export it; camera paths by name."""
 
 import math
-import resource
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +11,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import read_json, write_json
-from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs._core.resumable import ResumableRun
-from zeronvs._core.version import __version__
+from zeronvs._core.files import read_json
+from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
 from zeronvs.cameras.view import View
-from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation import health
-from zeronvs.distillation.supervision import digest_view
 from zeronvs.distillation.surround import free_orbit
-from zeronvs.distillation.view_files import sample_kept
 from zeronvs.export.export import (
     Format,
     export,
     render_frames,
-    write_splats,
-    write_view_files,
 )
-from zeronvs.formats.images import contact_sheet, write_image
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import write_video
-from zeronvs.recipes.prepare import PreparedPhoto
-from zeronvs.recipes.presets import Recipe
-from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.scene.scene import Scene
 
 RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
 MAX_SIDE_PX = 8192
 """Largest image side that a run folder may ask for."""
-
-Row = tuple[str, Any, str]
-"""Name, value and source of a setting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """A finished run folder."""
-
-    run_dir: Path
-    notes: list[str]
-    files: list[Path]
-    seconds: float
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,235 +44,6 @@ class FinishedRun:
     """Camera distances of the orbit, at evenly spaced azimuths from 0."""
     size_px: int
     """Side of the run's renders."""
-
-
-def write_scene_run(
-    photo: PreparedPhoto,
-    pipe: ZeroNVSPipeline,
-    recipe: Recipe,
-    out: Path,
-    *,
-    seed: int = 0,
-    rows: Sequence[Row] = (),
-    resume: bool = False,
-    progress: Progress = silent,
-) -> RunResult:
-    """Reconstruct a photograph and write the run folder `out`.
-
-    Args:
-        photo: From `prepare_photo`.
-        pipe: The diffusion model, on the device to use.
-        recipe: The recipe.
-        out: The folder; must be new, empty, or hold a run with the same settings to resume.
-        seed: All randomness follows from it.
-        rows: Settings with their sources, for run.json.
-        resume: Continue a stopped run.
-        progress: Called at every step; raising `Cancelled` there ends the run.
-
-    Raises:
-        InputError: The input cannot be used, or `out` holds another run.
-        HealthError: The run went wrong in a way that makes its result useless.
-    """
-    clock = _Clock()
-    view, scene_scale = photo.view, photo.estimates.scene_scale.value
-    input_view = model_view(view, pipe)
-    distances = orbit_distances(input_view)
-    with ResumableRun(out) as run:
-        run.claim(
-            {
-                "kind": "scene",
-                "photo": digest_view(input_view),
-                "scene_scale": scene_scale,
-                "seed": seed,
-                "recipe": recipe.distill.identity(),
-                "sampled_views": vars(recipe.surround) if recipe.surround else None,
-                "outputs": vars(recipe.outputs),
-            }
-        )
-        if resume and (finished := _finished(out, SCENE_FILE)):
-            return finished
-        record = _record(photo, rows) | {
-            "input_camera": _camera_record(input_view.camera),
-            "orbit_distances": distances.tolist(),
-            "size_px": recipe.outputs.size_px,
-        }
-        write_json(out / RECORD_FILE, record)
-        write_image(out / "input.png", view.image)
-        with clock.stage("reconstruct"):
-            scene = reconstruct(
-                view,
-                pipe,
-                recipe,
-                scene_scale=scene_scale,
-                run_dir=out,
-                seed=seed,
-                resume=resume,
-                progress=progress,
-            )
-        scene.save(out / SCENE_FILE)
-        metrics, findings = _write_outputs(
-            scene, input_view, recipe, distances, out, clock, progress
-        )
-        write_json(out / "metrics.json", metrics)
-        return _complete(out, record, photo, clock, findings, metrics)
-
-
-def _write_outputs(
-    scene: Scene,
-    input_view: View,
-    recipe: Recipe,
-    distances: Tensor,
-    out: Path,
-    clock: "_Clock",
-    progress: Progress,
-) -> tuple[dict[str, float], list[health.Finding]]:
-    """Render, check and export a scene."""
-    outputs, camera = recipe.outputs, input_view.camera
-    metrics: dict[str, float] = {}
-    with clock.stage("render"):
-        orbit = path_cameras("orbit", camera, outputs.orbit_frames, outputs.size_px, distances)
-        frames, depths = render_frames(scene, orbit, progress, "render the orbit")
-        write_video(out / "orbit.mp4", frames)
-        sway = path_cameras("lemniscate", camera, outputs.sway_frames, outputs.size_px)
-        near_frames, _ = render_frames(scene, sway, progress, "render views")
-        write_video(out / "views.mp4", near_frames)
-        kept = slice(0, None, max(1, outputs.orbit_frames // 24))
-        write_view_files(out, frames[kept], depths[kept], orbit[kept])
-        rendered, _ = render_frames(scene, camera.batched())
-        metrics["input_view_psnr_db"] = _psnr_db(rendered[0], input_view.image)
-    findings = health.check_images(frames, "the orbit") + health.check_scene(
-        scene, orbit[:: max(1, outputs.orbit_frames // 12)].resized(32, 32)
-    )
-    health.raise_errors(findings)
-    with clock.stage("export"):
-        cameras = export_cameras(camera, distances, outputs.size_px)
-        progress(ProgressEvent("export ply", 0, 1))
-        _, metrics["splat_psnr_db"] = write_splats(scene, cameras, out, steps=outputs.splat_steps)
-        progress(ProgressEvent("export ply", 1, 1))
-        export(
-            scene,
-            cameras,
-            ("glb",),
-            out,
-            mesh_resolution=outputs.mesh_resolution,
-            progress=progress,
-        )
-    return metrics, findings
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """How views are sampled along a path; None: the model's own default."""
-
-    samples: int = 1
-    """Independent samples per camera."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    eta: float | None = None
-    batch_size: int = 8
-
-
-def write_views_run(
-    photo: PreparedPhoto,
-    pipe: ZeroNVSPipeline,
-    path: str,
-    frames: int,
-    out: Path,
-    *,
-    sampler: SamplerSettings | None = None,
-    seed: int = 0,
-    rows: Sequence[Row] = (),
-    resume: bool = False,
-    progress: Progress = silent,
-) -> RunResult:
-    """Sample new views of a photograph along a path, without a scene, and write the folder `out`.
-
-    Args:
-        photo: From `prepare_photo`.
-        pipe: The diffusion model, on the device to use.
-        path: A name of `TRAJECTORIES` or a file with cameras.
-        frames: Number of views along a named path.
-        out: The folder; must be new, empty, or hold a run with the same settings to resume.
-        sampler: Samples per view and settings of the sampler.
-        seed: Sample k uses a seed made of it and k.
-        rows: Settings with their sources, for run.json.
-        resume: Continue a stopped run.
-        progress: Called at every step; raising `Cancelled` there ends the run.
-
-    Raises:
-        InputError: The input cannot be used, or `out` holds another run.
-        HealthError: The sampled views are of no use.
-    """
-    clock, sampler = _Clock(), sampler or SamplerSettings()
-    view = model_view(photo.view, pipe)
-    cameras = path_cameras(path, view.camera, frames, pipe.image_size_px, orbit_distances(view))
-    scene_scale = photo.estimates.scene_scale.value
-    with ResumableRun(out) as run:
-        different = {name: v for name, v in vars(sampler).items() if name != "batch_size"}
-        run.claim(
-            {
-                "kind": "views",
-                "photo": digest_view(view),
-                "path": path,
-                "frames": len(cameras),
-                "scene_scale": scene_scale,
-                "seed": seed,
-                **different,
-            }
-        )
-        if resume and (finished := _finished(out, "views.mp4")):
-            return finished
-        record = _record(photo, rows) | {"input_camera": _camera_record(view.camera)}
-        write_json(out / RECORD_FILE, record)
-        write_image(out / "input.png", photo.view.image)
-        folders = [out / f"sample_{k}" for k in range(sampler.samples)]
-        folders = folders if sampler.samples > 1 else [out]
-        with clock.stage("sample views"):
-            images = _sample_path(
-                pipe, view, cameras, folders, scene_scale, sampler, seed, resume, progress
-            )
-        findings = health.check_images(images, "the sampled views")
-        health.raise_errors(findings)
-        for sample, folder in enumerate(folders):
-            of_sample = images[sample :: sampler.samples]
-            write_view_files(folder, of_sample, None, cameras)
-            write_video(folder / "views.mp4", of_sample)
-        if sampler.samples > 1:
-            write_image(out / "sheet.png", contact_sheet(images, columns=sampler.samples))
-        return _complete(out, record, photo, clock, findings, {})
-
-
-def _sample_path(
-    pipe: ZeroNVSPipeline,
-    view: View,
-    cameras: Camera,
-    folders: list[Path],
-    scene_scale: float,
-    sampler: SamplerSettings,
-    seed: int,
-    resume: bool,
-    progress: Progress,
-) -> Float[Tensor, "n 3 h w"]:
-    """Sample all views, camera by camera, each kept as soon as it is drawn."""
-    paths = [f / "views" / f"{k:03d}.png" for k in range(len(cameras)) for f in folders]
-    repeated = cameras[torch.arange(len(cameras)).repeat_interleave(len(folders))]
-    condition = pipe.encode(view, scene_scale)
-    return sample_kept(
-        lambda indices, report: pipe.sample(
-            condition,
-            repeated[torch.tensor(indices)],
-            [seed * 100_000 + k for k in indices],
-            num_inference_steps=sampler.num_inference_steps,
-            guidance_scale=sampler.guidance_scale,
-            eta=sampler.eta,
-            batch_size=sampler.batch_size,
-            callback=report,
-        ),
-        paths,
-        batch_size=sampler.batch_size,
-        resume=resume,
-        progress=progress,
-    )
 
 
 def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
@@ -438,49 +179,6 @@ def export_cameras(input_camera: Camera, distances: Tensor, size_px: int) -> Cam
     return Camera.cat([orbit, near])
 
 
-class _Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the block."""
-        began = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - began, 2)
-
-    @property
-    def total(self) -> float:
-        """Seconds since the clock was made."""
-        return round(time.monotonic() - self._began, 2)
-
-
-def peak_memory_mib() -> dict[str, float]:
-    """Return the peak memory of this process so far, and of the GPU where one was used."""
-    unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
-    return {name: round(value, 1) for name, value in peak.items()}
-
-
-def _psnr_db(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
-    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-10)))
-
-
-def _camera_record(camera: Camera) -> dict[str, Any]:
-    """Return one camera as plain values (OpenGL camera-to-world, scene units)."""
-    return {
-        "camera_to_world": camera.camera_to_world.tolist(),
-        "fov_y_rad": float(camera.fov_y_rad),
-        "height_px": camera.image_size_px[0],
-        "width_px": camera.image_size_px[1],
-    }
-
-
 def _recorded_camera(record: Mapping[str, Any]) -> Camera:
     size_px = (int(record["height_px"]), int(record["width_px"]))
     pose, fov_y_rad = torch.tensor(record["camera_to_world"]), float(record["fov_y_rad"])
@@ -489,71 +187,3 @@ def _recorded_camera(record: Mapping[str, Any]) -> Camera:
     if max(size_px) > MAX_SIDE_PX:
         raise ValueError("the camera's image is too large")
     return Camera.from_fov(pose, fov_y_rad, size_px)
-
-
-def _record(photo: PreparedPhoto, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what run.json records of how a run was made."""
-    names = ("fov_y_rad", "elevation_rad", "scene_scale")
-    return {
-        "program": f"zeronvs {__version__}",
-        "torch": torch.__version__,
-        "status": "running",
-        "settings": [{"name": n, "value": v, "source": s} for n, v, s in rows],
-        "estimates": {name: vars(getattr(photo.estimates, name)) for name in names},
-    }
-
-
-def _complete(
-    out: Path,
-    record: dict[str, Any],
-    photo: PreparedPhoto,
-    clock: _Clock,
-    findings: Sequence[health.Finding],
-    metrics: dict[str, float],
-) -> RunResult:
-    """Write run.json of a finished run and return the result."""
-    notes = [*photo.notes, *(finding.message for finding in findings)]
-    record |= {
-        "status": "complete",
-        "seconds": clock.seconds,
-        "total_seconds": clock.total,
-        "peak_memory_mib": peak_memory_mib(),
-        "findings": [vars(finding) for finding in findings],
-        "metrics": metrics,
-        "notes": notes,
-    }
-    write_json(out / RECORD_FILE, record)
-    return RunResult(
-        run_dir=out, notes=notes, files=_files(out), seconds=clock.total, metrics=metrics
-    )
-
-
-def _finished(out: Path, result: str) -> RunResult | None:
-    """Return the result of a finished run; None where it is not finished, or lacks `result`."""
-    try:
-        record = read_json(out / RECORD_FILE)
-        if record["status"] != "complete" or not (out / result).is_file():
-            return None
-        return RunResult(
-            run_dir=out,
-            notes=[*map(str, record["notes"]), "This run was complete already."],
-            files=_files(out),
-            seconds=float(record["total_seconds"]),
-            metrics={str(name): float(value) for name, value in record["metrics"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # a damaged record is written anew
-
-
-def _files(out: Path) -> list[Path]:
-    """Return the files of a run folder that a person looks for."""
-    names = (
-        "orbit.mp4",
-        "views.mp4",
-        "sheet.png",
-        "scene/scene.ply",
-        "scene/mesh.glb",
-        "cameras/transforms.json",
-        RECORD_FILE,
-    )
-    return [out / name for name in names if (out / name).exists()]
