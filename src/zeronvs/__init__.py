@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.diffusion.projection import CameraProjection
-    from zeronvs.export.export import export
+    from zeronvs.exports.export import export
     from zeronvs.recipes.prepare import prepare_photo
     from zeronvs.recipes.reconstruct import reconstruct
     from zeronvs.scene.scene import Scene
@@ -50,7 +50,7 @@ _HOMES = {
     "Scene": "zeronvs.scene.scene",
     "View": "zeronvs.cameras.view",
     "ZeroNVSPipeline": "zeronvs.diffusion.pipeline",
-    "export": "zeronvs.export.export",
+    "export": "zeronvs.exports.export",
     "look_at": "zeronvs.cameras.poses",
     "make_trajectory": "zeronvs.cameras.trajectories",
     "orbit_pose": "zeronvs.cameras.poses",

@@ -15,7 +15,7 @@ from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.depth.builtin import DepthNet
 from zeronvs.distillation import health
 from zeronvs.distillation.anchors import AnchorConfig
-from zeronvs.export import export as exports
+from zeronvs.exports import export as export_module
 from zeronvs.recipes.prepare import PreparedPhoto, prepare_photo
 from zeronvs.recipes.presets import PRESETS, OutputConfig, PresetName, Recipe
 from zeronvs.recipes.run_folder import export_run, open_run, render_run
@@ -99,7 +99,7 @@ def test_a_scene_is_made_rendered_and_exported_on_the_gpu(
 ):
     # A field of four steps may well be of one color; that is not the question here.
     monkeypatch.setattr(health, "check_images", lambda images, name: [])
-    monkeypatch.setattr(exports, "SPLAT_SIZE_PX", 12)
+    monkeypatch.setattr(export_module, "SPLAT_SIZE_PX", 12)
     pipe = MODELS[kind]().to("cuda")
     assert pipe.device == CUDA
     recipe = tiny(preset).fitted_to(pipe)

@@ -17,7 +17,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
 from zeronvs.cameras.view import View
 from zeronvs.distillation.surround import free_orbit
-from zeronvs.export.export import (
+from zeronvs.exports.export import (
     Format,
     export,
     render_frames,

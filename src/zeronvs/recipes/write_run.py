@@ -23,7 +23,7 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import health
 from zeronvs.distillation.supervision import digest_view
 from zeronvs.distillation.view_files import sample_kept
-from zeronvs.export.export import (
+from zeronvs.exports.export import (
     export,
     render_frames,
     write_splats,

@@ -11,10 +11,10 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
-from zeronvs.export.cameras_json import write_transforms
-from zeronvs.export.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
-from zeronvs.export.mesh import write_mesh
-from zeronvs.export.overlay import depth_colours
+from zeronvs.exports.cameras_json import write_transforms
+from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
+from zeronvs.exports.mesh import write_mesh
+from zeronvs.exports.overlay import depth_colours
 from zeronvs.formats.images import contact_sheet, write_image
 from zeronvs.formats.ply import write_splat_ply
 from zeronvs.scene.scene import Scene

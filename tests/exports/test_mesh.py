@@ -11,7 +11,7 @@ import trimesh
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.export.mesh import MeshConfig, extract_mesh, write_mesh
+from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
 from zeronvs.scene.field import FieldConfig, FieldSample
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig

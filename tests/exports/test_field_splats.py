@@ -8,7 +8,7 @@ import torch
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.export.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
+from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig

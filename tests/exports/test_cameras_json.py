@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zeronvs.cameras.camera import Camera
-from zeronvs.export.cameras_json import write_transforms
+from zeronvs.exports.cameras_json import write_transforms
 
 
 def some_cameras(count: int = 3) -> Camera:
