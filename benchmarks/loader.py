@@ -32,8 +32,7 @@ from PIL import Image
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.shards.image_decoder import ImageDecoder
-from zeronvs.shards.images import centre_square, decode_depth
+from zeronvs.shards.images import ImageDecoder, centre_square, decode_depth
 from zeronvs.shards.index import build_index
 from zeronvs.shards.loader import PairLoader, PairLoaderConfig
 from zeronvs.shards.writer import ShardScene, ShardWriter, encode_frame, read_shard

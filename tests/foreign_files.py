@@ -22,8 +22,7 @@ from zeronvs.cameras.conventions import (
 )
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject
-from zeronvs.datasets.procedural import random_cameras, random_scene
-from zeronvs.datasets.synth import drawn_texture
+from zeronvs.datasets.procedural import drawn_texture, random_cameras, random_scene
 
 HEIGHT, WIDTH = 72, 96
 

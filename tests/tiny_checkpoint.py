@@ -9,7 +9,7 @@ import yaml
 from zeronvs.cameras.embedding import Representation
 from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
 from zeronvs.checkpoints.keys import ema_name, links_of
-from zeronvs.diffusion.noise_schedule import NoiseSchedule
+from zeronvs.diffusion.sampling import NoiseSchedule
 
 TINY = Architecture(
     unet=UNetShape(

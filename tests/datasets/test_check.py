@@ -18,10 +18,9 @@ from zeronvs.cameras.warp import project, unproject
 from zeronvs.datasets.check import check_scene, check_source
 from zeronvs.datasets.check_image import epipolar_line
 from zeronvs.datasets.pose_hypotheses import AS_GIVEN, HYPOTHESES, Matches, fit, score_hypotheses
-from zeronvs.datasets.procedural import random_scene
+from zeronvs.datasets.procedural import SyntheticSource, drawn_texture, random_scene
 from zeronvs.datasets.sources.posed import PosedSource
 from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews
-from zeronvs.datasets.synth import SyntheticSource, drawn_texture
 
 
 @pytest.fixture(scope="module")

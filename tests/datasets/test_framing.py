@@ -11,8 +11,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.lens import Lens
 from zeronvs.datasets.framing import Framing, frame_to, half_slopes
-from zeronvs.datasets.procedural import random_cameras, random_scene
-from zeronvs.datasets.synth import drawn_texture
+from zeronvs.datasets.procedural import drawn_texture, random_cameras, random_scene
 
 LENSES = {
     "pinhole": Lens(),
@@ -158,7 +157,7 @@ def test_a_lens_that_folds_is_refused_or_cut():
 
 
 def test_frames_of_a_world_keep_the_smallest_field_of_view():
-    from zeronvs.datasets.framed_scene import choose_frames
+    from zeronvs.datasets.framing import choose_frames
     from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews
 
     world = make_world(4)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from zeronvs._core.errors import InputError
-from zeronvs.datasets.posed_scenes import (
+from zeronvs.datasets.sources.posed import (
     align_disparity,
     crop_square,
     open_posed_scene,

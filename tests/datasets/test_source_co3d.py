@@ -118,7 +118,7 @@ def test_images_behind_a_link_are_read(tmp_path: Path, world):
 
 
 def test_white_background_needs_the_mask(tmp_path: Path, world):
-    from zeronvs.datasets.framed_scene import choose_frames, load_frames
+    from zeronvs.datasets.framing import choose_frames, load_frames
 
     scene = Co3dSource(write_co3d(tmp_path, world)).load(SCENE)
     shown = list(load_frames(*choose_frames(scene, []), [], background="white"))

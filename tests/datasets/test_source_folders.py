@@ -31,7 +31,7 @@ from zeronvs.datasets.sources.posed import PosedSource
 from zeronvs.datasets.sources.scene_source import read_image, read_map
 from zeronvs.formats.transforms_json import write_transforms
 from zeronvs.shards.convert import ConvertConfig, convert_scene
-from zeronvs.shards.source import ShardSource
+from zeronvs.shards.scene import ShardSource
 from zeronvs.shards.writer import ShardWriter
 
 

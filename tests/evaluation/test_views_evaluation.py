@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_pipelines import FixedGeometry
 
 from zeronvs._core.errors import InputError
-from zeronvs.evaluation.baselines import WARP, WARP_MIRROR, WARP_NEAREST
 from zeronvs.evaluation.held_out import HeldOutScenes, motion_classes, read_pair_names
+from zeronvs.evaluation.metrics import WARP, WARP_MIRROR, WARP_NEAREST
 from zeronvs.evaluation.views import COPY, ViewsEvaluationConfig, evaluate_views
 from zeronvs.evaluation.views_report import markdown_table, table_rows, write_views_report
 

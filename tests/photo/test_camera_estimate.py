@@ -7,9 +7,12 @@ import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs.photo.camera_estimate import estimate_camera
-from zeronvs.photo.elevation import estimate_elevation, fit_ground_plane
-from zeronvs.photo.field_of_view import estimate_fov_y
-from zeronvs.photo.scene_scale import estimate_scene_scale
+from zeronvs.photo.estimates import (
+    estimate_elevation,
+    estimate_fov_y,
+    estimate_scene_scale,
+    fit_ground_plane,
+)
 from zeronvs.protocols import Geometry
 
 FOV = math.radians(50)

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from zeronvs._core.errors import InputError
-from zeronvs.shards.image_decoder import ImageDecoder
-from zeronvs.shards.images import decode_depth, decode_image, encode_image
+from zeronvs.shards.images import ImageDecoder, decode_depth, decode_image, encode_image
 from zeronvs.shards.index import build_index, open_index
 from zeronvs.shards.writer import ShardDamage, read_shard
 

@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from zeronvs.diffusion.condition import CameraCondition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.perceptual import PerceptualDistance
-from zeronvs.training.builtin_architecture import make_builtin_pipeline
-from zeronvs.training.denoising import DenoisingObjective
+from zeronvs.training.denoising import DenoisingObjective, hole_windows, perceptual_losses
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import BUILTIN, FinetuneConfig
 from zeronvs.training.pack import TrainingPack
 from zeronvs.training.pair_sources import PairShares, PairStream
-from zeronvs.training.perceptual_loss import hole_windows, perceptual_losses
+from zeronvs.training.starting_weights import make_builtin_pipeline
 
 TRAINED = ("unet", "image_encoder", "cc_projection")
 SHORT = replace(

@@ -18,12 +18,17 @@ from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.resumable import ResumableRun
 from zeronvs.depth.builtin import DepthNet
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.training.average import WeightAverage
 from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.finetune import TrainingRun, finetune, learning_rate_share
-from zeronvs.training.finetune_config import PAPER, FinetuneConfig, autocast_precision
-from zeronvs.training.out_of_memory import advice, is_out_of_memory
+from zeronvs.training.finetune_config import (
+    PAPER,
+    FinetuneConfig,
+    advice,
+    autocast_precision,
+    is_out_of_memory,
+)
 from zeronvs.training.session import with_precision
+from zeronvs.training.training_state import WeightAverage
 
 SHORT = FinetuneConfig(
     steps=4,

@@ -1,7 +1,8 @@
-"""Reading text and JSON with bounds; writing files so that none is ever half-written.
+"""Reading text and JSON with bounds; writing files atomically; the `log.jsonl` of a run.
 
 Text is UTF-8 whatever the locale, with or without a byte order mark. JSON is strict: bounded in
-size and depth, without NaN, infinity or numbers that overflow a float.
+size and depth, without NaN, infinity or numbers that overflow a float. A log has one JSON object
+per line and is truncated to the checkpoint when a run resumes.
 """
 
 import json
@@ -9,7 +10,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,32 @@ def _refuse(name: str) -> Any:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, int | float]]) -> None:
+    """Append one line for each mapping.
+
+    Args:
+        path: The log; made if missing.
+        lines: Finite numbers; "step" among them counts from 1.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as handle:
+        for values in lines:
+            handle.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop the lines of later steps than `step`, and a last line that was cut off by a kill."""
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _step(line: str) -> int | float:
+    """Return the step that a line tells of; infinity where the line is not whole."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -11,8 +11,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs.cameras.embedding import Representation
 from zeronvs.diffusion.conditioning_kind import ConcatInput
-from zeronvs.diffusion.noise_schedule import NoiseSchedule
 from zeronvs.diffusion.projection import CameraProjection
+from zeronvs.diffusion.sampling import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ from zeronvs.checkpoints.architecture import Architecture
 from zeronvs.checkpoints.architecture_reading import (
     architecture_of_checkpoint,
     architecture_of_folder,
+    read_official_config,
+    write_official_config,
 )
 from zeronvs.checkpoints.folder_reader import FolderReader, weights_name
 from zeronvs.checkpoints.keys import (
@@ -36,15 +38,14 @@ from zeronvs.checkpoints.keys import (
     ema_name,
     links_of,
 )
-from zeronvs.checkpoints.official_config import read_official_config, write_official_config
 from zeronvs.checkpoints.reader import CheckpointReader
 from zeronvs.checkpoints.writer import (
     PlannedTensor,
     write_safetensors,
     write_torch_checkpoint,
 )
-from zeronvs.diffusion.noise_schedule import NoiseSchedule
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.diffusion.sampling import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)

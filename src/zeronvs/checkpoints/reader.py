@@ -1,16 +1,23 @@
-"""Reading a torch checkpoint of any size: mapped into memory, and without running code it names.
+"""Reading a torch checkpoint of any size: memory-mapped, without running code that it names.
 
 Only tensors and plain values are built. Every other class or function that the file names is
 replaced by an inert stand-in, so that Lightning callbacks, optimiser states and configuration
-objects are read past. Limits are checked before anything is built.
+objects are skipped.
+
+Limits are checked on the opcodes of the pickle before anything is built: a few hundred bytes can
+request gigabytes of memo, or a tuple that refers to itself so often that hashing it never ends.
+`pickletools` lists opcodes without building objects; their documented effect on the stack is enough
+to bound the size of each object.
 """
 
 import pickle
+import pickletools
 import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -21,7 +28,6 @@ from jaxtyping import Shaped
 from torch import Tensor, _utils
 
 from zeronvs._core.errors import InputError
-from zeronvs.checkpoints.pickle_scan import MAX_BYTES, storage_sizes
 
 MAX_EXPANDED_NUMBERS = 2**26
 """Size of a tensor whose elements share memory (a stride of 0)."""
@@ -229,3 +235,107 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if value.layout is not torch.strided or value.numel() > max(stored, MAX_EXPANDED_NUMBERS):
             raise InputError(f"{path.name}: the tensor {name} repeats few numbers without end.")
     return tensors
+
+
+MAX_BYTES = 2**26
+"""The index of the released checkpoint has about a megabyte."""
+MAX_OPCODES = 2**22
+MAX_DEPTH = 200
+MAX_EXPANDED = 2**24
+"""Leaves of a tuple when everything it shares is written out."""
+_ITEM_BYTES = {
+    **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
+    **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
+    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
+    **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage", "UntypedStorage"), 1),
+}
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What is known of an object on the stack."""
+
+    leaves: int = 1
+    depth: int = 0
+    value: Any = None
+    """Of strings, numbers, names of globals, and tuples of these."""
+
+
+_MARK = _Shape(leaves=0)
+
+
+def storage_sizes(pickled: bytes) -> dict[str, int]:
+    """Check a pickle and return the bytes of each storage that it refers to, by record name.
+
+    Raises:
+        InputError: It is no pickle of tensors, or beyond the limits.
+    """
+    if len(pickled) > MAX_BYTES:
+        raise InputError(f"its index has {len(pickled)} bytes; at most {MAX_BYTES} are read")
+    stack: list[_Shape] = []
+    memo: dict[int, _Shape] = {}
+    sizes: dict[str, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count > MAX_OPCODES or (isinstance(argument, int) and abs(argument) >= 2**62):
+            raise InputError("its index is larger than that of any model")
+        name = opcode.name
+        if name.endswith("PUT") or name == "MEMOIZE":
+            index = len(memo) if argument is None else int(argument)
+            if index > MAX_OPCODES:
+                raise InputError(f"its index asks for a memo of {index} entries")
+            memo[index] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo[int(argument or 0)])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "POP":
+            stack.pop()
+        else:
+            _apply(opcode, argument, stack)
+        if name == "BINPERSID":
+            key, size = _storage_of(stack.pop())
+            sizes[key] = max(size, sizes.get(key, 0))
+            stack.append(_Shape())
+    return sizes
+
+
+def _apply(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[_Shape]) -> None:
+    """Replace what an opcode takes from the stack by what it puts there."""
+    before, after = opcode.stack_before, opcode.stack_after
+    taken: list[_Shape] = []
+    if pickletools.markobject in before:
+        while (top := stack.pop()) is not _MARK:
+            taken.append(top)
+        before = before[: before.index(pickletools.markobject)]
+    taken += [stack.pop() for _ in before]
+    if opcode.name == "MARK":
+        stack.append(_MARK)
+    elif opcode.name == "BINPERSID":
+        stack.append(taken[0])
+    elif after:
+        leaves = 1 + sum(shape.leaves for shape in taken)
+        depth = 1 + max((shape.depth for shape in taken), default=-1)
+        # A container that grows is as deep as its deepest item, however many are added.
+        if opcode.name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):
+            grown = taken[-1]
+            depth = max([grown.depth, *(shape.depth + 1 for shape in taken[:-1])])
+        if depth > MAX_DEPTH or leaves > MAX_EXPANDED:
+            raise InputError("its index nests or repeats objects without end")
+        value = argument
+        if opcode.name == "STACK_GLOBAL":
+            value = f"{taken[1].value} {taken[0].value}"
+        if opcode.name.startswith("TUPLE"):
+            value = tuple(shape.value for shape in reversed(taken)) if len(taken) <= 8 else None
+        stack.append(_Shape(leaves, depth, value))
+
+
+def _storage_of(identity: _Shape) -> tuple[str, int]:
+    """Return record name and bytes of ("storage", type, key, location, number of elements)."""
+    value = identity.value
+    if not (isinstance(value, tuple) and len(value) == 5 and value[0] == "storage"):
+        raise InputError("it refers to something other than tensors")
+    _, kind, key, _, count = value
+    item_bytes = _ITEM_BYTES.get(str(kind).split(" ")[-1])
+    if item_bytes is None or not isinstance(key, str) or type(count) is not int or count < 0:
+        raise InputError("it has a tensor whose kind of storage is not known")
+    return key, count * item_bytes

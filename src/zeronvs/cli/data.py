@@ -223,7 +223,7 @@ def _synth(arguments: SynthArguments) -> None:
     if arguments.photos is not None and not arguments.photos.is_dir():
         raise InputError(f"{arguments.photos}: there is no such folder of photographs")
     from zeronvs.cli.report import progress_bar
-    from zeronvs.datasets.synth import SyntheticSource
+    from zeronvs.datasets.procedural import SyntheticSource
     from zeronvs.shards.convert import ConvertConfig, convert
 
     opener = partial(
@@ -291,7 +291,7 @@ def _opener(
         from zeronvs.datasets.sources.posed import PosedSource
 
         return kind, partial(PosedSource, path)
-    from zeronvs.shards.source import ShardSource
+    from zeronvs.shards.scene import ShardSource
 
     return kind, partial(ShardSource, path)
 
@@ -303,7 +303,7 @@ def _kind(path: Path) -> str:
     from zeronvs.datasets.sources.pixelsplat import is_pixelsplat
     from zeronvs.datasets.sources.posed import is_posed
     from zeronvs.datasets.sources.re10k import is_re10k
-    from zeronvs.shards.source import is_shards
+    from zeronvs.shards.scene import is_shards
 
     tests = {
         "shards": is_shards,

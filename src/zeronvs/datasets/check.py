@@ -20,7 +20,7 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.workers import run_tasks
 from zeronvs.cameras.camera import Camera
 from zeronvs.datasets.check_image import PairRow, scene_sheet
-from zeronvs.datasets.framed_scene import DepthEstimate, LoadedFrame, choose_frames, load_frames
+from zeronvs.datasets.framing import DepthEstimate, LoadedFrame, choose_frames, load_frames
 from zeronvs.datasets.pose_hypotheses import (
     AS_GIVEN,
     Matcher,
@@ -28,8 +28,7 @@ from zeronvs.datasets.pose_hypotheses import (
     depth_ratios,
     score_hypotheses,
 )
-from zeronvs.datasets.sources.folders import clean_name
-from zeronvs.datasets.sources.scene_source import SceneFrame, SceneSource, SceneViews
+from zeronvs.datasets.sources.scene_source import SceneFrame, SceneSource, SceneViews, clean_name
 
 MIN_MATCHES = 30
 """Fewer matches in all pairs together do not decide on the poses."""

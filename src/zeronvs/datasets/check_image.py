@@ -20,7 +20,7 @@ from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject_depth, warp_view
-from zeronvs.datasets.framed_scene import DepthEstimate, LoadedFrame
+from zeronvs.datasets.framing import DepthEstimate, LoadedFrame
 from zeronvs.datasets.pose_hypotheses import Matches, fit
 
 PANEL_PX = 320

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from zeronvs._core.errors import Cancelled
+from zeronvs._core.files import append_lines, cut_back
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
-from zeronvs._core.run_log import append_lines, cut_back
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import checkpoint as checkpoints

@@ -18,7 +18,12 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.scene_scale import viewer_scale
 from zeronvs.cameras.view import View
-from zeronvs.datasets.posed_scenes import PosedScene, align_disparity, crop_square, open_posed_scene
+from zeronvs.datasets.sources.posed import (
+    PosedScene,
+    align_disparity,
+    crop_square,
+    open_posed_scene,
+)
 from zeronvs.protocols import GeometryEstimator
 
 CLASS_ORDER = ("small", "medium", "large")

@@ -1,4 +1,4 @@
-"""Distances between images in [0, 1], one number an image."""
+"""Metrics of images in [0, 1], one number per image, and baselines without a model."""
 
 from pathlib import Path
 
@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+from zeronvs.cameras.warp import fill_holes, fill_nearest, forward_warp
 
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
 """The AlexNet trunk: the one that no training loss uses."""
@@ -54,3 +57,25 @@ def find_perceptual_weights() -> Path | None:
         return packaged_file(PERCEPTUAL_FILE, "stlpips-pytorch")
     except InputError:
         return None
+
+
+WARP = "input warped, holes inpainted"
+"""Holes are a smooth continuation (push-pull pyramid)."""
+WARP_NEAREST = "input warped, nearest fill"
+"""A hole takes the colour of the nearest known pixel. This leaves streaks that no person likes;
+perceptual distances do, because they are sharp: the row says how much of a number is sharpness."""
+
+WARP_MIRROR = "input warped, mirror fill"
+"""A hole continues what is beside it (`continue_image`): what the built-in model starts from, so
+the distance from this row to the model's says what its network adds."""
+
+
+def warped_input(view: View, target: Camera) -> dict[str, Float[Tensor, "b 3 h w"]]:
+    """Return the inputs moved along their depth into the targets, with each kind of filling."""
+    images, validity = forward_warp(view, target)
+    known = images * validity
+    return {
+        WARP: fill_holes(known, validity),
+        WARP_NEAREST: fill_nearest(known, validity),
+        WARP_MIRROR: images,
+    }

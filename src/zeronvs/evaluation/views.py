@@ -14,7 +14,6 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.conditioning_kind import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.evaluation.baselines import warped_input
 from zeronvs.evaluation.held_out import (
     HeldOutPair,
     HeldOutScenes,
@@ -22,7 +21,7 @@ from zeronvs.evaluation.held_out import (
     motion_classes,
     read_pair_names,
 )
-from zeronvs.evaluation.metrics import psnr, ssim
+from zeronvs.evaluation.metrics import psnr, ssim, warped_input
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
 

@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from zeronvs._core.errors import InputError
-from zeronvs.photo.elevation import estimate_elevation
-from zeronvs.photo.estimate import Estimate, given
-from zeronvs.photo.field_of_view import estimate_fov_y
-from zeronvs.photo.scene_scale import estimate_scene_scale
+from zeronvs.photo.estimates import (
+    Estimate,
+    estimate_elevation,
+    estimate_fov_y,
+    estimate_scene_scale,
+    given,
+)
 from zeronvs.protocols import Geometry
 
 DEPTH_SIZE_PX = 128

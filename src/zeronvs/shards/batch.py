@@ -15,8 +15,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.shards.image_decoder import ImageDecoder
-from zeronvs.shards.images import IMAGE_EXTENSIONS, decode_depth
+from zeronvs.shards.images import IMAGE_EXTENSIONS, ImageDecoder, decode_depth
 from zeronvs.shards.index import ShardIndex
 from zeronvs.shards.overlap import SourceTable
 from zeronvs.shards.sampler import FramePair, PairSampler

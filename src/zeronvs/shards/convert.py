@@ -26,7 +26,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import read_json, sweep_temporary, write_aside, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.workers import run_tasks
-from zeronvs.datasets.framed_scene import (
+from zeronvs.datasets.framing import (
     Background,
     DepthEstimate,
     LoadedFrame,

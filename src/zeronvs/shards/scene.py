@@ -1,13 +1,14 @@
-"""The scenes of a shard, read one after the other; images are decoded on demand.
+"""The scenes of a shard, read in sequence; images are decoded on demand.
 
 Shards may be downloaded: names in them never reach the file system, sizes are bounded, damage is
-reported and never fatal. The layout is that of `zeronvs.shards.writer`.
+reported and never fatal. The layout is documented in `zeronvs.shards.writer`. `ShardSource` gives
+shards, ours or the authors', the interface of a data set.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import LARGEST_NUMBER
 from zeronvs.cameras.view import View
+from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews, check_split
 from zeronvs.shards.images import ImageFormat, decode_depth, decode_image, image_size
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
@@ -231,3 +233,71 @@ def _stored(value: Any) -> float:
     if not 0 <= number < LARGEST_NUMBER:
         raise ValueError("not a depth")
     return number
+
+
+class ShardSource:
+    """A folder of shards, or one shard."""
+
+    def __init__(self, root: Path) -> None:
+        """Find the shards.
+
+        Raises:
+            InputError: There is none.
+        """
+        self._shards = [root] if root.is_file() else sorted(root.glob("*.tar"))
+        if not self._shards:
+            raise InputError(f"{root}: there is no shard (.tar) in it")
+        self.damages: list[ShardDamage] = []
+        """Damage found while the shards are listed."""
+        self._members: dict[str, list[Member]] = {}
+        self._of_scene: dict[str, Path] | None = None
+
+    def scene_ids(self, split: str | None = None) -> list[str]:
+        """Return the names of all whole scenes; a folder of shards is one split."""
+        check_split(split, ())
+        return list(self._places())
+
+    def load(self, scene_id: str, split: str | None = None) -> SceneViews:
+        """Return one scene."""
+        check_split(split, ())
+        damages: list[ShardDamage] = []
+        shard = self._place(scene_id)
+        scene = read_scene(shard, scene_id, self._members[scene_id], damages.append)
+        if scene is None:
+            raise InputError(f"{scene_id} in {shard.name} has no whole frame")
+        frames = tuple(_scene_frame(scene, index) for index in range(len(scene)))
+        notes = tuple(f"{damage}: left out" for damage in damages)
+        return SceneViews(scene_id, frames, notes, len(damages))
+
+    def _places(self) -> dict[str, Path]:
+        if self._of_scene is None:
+            self._of_scene = {}
+            for shard in self._shards:
+                for scene_id, members in scan_members(shard, self.damages.append):
+                    if self._of_scene.setdefault(scene_id, shard) == shard:
+                        self._members[scene_id] = members
+        return self._of_scene
+
+    def _place(self, scene_id: str) -> Path:
+        if scene_id not in self._places():
+            raise InputError(f"there is no scene {scene_id!r}")
+        return self._places()[scene_id]
+
+
+def is_shards(folder: Path) -> bool:
+    """Tell whether a path is a shard or a folder of shards."""
+    return folder.suffix == ".tar" or (folder.is_dir() and any(folder.glob("*.tar")))
+
+
+def _scene_frame(scene: ShardScene, index: int) -> SceneFrame:
+    return SceneFrame(
+        scene.frames[index].name, scene.camera(index), partial(_frame_pixels, scene, index)
+    )
+
+
+def _frame_pixels(scene: ShardScene, index: int) -> FramePixels:
+    image = scene.image(index).permute(1, 2, 0).numpy()
+    depth = scene.depth_z(index)
+    return FramePixels(
+        np.ascontiguousarray(image), None if depth is None else np.asarray(depth.numpy())
+    )

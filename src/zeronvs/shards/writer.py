@@ -24,7 +24,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation
-from zeronvs.datasets.framed_scene import SHORT_SIDE_PX
+from zeronvs.datasets.framing import SHORT_SIDE_PX
 from zeronvs.shards.images import (
     ImageFormat,
     centre_square,
@@ -32,15 +32,15 @@ from zeronvs.shards.images import (
     encode_image,
     round_depth,
 )
-from zeronvs.shards.manifest import (
+from zeronvs.shards.metadata import (
     Manifest,
     SceneEntry,
     ShardEntry,
     finite_or_none,
+    re10k_metadata,
     read_manifest,
     write_manifest,
 )
-from zeronvs.shards.metadata import re10k_metadata
 from zeronvs.shards.scene import ShardFrame, ShardScene, read_shard, stored_depth_statistics
 from zeronvs.shards.statistics import aggregate_scale, camera_statistics, depth_statistics
 from zeronvs.shards.tar import ShardDamage

@@ -17,11 +17,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from zeronvs.depth.builtin import DepthNet
-from zeronvs.training.average import WeightAverage
 from zeronvs.training.export import forget_source, replace_folder
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.objective import Objective
 from zeronvs.training.pack import TrainingPack
+from zeronvs.training.training_state import WeightAverage
 
 FOLDER = "depth"
 

@@ -1,12 +1,14 @@
 """The training loop of every model of the package, on accelerate: one process or many.
 
 A step takes `accumulation` batches of every process. The state is saved every few steps; a run that
-was stopped at any moment resumes from the last one with the losses of an uninterrupted run.
+was stopped at any moment resumes from the last one with the losses of an uninterrupted run. Losses
+are logged to `log.jsonl`, and to TensorBoard on request.
 """
 
+import importlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,25 +17,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from jaxtyping import UInt8
 from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
+from zeronvs._core.files import append_lines, cut_back
+from zeronvs._core.optional import require
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
-from zeronvs.training.average import WeightAverage
-from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.objective import Batch, BatchStream, Objective
-from zeronvs.training.out_of_memory import advice, is_out_of_memory
-from zeronvs.training.training_log import STAGE, TrainingLog
+from zeronvs.training.finetune_config import FinetuneConfig, advice, is_out_of_memory
+from zeronvs.training.objective import Batch, BatchStream, Objective, write_sheet
 from zeronvs.training.training_state import (
     FILE_NAME,
     TrainingState,
+    WeightAverage,
     capture_tensors,
     load_state,
     restore_tensors,
     save_state,
 )
-from zeronvs.training.validation import write_sheet
 
 FIRST_SHARE = 1e-6
 """Share of the peak learning rate at the first step (published code, zeronvs_config.yaml)."""
@@ -292,3 +294,62 @@ class _Trainer:
             if self.step < self.config.steps:
                 self.objective.export(self.average, self.run.out)
         self.accelerator.wait_for_everyone()
+
+
+STAGE = "train"
+
+
+class TrainingLog:
+    """The log of one run, written by its first process."""
+
+    def __init__(self, out: Path, *, step: int, total: int, tensorboard: bool) -> None:
+        """Open the log of a run that starts, or resumes, after `step`.
+
+        Args:
+            out: The run's folder.
+            step: Steps done; lines of later steps are dropped.
+            total: Steps in the run.
+            tensorboard: Also write events for TensorBoard, to its folder `tensorboard`.
+
+        Raises:
+            ImportError: tensorboard is not installed; the message has the command.
+        """
+        self.path, self.total = out / "log.jsonl", total
+        cut_back(self.path, step)
+        self.board: Any = None
+        if tensorboard:
+            require("tensorboard", "train")
+            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+            self.board = writer(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def steps(
+        self, first: int, losses: list[float], values: Mapping[str, float], progress: Progress
+    ) -> None:
+        """Log the losses of steps `first`, `first` + 1, ... and further values of the last."""
+        lines: list[dict[str, int | float]] = [
+            {"step": first + index, "loss": loss} for index, loss in enumerate(losses)
+        ]
+        lines[-1] |= values
+        append_lines(self.path, lines)
+        last = lines[-1]
+        if self.board is not None:
+            for line in lines:
+                self.board.add_scalar("loss", line["loss"], line["step"])
+            for name, value in values.items():
+                self.board.add_scalar(name, value, last["step"])
+        mean = sum(losses) / len(losses)
+        shown = {"loss": mean} | {name: float(value) for name, value in values.items()}
+        progress(ProgressEvent(STAGE, int(last["step"]), self.total, shown))
+
+    def validation(self, step: int, loss: float, sheet: UInt8[Tensor, "3 h w"] | None) -> None:
+        """Log the result of a validation."""
+        append_lines(self.path, [{"step": step, "validation_loss": loss}])
+        if self.board is not None:
+            self.board.add_scalar("validation_loss", loss, step)
+            if sheet is not None:
+                self.board.add_image("validation", sheet.numpy(), step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self.board is not None:
+            self.board.close()

@@ -1,7 +1,9 @@
-"""Settings of a training run, and the recipes by name (data only)."""
+"""Settings of a training run, the presets (data only), and advice when memory runs out."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import torch
 
 from zeronvs._core.errors import InputError
 
@@ -220,3 +222,46 @@ LATENT = FinetuneConfig(
     validation_pairs=16,
 )
 """Pretraining on the latents of photographs alone, with holes to fill."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that a device, or this machine, has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in message or "can't allocate memory" in message
+    )
+
+
+def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
+    """Return one line that names the setting that makes the training smaller.
+
+    It is the first of these that is not used yet: a smaller batch (the effective batch stays, so
+    that nothing else changes), gradient checkpointing, half precision, low-rank additions, no
+    average.
+
+    Args:
+        config: Settings that need too much memory.
+        device: Device whose memory is too small.
+        processes: Processes that train together.
+    """
+    where = "this machine" if device.type == "cpu" else f"the device {device}"
+    smaller = [
+        size
+        for size in range(config.batch // 2, 0, -1)
+        if config.effective_batch % (size * processes) == 0
+    ]
+    if smaller and config.batch > 1:
+        setting = f"batch={smaller[0]} (the effective batch stays {config.effective_batch})"
+    elif not config.gradient_checkpointing:
+        setting = "gradient_checkpointing=True"
+    elif config.mixed_precision in ("no", "auto") and device.type != "cpu":
+        setting = "mixed_precision=bf16"
+    elif config.lora_rank is None:
+        setting = "lora_rank=16"
+    elif config.ema_decay is not None:
+        setting = "ema_decay=None"
+    else:
+        return f"the memory of {where} is used up, and every setting that saves memory is in use"
+    return f"the memory of {where} is used up at batch={config.batch}; use {setting}"

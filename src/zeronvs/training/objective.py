@@ -1,16 +1,19 @@
-"""What the training loop needs of a kind of model: examples of a batch, loss, export."""
+"""Interface between the training loop and a kind of model: examples, loss, validation, export."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
-from zeronvs.training.average import WeightAverage
+from zeronvs._core.files import write_aside
+from zeronvs.cameras.view import resize_image
+from zeronvs.training.training_state import WeightAverage
 
 
 @runtime_checkable
@@ -98,3 +101,17 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def export(self, average: WeightAverage | None, out: Path) -> Path:
         """Write the trained model, with averaged weights if there are any; return its path."""
+
+
+def sheet_of(columns: Sequence[Tensor]) -> UInt8[Tensor, "3 h w"]:
+    """Arrange batches of images in [0, 1] as columns, one example per row, at the last's size."""
+    side = int(columns[-1].shape[-1])
+    resized = [resize_image(images.float().cpu().clamp(0, 1), (side, side)) for images in columns]
+    rows = torch.cat(resized, dim=-1)  # n 3 side (columns side)
+    return (torch.cat(list(rows), dim=-2) * 255).round().to(torch.uint8)
+
+
+def write_sheet(path: Path, sheet: UInt8[Tensor, "3 h w"]) -> None:
+    """Write a sheet as PNG."""
+    with write_aside(path) as aside:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(aside)

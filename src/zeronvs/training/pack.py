@@ -18,7 +18,7 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.datasets.posed_scenes import crop_square, open_posed_scene
+from zeronvs.datasets.sources.posed import crop_square, open_posed_scene
 
 PHOTO_SIZE_PX = 176
 """Photographs are stored larger than the model's image, so that crops can be drawn from them."""

@@ -12,8 +12,7 @@ from torch import nn
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.training.denoising import DenoisingObjective
-from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.out_of_memory import is_out_of_memory
+from zeronvs.training.finetune_config import FinetuneConfig, is_out_of_memory
 from zeronvs.training.session import TrainRequest, representation_named, with_precision
 from zeronvs.training.starting_weights import load_start
 from zeronvs.training.view_pairs import ViewPairs

@@ -1,4 +1,4 @@
-"""Where training starts: a checkpoint of the original code, a folder, the built-in model."""
+"""Starting weights: a released checkpoint, a folder, the built-in model, or random numbers."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
@@ -16,9 +18,10 @@ from zeronvs.checkpoints.architecture_reading import architecture_of_folder
 from zeronvs.checkpoints.convert import convert_checkpoint
 from zeronvs.checkpoints.keys import ema_name, links_of
 from zeronvs.checkpoints.reader import CheckpointReader
+from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
-from zeronvs.training.builtin_architecture import make_builtin_pipeline
 
 SCRATCH = "scratch"
 CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
@@ -184,3 +187,50 @@ def swap_projection(
         weight[:, :columns] = before[:, :columns]
         new.projection.bias.copy_(old.projection.bias)
     return new
+
+
+def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
+    """Return the built-in architecture with random weights: 128 px, 32x32 cells of 4x4 pixels."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=48 * 3 + 16,
+        out_channels=48,
+        block_out_channels=(96, 160, 224, 224),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+    # The network starts by predicting the warped input itself.
+    for parameter in unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
+    image_encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=128,
+            intermediate_size=256,
+            projection_dim=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=64,
+            patch_size=8,
+        )
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+    return ZeroNVSPipeline(
+        vae=PixelShuffleAutoencoder(downscale=4, scaling_factor=1.0),
+        image_encoder=image_encoder,
+        unet=unet,
+        scheduler=scheduler,
+        cc_projection=CameraProjection(128, 19, 128, conditioning=ConcatWarp.name),
+    )

@@ -26,11 +26,11 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, read_json, write_aside, write_json
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import PyTorch3dNdc, camera_from_pytorch3d
-from zeronvs.datasets.sources.folders import clean_name
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
     SceneFrame,
     SceneViews,
+    clean_name,
     inside,
     read_image,
     read_map,

@@ -12,13 +12,15 @@ import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.conventions import opengl_from_colmap
-from zeronvs.datasets.sources.folders import check_split, choose, find_scene_folders
 from zeronvs.datasets.sources.scene_source import (
     IMAGE_ENDINGS,
     FramePixels,
     SceneFrame,
     SceneViews,
+    check_split,
+    choose,
     find_image,
+    find_scene_folders,
     pinhole,
     read_image,
 )

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from zeronvs._core.errors import InputError
-from zeronvs.datasets.sources.folders import check_split, choose, find_scene_folders
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
     SceneFrame,
     SceneViews,
+    check_split,
+    choose,
     find_image,
+    find_scene_folders,
     image_size,
     read_array,
     read_image,

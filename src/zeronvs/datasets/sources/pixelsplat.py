@@ -20,11 +20,12 @@ import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import read_json
-from zeronvs.datasets.sources.folders import check_split, clean_name
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
     SceneFrame,
     SceneViews,
+    check_split,
+    clean_name,
     inside,
     read_image,
 )

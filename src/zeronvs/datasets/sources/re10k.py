@@ -19,12 +19,15 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from zeronvs._core.errors import InputError
-from zeronvs.datasets.sources.folders import add_scene, check_split, choose, clean_name
 from zeronvs.datasets.sources.scene_source import (
     IMAGE_ENDINGS,
     FramePixels,
     SceneFrame,
     SceneViews,
+    add_scene,
+    check_split,
+    choose,
+    clean_name,
     read_image,
 )
 from zeronvs.formats.re10k import WORDS, read_re10k, unit_cameras
