@@ -70,7 +70,6 @@ def parse_json(content: bytes | str, name: str) -> Any:
 
     Args:
         content: UTF-8, with or without a byte order mark.
-        name: Name of the file, for messages.
 
     Raises:
         InputError: It is no JSON, nested too deeply, or holds a number that is not finite.
@@ -163,7 +162,6 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, int | float]]) -> None
     """Append one line for each mapping.
 
     Args:
-        path: The log; made if missing.
         lines: Finite numbers; "step" among them counts from 1.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

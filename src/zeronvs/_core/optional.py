@@ -12,7 +12,6 @@ def require(package: str, extra: str) -> ModuleType:
     """Import an optional package, or say how to get it.
 
     Args:
-        package: Name to import.
         extra: The extra of this project that installs it.
 
     Raises:

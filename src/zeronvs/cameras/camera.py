@@ -54,9 +54,7 @@ class Camera:
         """Make a camera with square pixels and a centred principal point.
 
         Args:
-            camera_to_world: OpenGL poses.
             fov_y_rad: Vertical field of view in radians, in (0, pi).
-            image_size_px: (height, width).
         """
         height_px, width_px = image_size_px
         fov_y_rad = torch.as_tensor(

@@ -35,7 +35,6 @@ def check_rigid(pose: Float[Tensor, "rows 4"], *, tolerance: float = 1e-2, where
     Args:
         pose: Camera-to-world or world-to-camera, 3x4 or 4x4.
         tolerance: Entries of R^T R may differ from the identity by this much.
-        where: Start of the message.
 
     Raises:
         InputError: It is not finite or very large, or scaled, sheared or mirrored.
@@ -139,9 +138,7 @@ def camera_from_pytorch3d(
     Args:
         rotation: `R`; a world point x, as a row, is x R + T in the camera.
         translation: `T`, scene units.
-        focal_ndc: Focal lengths (x, y).
         principal_point_ndc: (x, y); +x is left and +y up, 0 the middle of the image.
-        image_size_px: (height, width).
         ndc: What +-1 means: "short_side" is PyTorch3D's own, "image_bounds" that of CO3D's files.
     """
     world_to_camera = _homogeneous(torch.cat([rotation.mT, translation[..., None]], dim=-1))
@@ -176,7 +173,6 @@ def camera_from_projection(
 
     Args:
         projection: World to homogeneous pixels, of any scale and sign. Use float64.
-        image_size_px: (height, width).
 
     Returns:
         Our cameras. Skew is dropped: `Camera` has none.
@@ -205,7 +201,6 @@ def camera_from_dtu(
     Args:
         world_mat: World (y down, z forward) to homogeneous pixels. Use float64.
         scale_mat: Normalised coordinates to that world: a scale and a shift.
-        image_size_px: (height, width).
 
     Returns:
         Cameras in normalised scene units; the world is turned to y up, z backward.

@@ -129,9 +129,6 @@ def squash_translation(translation: Float[Tensor, "*batch 3"]) -> Float[Tensor, 
     About half of t where t is small, never beyond +-5: a camera far away does not drown the rest of
     the embedding. The paper does not mention it, but the released model was trained with it, and
     weights that expect it fail without it.
-
-    Args:
-        translation: Translations already divided by the scene scale, model units.
     """
     return SQUASH_SLOPE * SQUASH_KNEE * torch.tanh(translation / SQUASH_KNEE)
 

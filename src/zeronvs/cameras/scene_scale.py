@@ -15,11 +15,7 @@ DEPTH_RANGE = (1e-3, 1e3)
 
 
 def camera_norm_scale(positions: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch"]:
-    """Return the mean distance of the cameras to their centroid (s of `6DoF+1, norm`, §3.2).
-
-    Args:
-        positions: Optical centres of all n cameras of a scene, scene units.
-    """
+    """Return the mean distance of the cameras to their centroid (s of `6DoF+1, norm`, §3.2)."""
     centroid = positions.mean(dim=-2, keepdim=True)
     return (positions - centroid).norm(dim=-1).mean(dim=-1)
 
@@ -57,7 +53,6 @@ def viewer_scale(
 
     Args:
         depth_z: Dense depth of the input view, scene units: see `fill_depth`.
-        quantile: Which quantile.
         stride: Only every stride-th row and column is read, as the published code does.
     """
     return _quantile(depth_z[..., ::stride, ::stride].flatten(-2), quantile)
@@ -122,7 +117,6 @@ def fit_disparity(
     around is replaced by the constant median.
 
     Args:
-        relative: Disparity up to scale and shift.
         wanted: 1 / depth at the same places, 1 / scene units.
 
     Returns:

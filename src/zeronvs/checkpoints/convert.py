@@ -39,11 +39,7 @@ from zeronvs.checkpoints.keys import (
     links_of,
 )
 from zeronvs.checkpoints.reader import CheckpointReader
-from zeronvs.checkpoints.writer import (
-    PlannedTensor,
-    write_safetensors,
-    write_torch_checkpoint,
-)
+from zeronvs.checkpoints.writer import PlannedTensor, write_safetensors, write_torch_checkpoint
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.sampling import NoiseSchedule
 
@@ -83,8 +79,6 @@ def convert_checkpoint(
         out_dir: Folder to make; must not exist, or be empty.
         config_path: YAML file of the checkpoint; by default the one of the same name beside it,
             and where there is none, what the released models have.
-        half: Store float16 instead of float32.
-        progress: Told of each tensor.
 
     Raises:
         InputError: The checkpoint cannot be used, or the folder is not empty.
@@ -164,10 +158,8 @@ def export_checkpoint(
     CLIP itself and does not use it.
 
     Args:
-        folder: A pipeline of the released kind.
         checkpoint_path: File to write, e.g. `zeronvs.ckpt`.
         half: Store float16 instead of the folder's own precision.
-        progress: Told of each tensor.
 
     Raises:
         InputError: The folder is no such pipeline, or is damaged.

@@ -85,8 +85,6 @@ def write_torch_checkpoint(
     """Write a checkpoint that `torch.load` reads, holding one tensor in memory at a time.
 
     Args:
-        path: Where to write.
-        tensors: The `state_dict`.
         copies: More names in the `state_dict`, each with the name of the tensor it shares.
         facts: Plain values beside the `state_dict`.
     """

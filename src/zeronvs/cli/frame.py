@@ -23,7 +23,6 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     Anything unforeseen keeps its traceback: that is a bug to be reported.
 
     Args:
-        work: The verb.
         words: The command line, for the hint how to go on.
     """
     _quieten()

@@ -96,14 +96,9 @@ def check_source(
 
     Args:
         open_source: Opens the source; called in every process, so it must be picklable.
-        out: Folder for sheets and report.
-        split: Only this one.
-        pairs: Pairs of frames a scene.
         limit: At most so many scenes, evenly spread.
         load_depth: Loads a network for relative depth; with it sparse depth is filled for the
             sheets (never for the verdict).
-        workers: Number of processes.
-        progress: Called for every scene.
 
     Raises:
         InputError: The source cannot be opened, or has no scene.

@@ -169,10 +169,7 @@ def frame_to(
     """Return how to cut a frame so that its short side spans exactly this slope both ways.
 
     Args:
-        camera: The frame's own.
-        lens: Its distortion.
         half_slope: Tangent of half the field of view along the short side; at most `half_slopes`.
-        short_side_px: Pixels of the short side.
         square: Cut the centre square; else keep the longer side as far as the image reaches.
     """
     focal_px = 0.5 * short_side_px / half_slope
@@ -250,7 +247,6 @@ def choose_frames(
     """Choose the frames that can be used and the widest field of view that all of them have.
 
     Args:
-        scene: The scene.
         notes: A sentence is appended for what is left out.
         max_frames: At most so many, evenly spread.
     """
@@ -289,7 +285,6 @@ def load_frames(
 
     Args:
         frames: Chosen by `choose_frames`, as is `half_slope`.
-        half_slope: Tangent of half the field of view along the short side.
         notes: A sentence is appended for what is left out.
         square: Crop the centre square; else keep the longer side as far as the image reaches.
         background: White puts masked objects on white and drops the depth around them.

@@ -193,9 +193,6 @@ class SyntheticSource:
         """Prepare the scenes.
 
         Args:
-            scenes: How many.
-            frames: Frames a scene.
-            seed: Seed of all scenes.
             split: Its name; each split has scenes of its own.
             photos: Folder (with folders) of photographs that give the textures; drawn patterns if
                 not given.

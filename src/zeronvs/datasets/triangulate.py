@@ -43,7 +43,6 @@ def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndar
     """Return a sparse depth map for each frame, scene units; 0 = unknown.
 
     Args:
-        images: RGB, uint8.
         cameras: Single cameras, one an image, whose poses are correct.
     """
     grey = [_grey(image) for image in images]

@@ -220,9 +220,6 @@ def conditioning_kind(
     Args:
         name: As in the model's configuration; None (folders of older versions): the kind with as
             many input channels.
-        in_channels: Input channels of the denoiser.
-        latent: The autoencoder's latents.
-        latent_size: Side of the square latents.
         predicts_clean: Whether the scheduler's prediction type is "sample".
 
     Raises:

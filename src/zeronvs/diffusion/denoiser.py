@@ -15,17 +15,8 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation, embed_cameras
 from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.autoencoder import (
-    LatentSpace,
-    PixelShuffleAutoencoder,
-    latent_space,
-)
-from zeronvs.diffusion.condition import (
-    CameraCondition,
-    Condition,
-    clip_pixels,
-    fit_view,
-)
+from zeronvs.diffusion.autoencoder import LatentSpace, PixelShuffleAutoencoder, latent_space
+from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels, fit_view
 from zeronvs.diffusion.conditioning_kind import ConditioningKind, Warped, conditioning_kind
 from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.protocols import GeometryEstimator
@@ -53,8 +44,6 @@ class ViewDenoiser(DiffusionPipeline):
 
         Args:
             vae: Images in [-1, 1] to latents and back.
-            image_encoder: CLIP image embedding.
-            unet: The denoiser.
             scheduler: Noise schedule, kind of prediction and DDIM spacing.
             cc_projection: Image embedding and pose to a token; its configuration names the camera
                 representation and the kind of conditioning.
@@ -262,7 +251,6 @@ class ViewDenoiser(DiffusionPipeline):
         """Return scaled latents of images in [0, 1] of any size; differentiable.
 
         Args:
-            image: RGB.
             generator: One, or one per image: draws from the autoencoder's posterior, as training
                 does; None takes the mode.
         """

@@ -71,10 +71,8 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
     """Return the input view as a batch of one.
 
     Args:
-        image: A picture, or a view that brings its camera.
         input_camera: Camera of the picture; by default at distance 1 from the world's origin,
             looking at it horizontally, with the field of view of the first target camera.
-        targets: The cameras that are asked for.
 
     Raises:
         InputError: The picture cannot be used, a view comes with another camera, or several views.
@@ -102,7 +100,6 @@ def draw_seeds(generator: Seeds, count: int) -> list[int]:
     Args:
         generator: A seed (sample k gets seed + k), one seed per sample, or a generator to draw
             them from; None draws fresh ones.
-        count: Samples.
 
     Raises:
         InputError: The number of seeds is not the number of samples.

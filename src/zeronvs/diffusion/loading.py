@@ -61,7 +61,6 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     modules of components are imported here, never another that a folder names.
 
     Args:
-        folder: The folder.
         passed: Components that the caller brings, which the folder may lack.
 
     Raises:

@@ -35,13 +35,11 @@ def ddim_sample(
     """Go from noise to clean (scaled) latents.
 
     Args:
-        predict: The guided network.
         scheduler: Noise schedule, spacing of timesteps and kind of prediction; not changed.
         initial_latent: Standard normal noise.
         generators: One per sample, for the noise that `eta` > 0 adds at each step.
         num_inference_steps: Steps, from 1 to the number of training timesteps.
         eta: 0 = deterministic, 1 = as much noise as ancestral sampling.
-        on_step: Called after each step.
 
     Raises:
         InputError: The number of steps or eta is out of range.

@@ -75,13 +75,7 @@ def sample_anchors(
     """Sample the anchors from the photo with DDIM; their pixels lie on the 8-bit grid.
 
     Args:
-        pipe: The diffusion model.
-        input_view: The photo, batch of 1.
         scene_scale: Scene units per model unit.
-        cameras: One per anchor.
-        config: Settings of the sampler.
-        seeds: One per anchor.
-        progress: Told of every step.
     """
     image = pipe.sample(
         pipe.encode(input_view, scene_scale),

@@ -53,7 +53,6 @@ def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
     """Find loss terms that are not finite numbers.
 
     Args:
-        terms: Value of each loss term.
         step: Step of the run, from 1.
     """
     return [
@@ -128,10 +127,8 @@ def check_guidance(
     """Find a model that does not listen to the camera: same noise, other camera, same answer.
 
     Args:
-        pipe: The diffusion model.
         condition: The photo, batch of 1.
         cameras: Two or more different cameras.
-        seed: Of the noise.
     """
     told = pipe.prepare(condition, cameras)
     latent = condition.latent
@@ -166,7 +163,6 @@ def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
     """Find an empty scene, and cameras that stand inside its content.
 
     Args:
-        scene: The scene.
         cameras: Batch of cameras that ought to see it; small images do.
     """
     findings = []

@@ -51,15 +51,10 @@ def distill(
     Args:
         pipe: The diffusion model, on `device`; may be None where the recipe never asks it.
         input_view: The photo (one view) at the canonical camera: azimuth 0, looking at the origin.
-        elevation_rad: Elevation of that camera.
         scene_scale: Scene units per model unit (the paper's q), > 0.
-        config: The recipe.
         run_dir: Gets checkpoint.safetensors, log.jsonl and anchors/.
-        seed: All randomness follows from it.
-        device: Where the scene is made.
         supervised: Views beside the photo that the scene is fitted to.
         geometry_estimator: Predicts the depth of anchors, for models that need it.
-        progress: Called at every step.
         resume: Go on from the checkpoint in `run_dir`, where there is one.
 
     Raises:

@@ -70,7 +70,6 @@ def robust_error(
     """Return a penalty that equals the square near zero and forgives outliers as `kind` says.
 
     Args:
-        difference: Residuals.
         kind: "squared" d^2; "absolute" knee * |d|; "huber" d^2 up to the knee, then straight.
         knee: Where the straight part begins; sampled views that disagree with the rest by more
             than this pull with constant force instead of fogging the scene.
@@ -110,12 +109,8 @@ def free_space_loss(
     One minus exp(-optical depth), the optical depth estimated from a few random points a ray.
 
     Args:
-        field: Asked for its density only.
         pixels: Rays with depth; those of unknown depth are free.
-        near: Distance at which rays start, scene units.
-        generator: CPU generator.
         margin: Share of the distance before the known depth that may hold content.
-        samples: Random points a ray.
     """
     end = (1.0 - margin) * pixels.depth_z / pixels.z_per_unit_distance
     length = (end - near).clamp(min=0.0)
@@ -141,11 +136,8 @@ def clearance_loss(
     whole frames. Rays are turned about the world's z, so that they start between the views.
 
     Args:
-        field: Asked for its density only.
         origins: Where rays of known views start, scene units.
-        directions: Unit directions.
         turn_rad: Rays are turned by up to this, either way.
-        generator: CPU generator.
         share: Nothing should stand within this share of the distance to the world's origin.
     """
     draws = torch.rand((2, len(origins)), generator=generator).to(origins.device)

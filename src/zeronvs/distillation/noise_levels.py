@@ -77,7 +77,6 @@ def anisotropic_step(
     """Return the step at which each view reads the schedule: max(0, step - delay * angle / pi).
 
     Args:
-        step: Step of the run.
         azimuth_distance_rad: Angle in azimuth between each view and the photo, in [0, pi].
         delay_steps: How far the opposite view lags behind.
     """
@@ -108,11 +107,8 @@ def draw_timesteps(
     """Draw one diffusion timestep per view, uniform over the range that the view has reached.
 
     Args:
-        config: The schedule.
         step: Step of the run, from 0.
         azimuth_distance_rad: Angle in azimuth between each view and the photo, in [0, pi].
-        num_timesteps: Training timesteps of the diffusion model.
-        generator: CPU generator.
     """
     steps = anisotropic_step(step, azimuth_distance_rad, config.anisotropic_delay_steps)
     ranges = torch.tensor([noise_level_range(config, float(s), num_timesteps) for s in steps])

@@ -31,12 +31,7 @@ from zeronvs.distillation.losses import (
 )
 from zeronvs.distillation.noise_levels import draw_timesteps
 from zeronvs.distillation.sds import gate_gradient, sds_gradient, sds_loss
-from zeronvs.distillation.supervision import (
-    SupervisedViews,
-    jittered,
-    random_pixels,
-    resized_view,
-)
+from zeronvs.distillation.supervision import SupervisedViews, jittered, random_pixels, resized_view
 from zeronvs.distillation.viewpoints import random_viewpoints
 from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.renderer import RayRendering

@@ -47,13 +47,7 @@ class PixelBatch:
 def random_pixels(
     supervised: SupervisedViews, count: int, generator: torch.Generator
 ) -> PixelBatch:
-    """Draw pixels uniformly over all views.
-
-    Args:
-        supervised: The views.
-        count: How many pixels.
-        generator: CPU generator.
-    """
+    """Draw pixels uniformly over all views."""
     views = supervised.views
     device = views.image.device
     height_px, width_px = views.camera.image_size_px
@@ -99,7 +93,6 @@ def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera
     Args:
         camera: One camera, or a batch that is moved as one.
         noise: Standard deviation of the shift, scene units, and of the turn, radians.
-        generator: CPU generator.
     """
     shift, turn = (noise * torch.randn((2, 3), generator=generator)).to(camera.camera_to_world)
     x, y, z = turn.unbind()

@@ -93,12 +93,9 @@ def random_viewpoints(
     (uniform in the sine of the elevation), each viewpoint deciding for itself.
 
     Args:
-        config: The ranges.
-        count: How many.
         step: Step of the run, from 0.
         input_elevation_rad: Elevation of the photo's camera; the ranges grow from there.
         input_distance: The photo's distance from the origin, scene units.
-        generator: CPU generator.
     """
     until_step = config.progressive_until_step
     azimuth_low, azimuth_high = reached_range(config.azimuth_range_rad, 0.0, step, until_step)

@@ -95,8 +95,6 @@ class HeldOutScenes:
         """Remember the folder.
 
         Args:
-            folder: It holds the scenes.
-            size_px: Side of the squares.
             geometry_estimator: For frames that come without a monocular disparity and without
                 measured depth.
         """

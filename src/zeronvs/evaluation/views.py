@@ -102,8 +102,6 @@ def evaluate_views(
         pipe: The model; it is given the scene scale. None measures the baselines alone.
         folder: Posed scenes beside a `pairs.json`.
         perceptual: The distance to report; None leaves its column out.
-        config: Settings.
-        progress: Told of every batch.
         geometry_estimator: Predicts the depth that the model is given; without one, the model is
             given the depth of the warp baseline.
 

@@ -57,14 +57,7 @@ def write_views_report(
     source: str,
     model: str,
 ) -> list[Path]:
-    """Write `metrics.json`, `table.md` and a contact sheet for each class; return the files.
-
-    Args:
-        out: The folder.
-        evaluation: What to write.
-        source: What was measured on.
-        model: What was measured.
-    """
+    """Write `metrics.json`, `table.md` and a contact sheet for each class; return the files."""
     means = {
         label: {
             method: {m: evaluation.mean(label, method, m) for m in evaluation.metrics}

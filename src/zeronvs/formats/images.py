@@ -25,7 +25,6 @@ def contact_sheet(
     """Lay images out in rows on white.
 
     Args:
-        images: At least one image.
         columns: Images a row; about twice as many as there are rows if not given.
         gap_px: White between images.
 

@@ -58,8 +58,6 @@ def write_splat_ply(
     are left out.
 
     Args:
-        path: Where to, with suffix .ply.
-        splats: In our world.
         up: Axes of the file.
         sh_degree: How many (zero) harmonics to write, 0 to 3; 0 makes the file a quarter as large,
             which most viewers accept.

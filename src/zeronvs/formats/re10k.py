@@ -48,10 +48,6 @@ def read_re10k(path: Path) -> Re10kClip:
 def parse_re10k(text: str, name: str) -> Re10kClip:
     """Read the cameras of one clip from its text.
 
-    Args:
-        text: Content of the file.
-        name: Name of the file, for messages.
-
     Raises:
         InputError: A line is not a camera, or there is none.
     """
@@ -97,11 +93,6 @@ def camera_path_from_re10k(text: str, name: str, image_size_px: tuple[int, int] 
 
     The pixels of the video are square, which gives its aspect ratio: the vertical field of view is
     kept and the image cropped or widened at its sides.
-
-    Args:
-        text: Content of the file.
-        name: Name of the file, for messages.
-        image_size_px: (height, width) of the returned cameras.
 
     Raises:
         InputError: A line is not a camera, a pose is not rigid, or no image size is given.

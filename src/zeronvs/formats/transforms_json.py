@@ -43,7 +43,6 @@ def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None
     viewer saves paths in a world that it has rotated, centred and scaled.
 
     Args:
-        path: The file.
         image_size_px: (height, width) of the returned cameras. The vertical field of view is kept
             and the image cropped or widened at its sides. None keeps the size in the file;
             RealEstate10K files have none.
@@ -137,7 +136,6 @@ def write_transforms(
         path: The file to write. Image paths are written relative to its folder, so that a folder
             with cameras and images can be moved.
         cameras: One camera an image, with one leading axis.
-        image_paths: The image of each camera.
         extra: Fields to add to each frame.
 
     Raises:

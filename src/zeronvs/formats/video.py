@@ -19,9 +19,7 @@ def write_video(
     Odd sizes are cut by one pixel: the colour planes have half the resolution.
 
     Args:
-        path: Where to write; its suffix must be one of an MP4.
         frames: sRGB in [0, 1]; values outside are clamped.
-        frames_per_second: Frames a second, above 0.
         crf: Quality of x264; 0 is lossless, 16 is hard to tell from the original.
 
     Raises:

@@ -61,7 +61,6 @@ def estimate_fov_y(
     Args:
         short_side_px: Side of the square in pixels of the photograph.
         focal_px: Focal length in the same pixels, where the camera recorded it.
-        focal_source: What it was read from.
         guess: What a network makes of the picture, in radians.
     """
     if focal_px is not None:
@@ -124,7 +123,6 @@ def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = 
     It is then averaged with the default by their spreads: depth from one picture is uncertain.
 
     Args:
-        fov_y_rad: Vertical field of view of the depth map.
         depth_z: Depth of the centre square in any unit, where there is a depth model.
     """
     default = Estimate(
@@ -152,7 +150,6 @@ def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundP
 
     Args:
         depth_z: Depth along the optical axis, any unit; pixels that are not positive are left out.
-        fov_y_rad: Vertical field of view in radians.
     """
     height_px, width_px = depth_z.shape
     focal_px = 0.5 * height_px / math.tan(0.5 * fov_y_rad)
@@ -209,9 +206,6 @@ def estimate_scene_scale(relative_depth: Float[Tensor, "h w"] | None = None) -> 
     In the model's unit the 20 % quantile of the depth is 1 (paper, viewer normalisation). The input
     camera stands at distance 1 from the origin of the scene. So that the origin lies on what was
     photographed, the median depth of the centre must be 1 scene unit: q = 1 / that median.
-
-    Args:
-        relative_depth: Depth of the centre square in the model's unit, if there is a depth model.
     """
     if relative_depth is not None:
         height_px, width_px = relative_depth.shape

@@ -51,9 +51,6 @@ def load_photo(path: Path | str) -> Photo:
     Applied: the EXIF rotation, the embedded colour profile, white behind transparent parts, the
     first frame of an animation, 16-bit to float, and a reduction of very large files.
 
-    Args:
-        path: A file in any format that Pillow reads.
-
     Raises:
         InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
             smaller than 64 px or larger than about 180 megapixels.
@@ -219,8 +216,6 @@ def to_srgb(image: Image.Image, *, icc_profile: bytes | None, notes: list[str]) 
     """Return the picture in mode RGB, or in mode F (grey, in [0, 1]) for more than 8 bits.
 
     Args:
-        image: A loaded picture in any mode.
-        icc_profile: The colour profile in the file, if any.
         notes: Sentences are appended for what its owner may want to know.
     """
     if image.mode.startswith("I") or image.mode == "F":

@@ -95,10 +95,8 @@ def even_edges(
     """Return the edges of even intervals on [0, 1], the inner ones shifted by `jitter` of a step.
 
     Args:
-        rays: Rays r.
         intervals: Intervals; there is one edge more.
         jitter: In [-0.5, 0.5), the same for all edges of a ray; None: none.
-        like: Gives dtype and device.
     """
     edges = torch.linspace(0.0, 1.0, intervals + 1, dtype=like.dtype, device=like.device)
     edges = edges.expand(rays, -1)

@@ -93,11 +93,7 @@ def march_rays(
     """Render rays.
 
     Args:
-        field: What is looked at.
         proposal: Says where to look; None: everywhere.
-        origins: World coordinates, scene units.
-        directions: Unit vectors.
-        config: How rays are sampled.
         background: RGB behind each ray; None: black.
         jitter: In [-0.5, 0.5), shifts the proposal and the final intervals; None: none.
         quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.

@@ -135,13 +135,9 @@ class Scene(nn.Module):
         """Render single rays, e.g. random pixels in training.
 
         Args:
-            origins: World coordinates, scene units.
-            directions: Unit vectors.
             background: RGB behind the scene, one for all rays or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
             quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
-            with_normals: Also render normals.
-            chunk: As in `render`.
         """
         rays = origins.shape[0]
         jitter = None

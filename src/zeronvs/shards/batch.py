@@ -90,8 +90,6 @@ class PairReader:
         """Prepare to read pairs of some sources; opens nothing yet.
 
         Args:
-            tables: Scenes of the sources.
-            reading: Fields of a pair to read.
             sampler: Draws replacements for pairs that cannot be decoded.
         """
         self._files: OrderedDict[Path, int] = OrderedDict()

@@ -116,16 +116,11 @@ def convert(
     Args:
         open_source: Opens the source; called in every process, so it must be picklable.
         out: Folder of the shards, new or of the same conversion.
-        config: Settings.
         description: Origin of the scenes, for people and for the check that a resumed conversion
             has the same source.
-        licence: Licence of the images.
         load_depth: Loads a network for relative depth, which fills sparse depth for the viewer
             scale; picklable. None: scales from the known pixels alone.
         depth_name: Name of that network, for the settings.
-        workers: Number of processes.
-        max_shard_bytes: A shard is full when it is at least so large.
-        progress: Called for every scene.
 
     Raises:
         InputError: The source cannot be opened, or `out` holds something else.

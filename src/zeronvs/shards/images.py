@@ -98,8 +98,6 @@ def encode_image(
     """Return an image as bytes.
 
     Args:
-        image: RGB.
-        image_format: Format of the result.
         quality: JPEG and WebP quality, 1 to 100.
     """
     buffer = io.BytesIO()
@@ -179,7 +177,6 @@ class ImageDecoder:
         """Return the centre square of an image at a size.
 
         Args:
-            content: The file.
             extension: Format by its name; a hint only.
             size_px: Side of the result. Where the image's short side differs, it is resized.
 

@@ -122,7 +122,6 @@ def open_index(
     """Return the index of a shard: the one beside it where it fits, else a new one.
 
     Args:
-        path: The tar.
         with_depth: Compute the statistics of every depth map: where metadata does not have them,
             all depth maps are decoded, once.
         on_damage: Called for each damage when a new index is made.

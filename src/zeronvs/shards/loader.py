@@ -59,13 +59,9 @@ class PairLoader:
         Args:
             sources: Folders of shards (or single tar files) and their weights in the mixture.
                 Published: CO3D .34, RealEstate10K .33, ACID .33.
-            config: Settings.
-            batch: Pairs in a batch.
             rank: Rank of this process; no two ranks draw the same scene.
-            world_size: Number of ranks.
             workers: Number of decoding processes, 0 for none; it changes only the speed.
             on_damage: Called for everything that cannot be used and is left out.
-            progress: Called for every shard that is indexed.
 
         Raises:
             InputError: A source holds no shard, or nothing usable; or a setting is out of range.
@@ -166,10 +162,7 @@ def open_shards(
     """Open all shards of a folder, or one tar file; each is indexed where it is not yet.
 
     Args:
-        source: A folder of tar files, or a tar file.
-        with_depth: See `index.open_index`.
         on_damage: Called for damage; a shard that cannot be read at all is damage too.
-        progress: Called for every shard that is opened.
 
     Raises:
         InputError: There is no tar file.

@@ -104,8 +104,6 @@ def re10k_metadata(
 
     Args:
         camera_to_world: OpenGL, scene units.
-        focal_px: Focal length, pixels.
-        side_px: Side of the centre square, pixels.
         own: Fields to store under our key; NaN is not allowed.
     """
     half = 0.5 * side_px

@@ -62,12 +62,6 @@ def predict_overlap(
     their centre) and projected into the target. A point that the target would observe from behind,
     at more than a right angle to the input's ray, does not count. Other occlusion is not known, so
     this is an upper bound.
-
-    Args:
-        table: The source.
-        scene: Index of a scene in the table.
-        inputs: Frames of the scene.
-        targets: Frames of the scene.
     """
     shard, first = table.first_frame(scene)
     inputs, targets = first + inputs, first + targets

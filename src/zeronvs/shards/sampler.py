@@ -79,9 +79,6 @@ class PairSampler:
 
         Args:
             sources: Tables and weights (> 0; they need not sum to 1).
-            config: How pairs are drawn.
-            batch: Pairs in a batch.
-            rank: Rank of this process.
             world_size: Number of ranks. No scene is drawn by two of them; where a source has fewer
                 scenes than ranks, no ordered pair is.
 

@@ -134,7 +134,6 @@ def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[
     """Read the scenes of a shard one after the other; one scene is in memory at a time.
 
     Args:
-        path: A tar file.
         on_damage: Called for damage. Unusable parts are left out: a frame without image or
             metadata, a member of an odd size, the scene in which a truncated tar ends.
 
@@ -159,12 +158,6 @@ def read_scene(
     path: Path, scene_id: str, members: list[Member], on_damage: DamageListener
 ) -> ShardScene | None:
     """Read one scene whose members are known (see `shard_tar.scan_members`).
-
-    Args:
-        path: The tar.
-        scene_id: "category/scene".
-        members: Members of that scene.
-        on_damage: Called for frames that are left out.
 
     Returns:
         The scene; None where no frame of it can be used.

@@ -70,11 +70,7 @@ UNKNOWN_DEPTH = DepthStatistics(math.nan, math.nan, (math.nan,) * len(DEPTH_QUAN
 
 
 def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStatistics:
-    """Return where cameras stand and look.
-
-    Args:
-        camera_to_world: OpenGL poses of all frames of a scene, float64.
-    """
+    """Return where cameras stand and look."""
     position, backward = camera_to_world[:, :3, 3], camera_to_world[:, :3, 2]
     center = position.mean(0)
     # Projections on the planes across the optical axes; the focus point is their closest point.

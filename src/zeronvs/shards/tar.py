@@ -66,7 +66,6 @@ def scan_members(
     """Yield the scenes of a tar as (scene id, members), reading headers only.
 
     Args:
-        path: A tar file, not compressed.
         on_damage: Called for damage. A tar that ends before its end mark loses its last scene,
             which may be incomplete.
 

@@ -86,14 +86,10 @@ def encode_frame(
         depth_z: Along the optical axis, scene units; 0 = unknown. None is written as unknown
             everywhere, because the published reader wants a depth map for each frame.
         name: E.g. "frame000012"; published shards count from 1.
-        image_format: "png" is exact and the one that the published reader reads; "jpg" is smaller
-            and faster to decode.
         disparity: Disparity of the centre square by a monocular network: fills sparse depth for the
             viewer scale (see `depth_statistics`).
         square: Keep the centre square only: all that training reads, and the same to the published
             reader.
-        quality: JPEG and WebP quality, 1 to 100.
-        extra: What else to keep in the metadata under our key; what JSON can hold.
 
     Raises:
         InputError: The short side is not 256, or the camera is not centred with square pixels.
@@ -151,11 +147,7 @@ class ShardWriter:
         """Open a folder, new or with finished shards.
 
         Args:
-            folder: Where; made when missing.
             prefix: Shards are called `<prefix>-000000.tar` and so on.
-            split: Name of the split, for the manifest.
-            source: Where the scenes come from.
-            licence: Licence of the images.
             max_scenes_per_shard: A shard is full with so many scenes.
             max_bytes: A shard is full when it is at least so large.
 

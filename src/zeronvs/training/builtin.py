@@ -43,8 +43,6 @@ def train_builtin(session: Session, preset: BuiltinPreset, progress: Progress = 
         session: Its request names one folder with `posed/train/*/scene.json` and
             `photos/*/NAME.jpg` with `NAME_teacher.jpg`, and a start of the warping kind (or
             "scratch").
-        preset: Settings.
-        progress: Called at every step.
 
     Raises:
         InputError: The data or the start do not fit, or a package with start weights is missing.

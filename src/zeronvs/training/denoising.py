@@ -66,8 +66,6 @@ class DenoisingObjective(Objective):
         """Freeze and free the parts of a pipeline; the pipeline stays the owner.
 
         Args:
-            pipe: A pipeline of any kind.
-            config: Settings.
             geometry_estimator: Completes the depth of pairs from shards.
             perceptual: Network of the perceptual term, for a `perceptual_weight` above 0.
         """
@@ -326,13 +324,9 @@ def perceptual_losses(
     its distances count twice, the others are 0.
 
     Args:
-        network: Perceptual distance.
         image: Predicted target views as they are sampled, known pixels restored.
-        truth: Target views.
         hole: 1 where pixels are generated, else 0.
-        timestep: Timesteps of the predictions.
         draw: Uniform numbers in [0, 1) that choose the windows.
-        crop_px: Side of the windows.
     """
     chosen = timestep.argsort(descending=True, stable=True)[: max(1, len(timestep) // 2)]
     windows = hole_windows(hole[chosen], min(crop_px, truth.shape[-1]), draw[chosen.cpu()])
@@ -356,7 +350,6 @@ def hole_windows(
 
     Args:
         hole: 1 where pixels are generated, else 0.
-        side_px: Side of the windows.
         draw: Uniform numbers in [0, 1).
     """
     stride = max(1, side_px // 4)

@@ -60,13 +60,7 @@ class DepthObjective(Objective):
     """Train a depth network; batch statistics of the encoder stay as they are."""
 
     def __init__(self, net: DepthNet, config: FinetuneConfig, depth: DepthTrainingConfig) -> None:
-        """Freeze the first stages of the network.
-
-        Args:
-            net: The network with its start weights.
-            config: Settings of the loop.
-            depth: Settings of the loss.
-        """
+        """Freeze the first stages of the network."""
         super().__init__()
         self.net, self.config, self.depth = net, config, depth
         net.requires_grad_(True)
@@ -137,12 +131,6 @@ class DepthBatches:
         """Keep the images; nothing is drawn yet.
 
         Args:
-            pack: Training images.
-            config: Settings of the loop.
-            depth: Settings of the augmentation.
-            size_px: Side of the network's input.
-            seed: Seed of the whole stream.
-            rank: Rank of this process.
             processes: Processes that train together, which take the batches in turn.
         """
         self.pack, self.config, self.depth, self.size_px = pack, config, depth, size_px

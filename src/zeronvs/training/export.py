@@ -40,9 +40,6 @@ def export_pipeline(
 
     Args:
         pipe: The trained pipeline; left as it is.
-        average: Moving average of its weights.
-        out: Run folder.
-        has_lora: Whether the U-Net has low-rank additions.
         dtype: Precision of the written weights; None: that of the pipeline.
 
     Returns:
@@ -106,8 +103,6 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
     """Freeze the U-Net and add trainable low-rank layers that change nothing yet.
 
     Args:
-        unet: Changed in place.
-        rank: Rank of each addition.
         seed: Seed of the first factor of each addition; the second is zero.
 
     Raises:

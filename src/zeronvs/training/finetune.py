@@ -306,9 +306,7 @@ class TrainingLog:
         """Open the log of a run that starts, or resumes, after `step`.
 
         Args:
-            out: The run's folder.
             step: Steps done; lines of later steps are dropped.
-            total: Steps in the run.
             tensorboard: Also write events for TensorBoard, to its folder `tensorboard`.
 
         Raises:

@@ -149,9 +149,7 @@ def autocast_precision(device_type: str, *, cpu_capability: str, cuda_has_bf16: 
     On a CPU without AVX-512, bfloat16 is emulated and up to 50 times slower than float32.
 
     Args:
-        device_type: "cpu", "cuda", ...
         cpu_capability: `torch.backends.cpu.get_cpu_capability()`.
-        cuda_has_bf16: Whether the GPU has bfloat16.
     """
     is_fast = cpu_capability == "AVX512" if device_type == "cpu" else cuda_has_bf16
     return "bf16" if device_type in ("cpu", "cuda") and is_fast else "no"
@@ -240,11 +238,6 @@ def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
     It is the first of these that is not used yet: a smaller batch (the effective batch stays, so
     that nothing else changes), gradient checkpointing, half precision, low-rank additions, no
     average.
-
-    Args:
-        config: Settings that need too much memory.
-        device: Device whose memory is too small.
-        processes: Processes that train together.
     """
     where = "this machine" if device.type == "cpu" else f"the device {device}"
     smaller = [

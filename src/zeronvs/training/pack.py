@@ -52,9 +52,6 @@ def open_pack(data: Path, path: Path, size_px: int, progress: Progress = silent)
 
     Args:
         data: `posed/train/*/scene.json`, and `photos/*/NAME.jpg` with `NAME_teacher.jpg`.
-        path: The packed file.
-        size_px: Side of the posed frames.
-        progress: Called for every folder.
 
     Raises:
         InputError: The folder lacks posed scenes or photographs, or the file is damaged.
@@ -89,8 +86,6 @@ def pack_images(
     Args:
         scene_folders: Folders with `scene.json`; frames with too little depth are left out.
         photo_folders: Folders with `NAME.jpg` and disparities `NAME_teacher.jpg`.
-        size_px: Side of the posed frames.
-        progress: Called for every folder and photograph.
 
     Raises:
         InputError: An image cannot be read, or there is none of a kind.

@@ -203,11 +203,6 @@ class PairStream:
         """Keep the sources; nothing is drawn yet.
 
         Args:
-            sources: Sources and their shares.
-            seed: Seed of the whole stream.
-            batch: Pairs in a batch.
-            mirrored: Share of mirrored pairs.
-            rank: Rank of this process.
             processes: Processes that train together, which take the batches in turn.
             workers: Processes that draw pairs; 0 draws in this one.
         """

@@ -59,12 +59,10 @@ def load_start(
             "scratch:" and one of the former, for a fresh U-Net and projection of its
             architecture with its autoencoder and image encoder.
         representation: Camera representation; None keeps the start's own.
-        seed: Seed of all fresh weights.
         work_dir: A checkpoint is converted into its folder `start` once.
         takes_average: Continue with a checkpoint's weights as trained and their moving average, as
             the published code does; else from the averaged weights.
         first_alone: Lets one of several processes convert.
-        progress: Called during the conversion.
 
     Raises:
         InputError: There is nothing usable by this name.
@@ -165,11 +163,6 @@ def swap_projection(
     The columns of the image embedding and the bias are copied. Camera columns are fresh, uniform
     within 1 / sqrt(columns) as in a new linear layer, unless both representations have as many:
     then they mean nearly the same and are kept.
-
-    Args:
-        old: Projection of the start weights.
-        representation: The new one.
-        generator: Source of the fresh columns.
     """
     image_dim = int(old.config["image_embed_dim"])
     new = CameraProjection(

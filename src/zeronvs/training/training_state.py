@@ -32,7 +32,6 @@ class WeightAverage:
         """Start from the weights as they are.
 
         Args:
-            parameters: Parameters to average, by name.
             decay: Share of the old average that a late update keeps.
         """
         self.parameters = dict(parameters)
@@ -200,12 +199,6 @@ def data_seed_of(path: Path, seed: int, *, batch: int, processes: int) -> int:
 
     Processes cannot take over each other's positions in the data. If batch or processes changed,
     the run resumes with pairs drawn anew, from a seed that was not used yet.
-
-    Args:
-        path: The state of the run, if there is one.
-        seed: Seed of a new run.
-        batch: Examples at once in one process.
-        processes: Processes that train together.
     """
     if not path.exists():
         return seed

@@ -62,9 +62,7 @@ def pairs_of_shards(
     """Convert a batch that was read from shards.
 
     Args:
-        batch: Pairs.
         representation: Camera representation of the model, which determines the scene scale.
-        needs_depth: Whether the model needs the depth of the input views.
         geometry_estimator: Completes that depth.
 
     Raises:

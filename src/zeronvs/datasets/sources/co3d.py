@@ -55,7 +55,6 @@ class Co3dSource:
         """Find the categories.
 
         Args:
-            root: The data set, or one category of it.
             index_dir: Where an index of the annotations is kept (they are one large file for
                 thousands of sequences); a temporary folder if not given.
             set_list: Name of the file in `set_lists` that splits are read from.

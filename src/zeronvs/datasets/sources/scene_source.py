@@ -135,8 +135,6 @@ def read_image(
     EXIF orientation is applied where the upright shape fits the camera and the stored one does not.
 
     Args:
-        source: A path, or the content of a file.
-        name: Name of the frame, for messages.
         least_px: JPEGs may be decoded at a smaller scale whose short side keeps at least this.
         camera_size_px: (height, width) of the image's camera.
 
@@ -301,9 +299,7 @@ def find_scene_folders(
 
     Args:
         root: A scene itself, or a folder of folders of scenes.
-        marks: Whether a folder holds a scene.
         what: What a scene is known by, for the message.
-        depth: How many folders deep to look.
 
     Raises:
         InputError: There is no such folder, or no scene in it.
