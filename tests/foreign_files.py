@@ -63,7 +63,7 @@ def lens_numbers(camera: Camera) -> tuple[float, float, float, float]:
     return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
+def save_image(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
@@ -78,14 +78,14 @@ def write_co3d(
         kind = "short_side" if ndc == "ndc_isotropic" else "image_bounds"
         rotation, translation, focal, principal = pytorch3d_from_camera(camera, ndc=kind)
         stem, base = f"frame{index + 1:06d}", f"apple/{sequence}"
-        save_picture(root / base / "images" / f"{stem}.png", world.pixels(index))
+        save_image(root / base / "images" / f"{stem}.png", world.pixels(index))
         stored = (world.depth_z(index) / 2.5).astype(np.float16).view(np.uint16)
-        save_picture(root / base / "depths" / f"{stem}.png.geometric.png", stored)
+        save_image(root / base / "depths" / f"{stem}.png.geometric.png", stored)
         mask = np.ones((HEIGHT, WIDTH), bool)
         mask[:10] = False
         (root / base / "depth_masks").mkdir(exist_ok=True)
         Image.fromarray(mask).save(root / base / "depth_masks" / f"{stem}.png")
-        save_picture(root / base / "masks" / f"{stem}.png", (mask * 255).astype(np.uint8))
+        save_image(root / base / "masks" / f"{stem}.png", (mask * 255).astype(np.uint8))
         path = f"{base}/images/{stem}.png"
         listed.append([sequence, index + 1, path])
         frames.append(
@@ -139,7 +139,7 @@ def write_re10k(
     (root / split).mkdir(parents=True, exist_ok=True)
     (root / split / f"{clip}.txt").write_text("\n".join(lines) + "\n")
     for index, stamp in enumerate(stamps):
-        save_picture(root / "frames" / clip / f"{stamp}.png", world.pixels(index))
+        save_image(root / "frames" / clip / f"{stamp}.png", world.pixels(index))
     return stamps
 
 
@@ -194,7 +194,7 @@ def write_colmap(root: Path, world: World, *, binary: bool, model: str = "PINHOL
     numbers = {"PINHOLE": (1, [fx, fy, cx, cy]), "OPENCV": (4, [fx, fy, cx, cy, 0, 0, 0, 0])}[model]
     images = []
     for index, camera in enumerate(world.cameras):
-        save_picture(root / "images" / f"{index:04d}.png", world.pixels(index))
+        save_image(root / "images" / f"{index:04d}.png", world.pixels(index))
         qvec, tvec = colmap_from_opengl(camera.camera_to_world.double())
         uv, _ = project(torch.from_numpy(points), camera)
         observed = [(*uv[number].tolist(), number + 1) for number in seen[index]]
@@ -252,9 +252,9 @@ def write_nerfstudio(root: Path, world: World, **changes) -> Path:
     frames = []
     for index, camera in enumerate(world.cameras):
         name = f"images/frame_{index + 1:05d}.png"
-        save_picture(root / name, world.pixels(index))
+        save_image(root / name, world.pixels(index))
         depth = f"depth/frame_{index + 1:05d}.png"
-        save_picture(root / depth, (world.depth_z(index) * 1000).round().astype(np.uint16))
+        save_image(root / depth, (world.depth_z(index) * 1000).round().astype(np.uint16))
         pose = camera.camera_to_world.tolist()
         frames.append({"file_path": name, "transform_matrix": pose, "depth_file_path": depth})
     content = {
@@ -282,9 +282,9 @@ def write_posed(root: Path, world: World) -> Path:
     frames = []
     for index, camera in enumerate(world.cameras):
         fx, fy, cx, cy = lens_numbers(camera)
-        save_picture(root / f"{index:04d}.png", world.pixels(index))
+        save_image(root / f"{index:04d}.png", world.pixels(index))
         depth = (world.depth_z(index) * 5e3).round().astype(np.uint16)
-        save_picture(root / f"{index:04d}_depth.png", depth)
+        save_image(root / f"{index:04d}_depth.png", depth)
         pose = opencv_from_opengl(camera.camera_to_world)[:3].tolist()
         numbers = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "w": WIDTH, "h": HEIGHT, "c2w": pose}
         frames.append({"file": f"{index:04d}.png", **numbers})

@@ -33,13 +33,13 @@ def batch(view: View) -> View:
     )
 
 
-def picture(size=SIZE_PX, seed=0):
+def random_image(size=SIZE_PX, seed=0):
     return torch.rand(3, *size, generator=torch.Generator().manual_seed(seed))
 
 
 def plane_view(depth=2.0, size=SIZE_PX, pose=None):
     camera = Camera.from_fov(torch.eye(4) if pose is None else pose, math.pi / 2, size)
-    return batch(View(picture(size), camera, torch.full(size, depth)))
+    return batch(View(random_image(size), camera, torch.full(size, depth)))
 
 
 def moved_camera(view: View, x=0.0, y=0.0, z=0.0) -> Camera:
@@ -54,7 +54,7 @@ def test_a_view_warped_into_its_own_camera_is_itself_whatever_its_depth(seed):
     pose = look_at(torch.randn(3, generator=generator) + 2)
     camera = Camera.from_fov(pose, 0.9, SIZE_PX)
     depth = 1 + 4 * torch.rand(SIZE_PX, generator=generator)
-    view = batch(View(picture(seed=seed), camera, depth))
+    view = batch(View(random_image(seed=seed), camera, depth))
     image, validity = forward_warp(view, view.camera)
     torch.testing.assert_close(image, view.image, atol=2e-3, rtol=0)
     torch.testing.assert_close(validity, torch.ones_like(validity))
@@ -140,7 +140,7 @@ def test_smooth_filling_continues_a_flat_colour_and_keeps_what_is_known(size):
     validity = torch.zeros(1, 1, *size)
     validity[..., 0, 0] = 1
     torch.testing.assert_close(fill_holes(image, validity), image)
-    known = picture(size)[None]
+    known = random_image(size)[None]
     validity = (torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     filled = continue_flat(known * validity, validity)
     torch.testing.assert_close(filled * validity, known * validity)

@@ -98,15 +98,15 @@ def test_a_focal_length_of_another_size_is_recognised(views):
     )
 
 
-def test_a_good_scene_passes_and_a_picture_is_drawn(views):
-    check, picture = check_scene(scene_of(views), pairs=2)
+def test_a_good_scene_passes_and_a_sheet_is_drawn(views):
+    check, sheet = check_scene(scene_of(views), pairs=2)
     assert check.problems == ()
     assert check.agreement is not None
     assert check.agreement > 0.7
     assert check.depth_factor == pytest.approx(1, abs=0.05)
-    assert picture is not None
-    assert picture.width > 1000
-    assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 1000
+    assert sheet is not None
+    assert sheet.width > 1000
+    assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 1000
 
 
 def test_wrong_poses_are_named(views):
@@ -128,9 +128,9 @@ def test_broken_poses_and_still_cameras_are_told(views):
     def broken(pose: torch.Tensor) -> torch.Tensor:
         return torch.full_like(pose, torch.nan)
 
-    check, picture = check_scene(scene_of(views, pose=broken))
+    check, sheet = check_scene(scene_of(views, pose=broken))
     assert any("not finite" in problem for problem in check.problems)
-    assert picture is None
+    assert sheet is None
     check, _ = check_scene(scene_of(views, pose=lambda pose: 2 * pose))
     assert any("scaled by 2" in problem for problem in check.problems)
     check, _ = check_scene(scene_of(views, pose=lambda pose: torch.eye(4)), pairs=1)
@@ -178,8 +178,8 @@ def test_a_source_is_checked_scene_by_scene(tmp_path: Path):
     assert [check.scene_id for check in checks] == ["set/bad", "set/good"]
     assert checks[0].problems[0].startswith("only 1 of 2 frames can be used")
     assert "0001.png left out" in checks[0].problems[0]
-    assert checks[1].picture is not None
-    with Image.open(tmp_path / "out" / checks[1].picture) as opened:
+    assert checks[1].sheet is not None
+    with Image.open(tmp_path / "out" / checks[1].sheet) as opened:
         assert opened.size[0] > 1000
     assert (tmp_path / "out" / "report.json").is_file()
 

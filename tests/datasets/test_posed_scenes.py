@@ -49,7 +49,7 @@ def write_scene(folder: Path, frames: list[dict], **changes) -> Path:
     return folder
 
 
-def test_a_frame_comes_with_its_picture_and_an_opengl_camera(tmp_path: Path):
+def test_a_frame_comes_with_its_image_and_an_opengl_camera(tmp_path: Path):
     scene = open_posed_scene(write_scene(tmp_path, [frame(0), frame(3)]))
     assert len(scene) == 2
     view = scene.view(1)
@@ -199,9 +199,9 @@ def test_a_scene_reads_nothing_outside_its_folder(tmp_path: Path, name: str):
         open_posed_scene(tmp_path)
 
 
-def test_a_missing_or_broken_picture_is_refused_by_name(tmp_path: Path):
+def test_a_missing_or_broken_image_is_refused_by_name(tmp_path: Path):
     scene = open_posed_scene(write_scene(tmp_path, [frame(0)]))
-    (tmp_path / "0000.jpg").write_bytes(b"no picture")
+    (tmp_path / "0000.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"0000\.jpg"):
         scene.view(0)
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "0000.jpg")

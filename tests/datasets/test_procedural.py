@@ -1,4 +1,4 @@
-"""Procedural scenes: exact depth, and pictures that agree between cameras."""
+"""Procedural scenes: exact depth, and images that agree between cameras."""
 
 import math
 

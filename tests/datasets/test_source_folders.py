@@ -15,7 +15,7 @@ from foreign_files import (
     assert_same_camera,
     colmap_points,
     make_world,
-    save_picture,
+    save_image,
     write_colmap,
     write_nerfstudio,
     write_posed,
@@ -70,7 +70,7 @@ def test_colmap_points_become_depth(tmp_path: Path, world):
     assert (drawn > 0).sum() == len(torch.unique(uv[inside].long(), dim=0))
 
 
-def test_smaller_copies_of_the_pictures_are_taken(tmp_path: Path, world):
+def test_smaller_copies_of_the_images_are_taken(tmp_path: Path, world):
     root = write_colmap(tmp_path / "s", world, binary=True)
     for path in sorted((root / "images").iterdir()):
         with Image.open(path) as opened:
@@ -86,9 +86,9 @@ def test_smaller_copies_of_the_pictures_are_taken(tmp_path: Path, world):
     assert_same_camera(frame.camera_for(pixels.image.shape[:2]), halved)
 
 
-def test_a_picture_of_another_shape_is_refused(tmp_path: Path, world):
+def test_an_image_of_another_shape_is_refused(tmp_path: Path, world):
     root = write_colmap(tmp_path / "s", world, binary=True)
-    save_picture(root / "images" / "0001.png", np.zeros((50, 50, 3), np.uint8))
+    save_image(root / "images" / "0001.png", np.zeros((50, 50, 3), np.uint8))
     source = ColmapSource(root)
     frame = source.load(source.scene_ids()[0]).frames[1]
     with pytest.raises(InputError, match="another shape"):
@@ -144,7 +144,7 @@ def test_colmap_text_may_have_a_byte_order_mark_and_crlf(tmp_path: Path, world):
 def test_a_second_model_and_images_without_a_pose_are_named(tmp_path: Path, world):
     root = write_colmap(tmp_path / "s", world, binary=True)
     shutil.copytree(root / "sparse" / "0", root / "sparse" / "1")
-    save_picture(root / "images" / "unposed.png", world.pixels(0))
+    save_image(root / "images" / "unposed.png", world.pixels(0))
     source = ColmapSource(root)
     notes = " ".join(source.load(source.scene_ids()[0]).notes)
     assert "model 1 left out" in notes
@@ -208,7 +208,7 @@ def test_frames_of_16_bit_keep_one_exposure(tmp_path: Path):
 
 def test_the_nerfstudio_export_is_read_back(tmp_path: Path, world):
     for index in range(3):
-        save_picture(tmp_path / "run" / "views" / f"{index:03d}.png", world.pixels(index))
+        save_image(tmp_path / "run" / "views" / f"{index:03d}.png", world.pixels(index))
     cameras = Camera.stack(world.cameras)
     paths = [tmp_path / "run" / "views" / f"{index:03d}.png" for index in range(3)]
     write_transforms(tmp_path / "run" / "cameras" / "transforms.json", cameras, paths)
@@ -235,7 +235,7 @@ def test_absolute_paths_in_transforms_are_read(tmp_path: Path, world):
     assert frames[0].read().depth_z is not None
 
 
-def test_nerfstudio_gives_cameras_pictures_and_depth(tmp_path: Path, world):
+def test_nerfstudio_gives_cameras_images_and_depth(tmp_path: Path, world):
     source = NerfstudioSource(write_nerfstudio(tmp_path / "s", world))
     frames = source.load(source.scene_ids()[0]).frames
     for index, (frame, camera) in enumerate(zip(frames, world.cameras, strict=True)):

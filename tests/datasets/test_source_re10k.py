@@ -42,7 +42,7 @@ def test_splits_are_folders(tmp_path: Path, world):
         source.scene_ids("val")
 
 
-def test_frames_without_a_picture_are_told(tmp_path: Path, world):
+def test_frames_without_an_image_are_noted(tmp_path: Path, world):
     stamps = write_re10k(tmp_path / "x", world)
     (tmp_path / "x" / "frames" / CLIP / f"{stamps[2]}.png").unlink()
     scene = Re10kSource(tmp_path / "x").load(f"x/{CLIP}")
@@ -60,7 +60,7 @@ def test_a_clip_with_a_video_named_by_its_address(tmp_path: Path, world):
         stream.bit_rate = 4_000_000
         for index, stamp in enumerate(stamps):
             content = content.replace(str(stamp), str(200_000 * index))
-            for _ in range(2):  # each picture is shown for two frames of the video
+            for _ in range(2):  # each image is shown for two frames of the video
                 frame = av.VideoFrame.from_ndarray(world.pixels(index), format="rgb24")
                 video.mux(stream.encode(frame))
         video.mux(stream.encode())
@@ -86,7 +86,7 @@ def test_a_broken_text_file_is_refused(tmp_path: Path, world, text: str):
         source.load(f"x/{CLIP}")
 
 
-def test_chunks_give_cameras_and_pictures(tmp_path: Path, world):
+def test_chunks_give_cameras_and_images(tmp_path: Path, world):
     write_pixelsplat(tmp_path / "re10k", world, ["aaa", "bbb"])
     source = PixelSplatSource(tmp_path / "re10k")
     assert source.scene_ids("train") == ["re10k/aaa", "re10k/bbb"]

@@ -127,9 +127,9 @@ def test_a_velocity_predictor_answers_the_noise_it_implies(warp_pipe):
     noise = warp_pipe.predict_noise(noisy, timestep, told, 1.0)
     inputs = torch.cat([noisy, told.concat], 1)
     velocity = warp_pipe.unet(inputs, timestep, encoder_hidden_states=told.tokens).sample
-    signal = warp_pipe.alphas_cumprod[500]
-    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
-    rebuilt = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    alpha_bar = warp_pipe.alphas_cumprod[500]
+    clean = alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * velocity
+    rebuilt = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
     assert_close(rebuilt, noisy, atol=1e-4, rtol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_the_pixel_autoencoder_loses_nothing(warp_pipe):
 def test_images_of_every_kind_give_the_same_views(released_pipe, kind, tmp_path):
     array = (input_view().image.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
     Image.fromarray(array).save(tmp_path / "photo.png")
-    picture = {
+    input_image = {
         "pil": Image.fromarray(array),
         "file": tmp_path / "photo.png",
         "array": array,
@@ -202,13 +202,13 @@ def test_images_of_every_kind_give_the_same_views(released_pipe, kind, tmp_path)
     }[kind]
     settings = {"num_inference_steps": 2, "generator": 1, "output_type": "np"}
     camera = orbit(1)
-    images = released_pipe(picture, camera, input_camera=camera[0], **settings).images
+    images = released_pipe(input_image, camera, input_camera=camera[0], **settings).images
     expected = released_pipe(Image.fromarray(array), camera, input_camera=camera, **settings).images
     assert images.shape == (1, 16, 16, 3)
     np.testing.assert_allclose(images, expected, atol=1e-5)
 
 
-def test_a_wide_picture_is_cut_to_its_central_square(released_pipe):
+def test_a_wide_image_is_cut_to_its_central_square(released_pipe):
     image = torch.rand(3, 16, 24)
     camera = Camera.from_fov(orbit(1).camera_to_world[0], 0.9, (16, 24))
     whole = released_pipe.encode(View(image, camera), 0.7)

@@ -63,8 +63,8 @@ def test_a_perfect_network_leads_back_to_the_clean_latent():
     clean = torch.randn(1, 3, 4, 4)
 
     def perfect(latent, timestep):
-        signal = scheduler.alphas_cumprod[timestep]
-        return (latent - signal.sqrt() * clean) / (1 - signal).sqrt()
+        alpha_bar = scheduler.alphas_cumprod[timestep]
+        return (latent - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
 
     latent = ddim_sample(
         perfect,

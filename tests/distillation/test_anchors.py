@@ -1,4 +1,4 @@
-"""Anchors stand evenly around the scene, and views listen to the one that looks their way."""
+"""Anchors are spaced evenly, and views are conditioned on the one nearest in orientation."""
 
 import math
 

@@ -38,7 +38,7 @@ def test_weights_that_are_not_finite_are_found_by_name():
     assert "bias" in health.check_weights(module, 3)[0].message
 
 
-def test_pictures_of_something_pass():
+def test_images_of_something_pass():
     images = sphere_views(ring_cameras([0.0, 1.0, 2.0], size_px=8)).image
     assert health.check_images(images, "the video") == []
 
@@ -46,7 +46,7 @@ def test_pictures_of_something_pass():
 @pytest.mark.parametrize(
     ("value", "kind"), [(0.0, "black"), (0.5, "of one colour"), (math.nan, "NaN")]
 )
-def test_one_bad_picture_warns_and_many_are_an_error(value, kind):
+def test_one_bad_image_warns_and_many_are_an_error(value, kind):
     images = sphere_views(ring_cameras([0.0, 1.0, 2.0, 3.0], size_px=8)).image
     images[0] = value
     severity = "error" if kind == "NaN" else "warn"
@@ -60,9 +60,11 @@ def test_one_bad_picture_warns_and_many_are_an_error(value, kind):
 
 def test_a_model_that_listens_to_the_camera_passes_and_one_that_does_not_is_found(pipe, input_view):
     condition = pipe.encode(input_view.batched(), 0.7)
-    assert health.check_guidance(pipe, condition, ring_cameras([0.5, -0.5])) == []
+    assert health.check_camera_conditioning(pipe, condition, ring_cameras([0.5, -0.5])) == []
     same = ring_cameras([0.5, 0.5])
-    assert names(health.check_guidance(pipe, condition, same)) == [("guidance", "error")]
+    assert names(health.check_camera_conditioning(pipe, condition, same)) == [
+        ("camera conditioning", "error")
+    ]
 
 
 def test_a_zero_gradient_is_found():

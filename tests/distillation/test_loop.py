@@ -159,7 +159,7 @@ def test_a_model_that_ignores_the_camera_is_refused(pipe, input_view, tiny_confi
         with torch.no_grad():
             for weight in pipe.cc_projection.parameters():
                 weight.zero_()
-        with pytest.raises(HealthError, match="does not listen to the camera"):
+        with pytest.raises(HealthError, match="ignores the camera"):
             run(pipe, input_view, tiny_config, tmp_path)
     finally:
         pipe.cc_projection.load_state_dict(saved)

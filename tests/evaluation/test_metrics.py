@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from zeronvs.evaluation.metrics import PERCEPTUAL_FILE, find_perceptual_weights, psnr, ssim
 
 
-def pictures(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def image_pair(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     one = torch.rand(2, 3, 24, 32, generator=generator)
     return one, (one + 0.2 * torch.randn(one.shape, generator=generator)).clamp(0, 1)
@@ -18,7 +18,7 @@ def pictures(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_psnr_equals_scikit_image(seed: int):
-    one, other = pictures(seed)
+    one, other = image_pair(seed)
     for index, value in enumerate(psnr(one, other)):
         expected = peak_signal_noise_ratio(one[index].numpy(), other[index].numpy(), data_range=1)
         assert float(value) == pytest.approx(expected, abs=1e-4)
@@ -27,7 +27,7 @@ def test_psnr_equals_scikit_image(seed: int):
 @pytest.mark.parametrize("window", [7, 11])
 @pytest.mark.parametrize("seed", range(3))
 def test_ssim_equals_scikit_image(seed: int, window: int):
-    one, other = pictures(seed)
+    one, other = image_pair(seed)
     for index, value in enumerate(ssim(one, other, window_px=window)):
         expected = structural_similarity(
             one[index].numpy(), other[index].numpy(), win_size=window, data_range=1, channel_axis=0
@@ -36,7 +36,7 @@ def test_ssim_equals_scikit_image(seed: int, window: int):
 
 
 def test_an_image_is_most_similar_to_itself():
-    one, _ = pictures(0)
+    one, _ = image_pair(0)
     torch.testing.assert_close(ssim(one, one), torch.ones(2))
     torch.testing.assert_close(psnr(one, one), torch.full((2,), 100.0))
 

@@ -91,7 +91,7 @@ def test_up_in_our_world_is_minus_y_in_the_file(tmp_path):
     assert [float(values[name][0]) for name in "xyz"] == pytest.approx([0.0, -5.0, 0.0], abs=1e-6)
 
 
-def test_a_viewer_with_y_down_sees_the_same_picture(tmp_path):
+def test_a_viewer_with_y_down_sees_the_same_image(tmp_path):
     """Splats as stored, seen by the camera turned along, look as ours do."""
     splats, path = random_splats(), tmp_path / "scene.ply"
     write_splat_ply(path, splats)

@@ -113,7 +113,7 @@ def test_a_ddim_run_ends_where_the_published_one_does(pipe, golden, told):
 @torch.no_grad()
 def test_the_distillation_gradient_is_the_published_one(pipe, golden, told):
     latent, noise, timestep = golden["sds_latents"], golden["sds_noise"], golden["sds_t"]
-    signal = pipe.alphas_cumprod[timestep][:, None, None, None]
-    noisy = signal.sqrt() * latent + (1.0 - signal).sqrt() * noise
+    alpha_bar = pipe.alphas_cumprod[timestep][:, None, None, None]
+    noisy = alpha_bar.sqrt() * latent + (1.0 - alpha_bar).sqrt() * noise
     predicted = pipe.predict_noise(noisy, timestep, told, 7.5)
-    assert_near((1.0 - signal) * (predicted - noise), golden["sds_grad"])
+    assert_near((1.0 - alpha_bar) * (predicted - noise), golden["sds_grad"])

@@ -1,4 +1,4 @@
-"""Scenes: rendering through cameras, learning from pictures, saving."""
+"""Scenes: rendering through cameras, learning from images, saving."""
 
 import pytest
 import torch
@@ -44,13 +44,13 @@ def test_images_have_the_shape_of_the_cameras():
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_the_image_does_not_depend_on_the_chunk(chunk):
     scene, cameras = tiny_scene(), orbit_cameras(size=(4, 5))
-    pictures = []
+    renderings = []
     for size in (None, chunk):
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            pictures.append(scene.render(cameras, generator=generator, chunk=size))
-    torch.testing.assert_close(pictures[0].rgb, pictures[1].rgb)
-    torch.testing.assert_close(pictures[0].depth_z, pictures[1].depth_z)
+            renderings.append(scene.render(cameras, generator=generator, chunk=size))
+    torch.testing.assert_close(renderings[0].rgb, renderings[1].rgb)
+    torch.testing.assert_close(renderings[0].depth_z, renderings[1].depth_z)
 
 
 def test_each_image_gets_its_own_background():
@@ -76,7 +76,7 @@ def test_gradients_reach_field_and_proposal():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_scene_learns_the_pictures_it_is_shown():
+def test_a_scene_learns_from_images():
     generator = torch.Generator().manual_seed(0)
     cameras = orbit_cameras(count=3, size=(8, 8))
     background = torch.tensor([0.5, 0.6, 0.7])

@@ -1,4 +1,4 @@
-"""A tiny pack of procedural pictures, and a tiny pipeline of the built-in kind."""
+"""A tiny pack of procedural images, and a tiny pipeline of the built-in kind."""
 
 import pytest
 import torch

@@ -78,11 +78,11 @@ def test_the_loss_is_zero_for_a_network_that_predicts_the_target(kind):
     pipe = tiny_released() if kind == "epsilon" else tiny_warp(prediction_type=kind)
     objective = DenoisingObjective(pipe, replace(CONFIG, dropout=0.0), geometry_estimator=FLAT)
     examples = objective.draw_examples(made_up_batch([1, 2]), [0, 1])
-    signal = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
+    alpha_bar = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
     targets = {
         "epsilon": examples.noise,
-        "v_prediction": signal.sqrt() * examples.noise
-        - (1 - signal).sqrt() * examples.clean_latent,
+        "v_prediction": alpha_bar.sqrt() * examples.noise
+        - (1 - alpha_bar).sqrt() * examples.clean_latent,
         "sample": examples.clean_latent,
     }
     # A warping network that predicts clean latents predicts the difference to the warped input.
@@ -92,7 +92,7 @@ def test_the_loss_is_zero_for_a_network_that_predicts_the_target(kind):
     with predicting(pipe, targets[kind] - added):
         assert float(denoising(objective, examples).max()) < 1e-8
     with predicting(pipe, targets[kind] - added + 0.1):
-        weight = (1 / (1 - signal)).clamp_max(CONFIG.max_loss_weight).flatten()
+        weight = (1 / (1 - alpha_bar)).clamp_max(CONFIG.max_loss_weight).flatten()
         expected = 0.01 * (weight if kind == "sample" else torch.ones(2))
         torch.testing.assert_close(denoising(objective, examples), expected, rtol=1e-3, atol=1e-6)
 
@@ -124,10 +124,10 @@ def test_dropout_reaches_the_network_with_the_configured_probability():
     examples = objective.draw_examples(batch, list(range(count)))
     seen = []
 
-    def listen(module, args, kwargs):
+    def record(module, args, kwargs):
         seen.append((args[0][:, 4:].abs().amax((1, 2, 3)), kwargs["encoder_hidden_states"][:, 0]))
 
-    objective.unet.register_forward_pre_hook(listen, with_kwargs=True)
+    objective.unet.register_forward_pre_hook(record, with_kwargs=True)
     denoising(objective, examples)
     channels, tokens = seen[0]
     without_channels = channels == 0

@@ -1,4 +1,4 @@
-"""The errors that a user can meet. Each says what is wrong, what was seen and what to do."""
+"""Errors for the user; their messages state the problem, the observed value and the remedy."""
 
 
 class InputError(ValueError):
@@ -21,4 +21,4 @@ class HealthError(RuntimeError):
 
 
 class Cancelled(Exception):
-    """Raised by a progress listener to cancel a run; what is done is kept and can be resumed."""
+    """Raised by a progress callback to cancel a run; finished work is kept and can be resumed."""

@@ -170,7 +170,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, int | float]]) -> None
             handle.write(json.dumps(values, allow_nan=False) + "\n")
 
 
-def cut_back(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drop the lines of later steps than `step`, and a last line that was cut off by a kill."""
     if not path.is_file():
         return
@@ -179,7 +179,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def _step(line: str) -> int | float:
-    """Return the step that a line tells of; infinity where the line is not whole."""
+    """Return the step of a line; infinity where the line is incomplete."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

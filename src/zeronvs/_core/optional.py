@@ -1,4 +1,4 @@
-"""The one door through which optional packages enter, at the moment of use."""
+"""Import of optional packages, at the moment of use."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from zeronvs._core.errors import InputError
 
 
 def require(package: str, extra: str) -> ModuleType:
-    """Import an optional package, or say how to get it.
+    """Import an optional package; where it is missing, raise with the command that installs it.
 
     Args:
         extra: The extra of this project that installs it.

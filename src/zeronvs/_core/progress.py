@@ -1,4 +1,4 @@
-"""Progress as events: long work tells what it does, and whoever listens decides how to show it."""
+"""Progress events of long-running work; the callback decides how to display them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class ProgressEvent:
 
 @runtime_checkable
 class Progress(Protocol):
-    """Anything that can be told of progress."""
+    """Callback for progress events."""
 
     def __call__(self, event: ProgressEvent) -> None:
         """Take one event; must return quickly."""

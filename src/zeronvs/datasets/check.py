@@ -71,8 +71,8 @@ class SceneCheck:
     """What was left out without making the scene useless."""
     scores: dict[str, float] = field(default_factory=dict)
     """Share of matches that fit, by hypothesis."""
-    picture: str | None = None
-    """File name of the sheet."""
+    sheet: str | None = None
+    """File name of the contact sheet."""
 
     @property
     def verdict(self) -> str:
@@ -179,7 +179,7 @@ def check_scene(
 
 
 def _spread(frames: list[SceneFrame], pairs: int) -> list[SceneFrame]:
-    """Keep runs of neighbouring frames, spread over the scene: pairs need frames that overlap."""
+    """Choose runs of consecutive frames, spread over the scene: pairs need overlap."""
     if len(frames) <= MAX_FRAMES_CHECKED:
         return frames
     run = MAX_FRAMES_CHECKED // pairs
@@ -189,7 +189,7 @@ def _spread(frames: list[SceneFrame], pairs: int) -> list[SceneFrame]:
 
 
 def _choose_pairs(matcher: Matcher, frames: int, pairs: int) -> list[Matches]:
-    """Choose pairs all over the scene with common corners and parallax, without the poses."""
+    """Choose pairs over the whole scene with common corners and parallax, without the poses."""
     chosen = []
     for first in np.linspace(0, frames - 2, min(pairs, frames - 1)).round().astype(int):
         candidates = []
@@ -212,7 +212,7 @@ def _motion(matches: Matches) -> float:
 
 
 def _judge_poses(scores: dict[str, float]) -> tuple[str | None, list[str]]:
-    """Return the better hypothesis, if there is one, and the problems."""
+    """Return the better hypothesis, if any, and the problems."""
     given = scores[AS_GIVEN]
     best = max(scores, key=lambda name: scores[name])
     if best != AS_GIVEN and given < GOOD_SHARE and scores[best] > given + BETTER_BY:
@@ -264,7 +264,7 @@ def _judge_depth(
 
 
 def _still(cameras: list[Camera]) -> list[str]:
-    """Name the problem of cameras that do not move."""
+    """Return the problem of cameras without motion, if any."""
     poses = torch.stack([camera.camera_to_world for camera in cameras])
     if bool((poses - poses[0]).abs().max() == 0):
         return ["all poses are the same"]
@@ -274,7 +274,7 @@ def _still(cameras: list[Camera]) -> list[str]:
 
 
 def _summary(notes: list[str], left_out: int, total: int) -> list[str]:
-    """Sum up what was left out, with one example, and keep other notes."""
+    """Summarise the excluded frames with one example; keep other notes."""
     reasons = [note for note in notes if "left out" in note]
     others = [note for note in notes if note not in reasons and "enlarged" not in note]
     if left_out and reasons:
@@ -303,6 +303,6 @@ def _make_worker(
         name = f"{clean_name(scene_id.replace('/', '_'))}.png"
         with write_aside(out / name) as aside:
             sheet.save(aside)
-        return replace(check, picture=name)
+        return replace(check, sheet=name)
 
     return check_one

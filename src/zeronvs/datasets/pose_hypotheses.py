@@ -69,11 +69,11 @@ class Matches:
 
 
 class Matcher:
-    """Finds corners (ORB) and matches them; corners of a frame are found once."""
+    """Detects corners (ORB) and matches them; corners of a frame are detected once."""
 
     def __init__(self, images: list[ndarray], *, corners: int = 300) -> None:
         self._images, self._corners = images, corners
-        self._found: dict[int, tuple[ndarray, ndarray]] = {}
+        self._corners_of: dict[int, tuple[ndarray, ndarray]] = {}
 
     def match(self, first: int, second: int) -> Matches:
         """Return the matches of two frames."""
@@ -89,7 +89,7 @@ class Matcher:
         )
 
     def _get(self, index: int) -> tuple[ndarray, ndarray]:
-        if index not in self._found:
+        if index not in self._corners_of:
             grey = self._images[index].astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
             finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
             try:
@@ -99,8 +99,8 @@ class Matcher:
             uv, words = finder.keypoints, finder.descriptors
             if uv is None or words is None:
                 uv, words = np.zeros((0, 2)), np.zeros((0, 256), bool)
-            self._found[index] = uv[:, ::-1] + 0.5, words
-        return self._found[index]
+            self._corners_of[index] = uv[:, ::-1] + 0.5, words
+        return self._corners_of[index]
 
 
 def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
@@ -120,7 +120,11 @@ def meet(
     Float[Tensor, "n 3"],  # the world point closest to both rays
     Tensor,  # whether it lies ahead on both
 ]:
-    """Triangulate matches; rays that run side by side meet far away."""
+    """Triangulate matches; nearly parallel rays meet far away.
+
+    The closest points of the rays o + s d and o' + t d' solve the normal equations, with b = o' - o
+    and c = d . d':  s = (d . b - c d' . b) / (1 - c^2),  t = (c d . b - d' . b) / (1 - c^2).
+    """
     one = _directions(matches.first_uv, first)
     other = _directions(matches.second_uv, second)
     between = (second.position - first.position).double()

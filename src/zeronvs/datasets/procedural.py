@@ -157,7 +157,7 @@ def random_scene(generator: torch.Generator, textures: Float[Tensor, "n 3 t t"])
 def random_cameras(
     generator: torch.Generator, count: int, fov_y_rad: float, image_size_px: tuple[int, int]
 ) -> Camera:
-    """Draw cameras that look at the middle of the room from one side, 1.1 to 1.6 units away."""
+    """Draw cameras that face the middle of the room from one side, 1.1 to 1.6 units away."""
     azimuth = 2 * math.pi * torch.rand((), generator=generator)
     azimuth = azimuth + 1.2 * (torch.rand(count, generator=generator) - 0.5)
     elevation = 0.1 + 0.6 * torch.rand(count, generator=generator)

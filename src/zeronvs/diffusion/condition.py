@@ -1,4 +1,4 @@
-"""What the denoiser is told: of the input view (`Condition`), and of each camera on top of it."""
+"""Conditioning of the denoiser: per input view (`Condition`), per target (`CameraCondition`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Index = int | slice | Tensor | list[int]
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What is known of b input views, whatever camera is asked for."""
+    """Encoding of b input views, independent of the target cameras."""
 
     image_embedding: Float[Tensor, "b d"]
     """CLIP image embeddings."""
@@ -57,13 +57,13 @@ def join_conditions(conditions: Sequence[Condition]) -> Condition:
 
 @dataclass(frozen=True, eq=False)
 class CameraCondition:
-    """What the denoiser is told for n cameras; made once per camera, used at every step."""
+    """Conditioning of the denoiser on n cameras, constant over the sampling steps."""
 
     tokens: Float[Tensor, "n 1 d"]
     """One cross-attention token per camera."""
     concat: Float[Tensor, "n k h w"]
-    """Channels put beside the noisy latent: the input latent, and for the warp kind the latent of
-    the warped input and the folded validity mask."""
+    """Channels concatenated to the noisy latent: the input latent, and for the warp kind the latent
+    of the warped input and the folded validity mask."""
 
     def __len__(self) -> int:
         """Number of cameras."""
@@ -89,7 +89,7 @@ def fit_view(view: View, size_px: int) -> View:
 
 
 def clip_pixels(image: Float[Tensor, "b 3 h w"], size_px: int) -> Float[Tensor, "b 3 s s"]:
-    """Return an image in [0, 1] as the published code shows it to CLIP.
+    """Return an image in [0, 1] preprocessed for CLIP as in the published code.
 
     Bicubic with corners aligned and no antialiasing, then CLIP's mean and deviation (published
     code, ldm/modules/encoders/modules.py, `FrozenCLIPImageEmbedder.preprocess`).

@@ -88,7 +88,7 @@ class ViewDenoiser(DiffusionPipeline):
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " t"]:
-        """The noise schedule: the share of signal variance at each training timestep."""
+        """The noise schedule: signal variance alpha_bar at each training timestep."""
         return self.scheduler.alphas_cumprod.to(self._execution_device)
 
     @property
@@ -206,11 +206,13 @@ class ViewDenoiser(DiffusionPipeline):
         output = self._predict(noisy_latent, timestep, camera_condition, guidance_scale)
         if self.scheduler.config["prediction_type"] == "epsilon":
             return output
-        signal = self.alphas_cumprod[timestep][:, None, None, None]
+        alpha_bar = self.alphas_cumprod[timestep][:, None, None, None]
         if self.scheduler.config["prediction_type"] == "sample":
-            return (noisy_latent - signal.sqrt() * output) / (1.0 - signal).sqrt().clamp_min(1e-4)
-        # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512), with x_t put in for x_0.
-        return signal.sqrt() * output + (1.0 - signal).sqrt() * noisy_latent
+            return (noisy_latent - alpha_bar.sqrt() * output) / (1.0 - alpha_bar).sqrt().clamp_min(
+                1e-4
+            )
+        # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512), solved for eps with x_t known.
+        return alpha_bar.sqrt() * output + (1.0 - alpha_bar).sqrt() * noisy_latent
 
     def _predict(
         self,

@@ -1,4 +1,4 @@
-"""What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
+"""Normalisation of the pipeline's inputs (images, cameras, seeds) and conversion of its outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
     """Return the input view as a batch of one.
 
     Args:
-        input_camera: Camera of the picture; by default at distance 1 from the world's origin,
+        input_camera: Camera of the image; by default at distance 1 from the world's origin,
             looking at it horizontally, with the field of view of the first target camera.
 
     Raises:
-        InputError: The picture cannot be used, a view comes with another camera, or several views.
+        InputError: The image cannot be used, a view comes with another camera, or several views.
     """
     if not isinstance(image, View):
         pixels = picture_to_tensor(image)

@@ -17,9 +17,9 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.random import draw_noise
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""(noisy latent "n c h w", timestep " n") -> what the network predicts, guided."""
+"""(noisy latent "n c h w", timestep " n") -> guided network prediction."""
 OnStep = Callable[[int, int, Tensor], Tensor]
-"""(step counted from 0, timestep, latent) -> the latent to go on with."""
+"""(step counted from 0, timestep, latent) -> latent for the next step."""
 
 
 def ddim_sample(
@@ -32,7 +32,7 @@ def ddim_sample(
     eta: float,
     on_step: OnStep | None = None,
 ) -> Float[Tensor, "n c h w"]:
-    """Go from noise to clean (scaled) latents.
+    """Sample clean (scaled) latents from noise.
 
     Args:
         scheduler: Noise schedule, spacing of timesteps and kind of prediction; not changed.
@@ -71,7 +71,7 @@ def ddim_timesteps(scheduler: DDIMScheduler, num_inference_steps: int) -> Int[Te
     limit = int(scheduler.config["num_train_timesteps"])
     if not 1 <= num_inference_steps <= limit:
         raise InputError(
-            f"{num_inference_steps} sampling steps were asked for; use between 1 and {limit}."
+            f"num_inference_steps is {num_inference_steps}; it must lie between 1 and {limit}."
         )
     stepper: Any = DDIMScheduler.from_config(scheduler.config)
     stepper.set_timesteps(num_inference_steps)
@@ -87,17 +87,20 @@ def split_prediction(
     Float[Tensor, "n c h w"],  # the clean latent implied
     Float[Tensor, "n c h w"],  # the noise implied
 ]:
-    """Split noisy latents as the network's output says: noise, image, or v (2202.00512)."""
-    signal = float(scheduler.alphas_cumprod[timestep])
-    signal_root, noise_root = signal**0.5, (1.0 - signal) ** 0.5
+    """Split noisy latents into clean latent and noise, given an epsilon, x_0 or v prediction.
+
+    v-prediction: arXiv:2202.00512.
+    """
+    alpha_bar = float(scheduler.alphas_cumprod[timestep])
+    signal_rate, noise_rate = alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5
     if scheduler.config["prediction_type"] == "v_prediction":
-        clean = signal_root * noisy_latent - noise_root * output
-        noise = signal_root * output + noise_root * noisy_latent
+        clean = signal_rate * noisy_latent - noise_rate * output
+        noise = signal_rate * output + noise_rate * noisy_latent
     elif scheduler.config["prediction_type"] == "sample":
         clean = output
-        noise = (noisy_latent - signal_root * output) / max(noise_root, 1e-4)
+        noise = (noisy_latent - signal_rate * output) / max(noise_rate, 1e-4)
     else:
-        clean = (noisy_latent - noise_root * output) / max(signal_root, 1e-4)
+        clean = (noisy_latent - noise_rate * output) / max(signal_rate, 1e-4)
         noise = output
     if scheduler.config["clip_sample"]:
         limit = scheduler.config["clip_sample_range"]
@@ -115,13 +118,13 @@ def _step_back(
     eta: float,
 ) -> Float[Tensor, "n c h w"]:
     """Return the latent at an earlier timestep (Eq. 12 and 16 of DDIM); below 0 means the end."""
-    signal = float(scheduler.alphas_cumprod[timestep])
+    alpha_bar = float(scheduler.alphas_cumprod[timestep])
     table = scheduler.alphas_cumprod
-    signal_earlier = float(table[earlier] if earlier >= 0 else scheduler.final_alpha_cumprod)
-    ancestral = (1.0 - signal_earlier) / (1.0 - signal) * (1.0 - signal / signal_earlier)
+    alpha_bar_prev = float(table[earlier] if earlier >= 0 else scheduler.final_alpha_cumprod)
+    ancestral = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)
     variance = eta**2 * ancestral
-    direction = max(1.0 - signal_earlier - variance, 0.0) ** 0.5
-    latent = signal_earlier**0.5 * clean + direction * noise
+    direction = max(1.0 - alpha_bar_prev - variance, 0.0) ** 0.5
+    latent = alpha_bar_prev**0.5 * clean + direction * noise
     return latent if fresh_noise is None else latent + max(variance, 0.0) ** 0.5 * fresh_noise
 
 
@@ -158,21 +161,21 @@ class NoiseSchedule:
         )
         betas = roots**2
         alphas = 1.0 - betas
-        signal = alphas.cumprod(0)
-        before = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
-        variance = betas * (1.0 - before) / (1.0 - signal)
+        alpha_bar = alphas.cumprod(0)
+        alpha_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        variance = betas * (1.0 - alpha_bar_prev) / (1.0 - alpha_bar)
         buffers = {
             "betas": betas,
-            "alphas_cumprod": signal,
-            "alphas_cumprod_prev": before,
-            "sqrt_alphas_cumprod": signal.sqrt(),
-            "sqrt_one_minus_alphas_cumprod": (1.0 - signal).sqrt(),
-            "log_one_minus_alphas_cumprod": (1.0 - signal).log(),
-            "sqrt_recip_alphas_cumprod": (1.0 / signal).sqrt(),
-            "sqrt_recipm1_alphas_cumprod": (1.0 / signal - 1.0).sqrt(),
+            "alphas_cumprod": alpha_bar,
+            "alphas_cumprod_prev": alpha_bar_prev,
+            "sqrt_alphas_cumprod": alpha_bar.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1.0 - alpha_bar).sqrt(),
+            "log_one_minus_alphas_cumprod": (1.0 - alpha_bar).log(),
+            "sqrt_recip_alphas_cumprod": (1.0 / alpha_bar).sqrt(),
+            "sqrt_recipm1_alphas_cumprod": (1.0 / alpha_bar - 1.0).sqrt(),
             "posterior_variance": variance,
             "posterior_log_variance_clipped": variance.clamp_min(1e-20).log(),
-            "posterior_mean_coef1": betas * before.sqrt() / (1.0 - signal),
-            "posterior_mean_coef2": (1.0 - before) * alphas.sqrt() / (1.0 - signal),
+            "posterior_mean_coef1": betas * alpha_bar_prev.sqrt() / (1.0 - alpha_bar),
+            "posterior_mean_coef2": (1.0 - alpha_bar_prev) * alphas.sqrt() / (1.0 - alpha_bar),
         }
         return {name: buffer.float() for name, buffer in buffers.items()}

@@ -1,8 +1,8 @@
-"""SDS anchoring: a few sampled views around the scene, used as conditions beside the photo.
+"""SDS anchoring: a few sampled views around the scene as additional conditions.
 
-Score distillation alone pulls the far side of a scene to the mean of all it could be. Anchors are
-sampled once, so they are definite; views close to an anchor listen to it instead of the photo, and
-the background grows varied (paper section 3.4 and supplement B.1).
+Score distillation is mode-seeking and yields monotonous backgrounds. Anchors are sampled once with
+DDIM; views close to an anchor are conditioned on it instead of the photo, which makes backgrounds
+more varied (paper section 3.4 and supplement B.1).
 """
 
 import math
@@ -29,9 +29,9 @@ class AnchorConfig:
     guidance_scale: float = 3.0
     eta: float = 1.0
     probability: float = 0.5
-    """How often a view listens to its nearest anchor rather than to the photo."""
+    """Probability that a view is conditioned on its nearest anchor rather than on the photo."""
     depth_threshold: float = 1.0
-    """Views nearest to an anchor are changed only where they are farther than this, scene units."""
+    """Views nearest to an anchor get gradients only where their depth exceeds this, scene units."""
 
 
 def anchor_azimuths_rad(count: int) -> Float[Tensor, " {count}"]:
@@ -106,9 +106,9 @@ def nearest_view(
 def choose_conditions(
     nearest: Int[Tensor, " n"], probability: float, generator: torch.Generator
 ) -> Int[Tensor, " n"]:
-    """Return which known view each target listens to: its nearest with p, else 0, the photo."""
-    listens = torch.rand(len(nearest), generator=generator) < probability
-    return torch.where(listens.to(nearest.device), nearest, torch.zeros_like(nearest))
+    """Return the view that conditions each target: its nearest with p, else 0, the photo."""
+    uses_nearest = torch.rand(len(nearest), generator=generator) < probability
+    return torch.where(uses_nearest.to(nearest.device), nearest, torch.zeros_like(nearest))
 
 
 def anchor_gate(
@@ -116,7 +116,7 @@ def anchor_gate(
 ) -> Bool[Tensor, "n h w"]:
     """Return where the gradient passes: the nearest view is the photo, or the pixel is far.
 
-    As in the published code, the gate closes whenever the *nearest* view is an anchor, also where
-    the draw chose the photo: what stands in front was settled by the photo.
+    As in the published code, the gate depends on the *nearest* view, also where the draw chose the
+    photo: near content is determined by the photo.
     """
     return (nearest == 0)[:, None, None] | (depth_z > depth_threshold)

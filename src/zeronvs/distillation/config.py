@@ -56,7 +56,7 @@ class DistillConfig:
     guidance_scale: float = 9.5
     """Classifier-free guidance of score distillation (7.5 on DTU)."""
     sds_every: int = 1
-    """Score distillation on every so many steps; 0 = never, and the model is not asked."""
+    """Steps between score distillation steps; 0 = never, and the model is not evaluated."""
     sds_from_step: int = 0
     """First step of score distillation."""
     noise_levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
@@ -66,11 +66,12 @@ class DistillConfig:
     reference_rays: int | None = None
     """Random rays of the photo a step; None = the whole photo, which normal smoothness needs."""
     reference_ray_noise: float = 2e-3
-    """Standard deviation of the shift and the turn of the photo's rays, once a step."""
+    """Standard deviation of the translation (scene units) and rotation (radians) applied to the
+    photo's camera, drawn once per step."""
     supervised_rays: int = 4096
     """Random rays a step over all supervised views."""
     supervised_error: RobustKind = "huber"
-    """How colour errors of supervised views count; the photo's always count squared."""
+    """Penalty of colour errors on supervised views; that of the photo is always squared."""
     supervised_knee: float = 0.1
     """Colour difference from which the robust errors stop growing quadratically."""
 
@@ -84,7 +85,7 @@ class DistillConfig:
     background: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Behind the scene where the background is not random."""
     mixed_precision: bool = True
-    """Ask the diffusion model in bfloat16; on CUDA only."""
+    """Evaluate the diffusion model in bfloat16; on CUDA only."""
 
     field_config: FieldConfig = field(default_factory=FieldConfig)
     proposal_config: ProposalConfig = field(default_factory=ProposalConfig)
@@ -93,21 +94,21 @@ class DistillConfig:
     log_every: int = 10
     """Steps between lines of log.jsonl."""
     checkpoint_seconds: float = 30.0
-    """Work that a kill may cost, about."""
+    """Seconds between checkpoints, that is, the work lost by a kill."""
 
     def stage(self, step: int) -> RenderStage:
         """Return the stage that `step` (from 0) belongs to."""
         return [stage for stage in self.stages if stage.from_step <= step][-1]
 
     def has_sds(self, step: int) -> bool:
-        """Whether `step` (from 0) asks the diffusion model."""
+        """Whether `step` (from 0) evaluates the diffusion model."""
         if not self.uses_sds or step < self.sds_from_step:
             return False
         return (step - self.sds_from_step) % self.sds_every == 0
 
     @property
     def uses_sds(self) -> bool:
-        """Whether any step asks the diffusion model."""
+        """Whether any step evaluates the diffusion model."""
         on = self.sds_every > 0 and self.weights.sds > 0
         return on and self.sds_from_step < self.steps
 

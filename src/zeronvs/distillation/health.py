@@ -1,6 +1,6 @@
-"""Signs that a run went wrong, each with what was seen and what to do about it.
+"""Detection of failed runs: non-finite numbers, blank images, ignored conditioning, empty scenes.
 
-Checks return findings, so that they can be kept in `run.json`; `raise_errors` stops the run.
+Checks return findings, which are kept in `run.json`; `raise_errors` stops the run.
 """
 
 import math
@@ -26,16 +26,16 @@ _FLAT = 1.0 / 255.0
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One sign that something is wrong."""
+    """Result of a failed check."""
 
     check: str
-    """Which check found it."""
+    """Name of the check."""
     severity: Literal["warn", "error"]
-    """"error": the result is of no use; "warn": look at it."""
+    """"error": the result is useless; "warn": inspect it."""
     message: str
-    """What was seen and what to do, for the person who runs it."""
+    """Observation and remedy, for the user."""
     value: float
-    """The number that gave it away."""
+    """The measured number that failed the check."""
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
@@ -50,7 +50,7 @@ def raise_errors(findings: Iterable[Finding]) -> None:
 
 
 def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
-    """Find loss terms that are not finite numbers.
+    """Detect loss terms that are not finite.
 
     Args:
         step: Step of the run, from 1.
@@ -70,7 +70,7 @@ def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
 
 
 def check_weights(module: nn.Module, step: int) -> list[Finding]:
-    """Find parameters that are not finite."""
+    """Detect parameters that are not finite."""
     broken = [
         name for name, weight in module.named_parameters() if not bool(weight.isfinite().all())
     ]
@@ -84,7 +84,7 @@ def check_weights(module: nn.Module, step: int) -> list[Finding]:
 
 
 def check_images(images: Float[Tensor, "n 3 h w"], what: str) -> list[Finding]:
-    """Find images that are not numbers, black, or of a single colour.
+    """Detect images that are NaN, black, or of a single colour.
 
     One such image among many is a warning; half of them or more are an error.
 
@@ -100,8 +100,8 @@ def check_images(images: Float[Tensor, "n 3 h w"], what: str) -> list[Finding]:
     }
     remedies = {
         "NaN": "The weights or the input hold NaN: run in full precision.",
-        "black": "Check the weights, and that the cameras look at the scene.",
-        "of one colour": "Check that the cameras look at the scene, and that it is not empty.",
+        "black": "Check the weights, and that the cameras face the scene.",
+        "of one colour": "Check that the cameras face the scene, and that it is not empty.",
     }
     findings = []
     for kind, hits in kinds.items():
@@ -121,33 +121,35 @@ def check_images(images: Float[Tensor, "n 3 h w"], what: str) -> list[Finding]:
 
 
 @torch.no_grad()
-def check_guidance(
+def check_camera_conditioning(
     pipe: ZeroNVSPipeline, condition: Condition, cameras: Camera, seed: int = 0
 ) -> list[Finding]:
-    """Find a model that does not listen to the camera: same noise, other camera, same answer.
+    """Detect weights that ignore the camera: the predicted noise must change with the camera.
 
     Args:
         condition: The photo, batch of 1.
         cameras: Two or more different cameras.
     """
-    told = pipe.prepare(condition, cameras)
+    camera_condition = pipe.prepare(condition, cameras)
     latent = condition.latent
     noise = draw_noise([seeded_generator(seed)], tuple(latent.shape[1:])).to(latent)
     noise = noise.expand(len(cameras), -1, -1, -1)
     timestep = torch.full((len(cameras),), len(pipe.alphas_cumprod) // 2, device=latent.device)
-    answer = pipe.predict_noise(noise, timestep, told, 1.0)
-    difference = float((answer[1:] - answer[:1]).norm() / answer.norm().clamp(min=1e-12))
+    predicted = pipe.predict_noise(noise, timestep, camera_condition, 1.0)
+    difference = float((predicted[1:] - predicted[:1]).norm() / predicted.norm().clamp(min=1e-12))
     if difference > 1e-6:
         return []
     message = (
-        f"the model does not listen to the camera (its answers differ by {difference:.1e}). Check "
-        "that the weights hold cc_projection and were converted from a view-conditioned checkpoint."
+        f"the model ignores the camera (its predictions differ by {difference:.1e}). Check that "
+        "the weights have a cc_projection and come from a view-conditioned checkpoint."
     )
-    return [Finding(check="guidance", severity="error", message=message, value=difference)]
+    return [
+        Finding(check="camera conditioning", severity="error", message=message, value=difference)
+    ]
 
 
 def check_sds_gradient(gradient: Float[Tensor, "n c h w"], step: int) -> list[Finding]:
-    """Find a score distillation gradient that is zero."""
+    """Detect a score distillation gradient that is zero."""
     size = float(gradient.square().mean().sqrt())
     if size > 1e-8 or not math.isfinite(size):  # NaN is for check_losses
         return []
@@ -160,7 +162,7 @@ def check_sds_gradient(gradient: Float[Tensor, "n c h w"], step: int) -> list[Fi
 
 @torch.no_grad()
 def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
-    """Find an empty scene, and cameras that stand inside its content.
+    """Detect an empty scene, and cameras inside its content.
 
     Args:
         cameras: Batch of cameras that ought to see it; small images do.

@@ -1,4 +1,4 @@
-"""The loop: a photo and a diffusion model in, a scene out; stops and goes on at any step."""
+"""Optimisation of a scene from a photo and a diffusion model; resumable at any step."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zeronvs._core.errors import Cancelled
-from zeronvs._core.files import append_lines, cut_back
+from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.view import View
@@ -44,22 +44,22 @@ def distill(
     progress: Progress = silent,
     resume: bool = False,
 ) -> Scene:
-    """Make a scene that looks like the photo from its camera and plausible from everywhere else.
+    """Optimise a scene: the photo is reconstructed, unobserved regions are distilled.
 
     On a CPU a run that was stopped and resumed ends with exactly the weights of one that was not.
 
     Args:
-        pipe: The diffusion model, on `device`; may be None where the recipe never asks it.
+        pipe: The diffusion model, on `device`; may be None where the recipe never evaluates it.
         input_view: The photo (one view) at the canonical camera: azimuth 0, looking at the origin.
         scene_scale: Scene units per model unit (the paper's q), > 0.
         run_dir: Gets checkpoint.safetensors, log.jsonl and anchors/.
-        supervised: Views beside the photo that the scene is fitted to.
+        supervised: Further views that the scene is fitted to.
         geometry_estimator: Predicts the depth of anchors, for models that need it.
-        resume: Go on from the checkpoint in `run_dir`, where there is one.
+        resume: Resume from the checkpoint in `run_dir`, where there is one.
 
     Raises:
         InputError: The checkpoint belongs to another run, or is damaged.
-        HealthError: A number stopped being finite, or the model does not listen to the camera.
+        HealthError: A loss or weight is not finite, or the model ignores the camera conditioning.
     """
     input_view = input_view.to(device)
     supervised = None if supervised is None else supervised.to(device)
@@ -106,7 +106,7 @@ def run_identity(
     seed: int,
     supervised: SupervisedViews | None,
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on: settings and fingerprints of the inputs."""
+    """Return what must be the same for a run to resume: settings and fingerprints of the inputs."""
     identity: dict[str, Any] = {
         "config": config.identity(),
         "photo": digest_view(input_view),
@@ -134,13 +134,13 @@ def obtain_anchors(
     progress: Progress = silent,
     resume: bool = False,
 ) -> View | None:
-    """Return the anchors: read from the run folder when resuming, else sampled and kept there."""
+    """Return the anchors: read from the run folder when resuming, else sampled and saved there."""
     count = config.anchors.count
     if count == 0:
         return None
     folder = run_dir / "anchors"
-    kept = load_views(folder) if resume else None
-    if kept is None or len(kept) != count:
+    anchors = load_views(folder) if resume else None
+    if anchors is None or len(anchors) != count:
         cameras = anchor_cameras(
             count,
             elevation_rad=elevation_rad,
@@ -148,7 +148,7 @@ def obtain_anchors(
             fov_y_rad=float(input_view.camera.fov_y_rad),
             image_size_px=(pipe.image_size_px, pipe.image_size_px),
         )
-        kept = sample_anchors(
+        anchors = sample_anchors(
             pipe,
             input_view.batched(),
             scene_scale,
@@ -157,13 +157,13 @@ def obtain_anchors(
             seeds=[seed * 1000 + index for index in range(count)],
             progress=progress,
         )
-        save_views(folder, kept)
-    return kept.to(input_view.image.device)
+        save_views(folder, anchors)
+    return anchors.to(input_view.image.device)
 
 
 @dataclass(eq=False)
 class _Run:
-    """The changing state of one run."""
+    """Mutable state of a run."""
 
     scene: Scene
     optimizers: Optimizers
@@ -173,10 +173,10 @@ class _Run:
     """Steps done."""
     seconds: float = 0.0
     updating: bool = False
-    """Whether the weights are between two steps right now, and must not be saved."""
+    """Whether an optimiser step is in progress, so that the weights must not be saved."""
 
     def save(self) -> None:
-        """Write the checkpoint, unless the weights are broken: then the last good one stays."""
+        """Write the checkpoint, unless weights are not finite: then the last good one stays."""
         health.raise_errors(health.check_weights(self.scene, self.step))
         state = checkpoints.capture(
             self.scene,
@@ -196,7 +196,7 @@ def _start_run(
     identity: dict[str, Any],
     resume: bool,
 ) -> _Run:
-    """Build the scene and its optimisers, and bring them to the last checkpoint on demand."""
+    """Build the scene and its optimisers; with `resume`, load the last checkpoint."""
     scene = Scene(
         config.field_config,
         config.render_config,
@@ -212,7 +212,7 @@ def _start_run(
         run.step, run.seconds = state.step, state.seconds
     else:
         path.unlink(missing_ok=True)
-    cut_back(run_dir / "log.jsonl", run.step)
+    truncate_log(run_dir / "log.jsonl", run.step)
     return run
 
 
@@ -235,7 +235,7 @@ def make_optimizers(scene: Scene, config: DistillConfig) -> Optimizers:
 
 
 def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
-    """Go on to the last step, keeping checkpoints on the way."""
+    """Run the remaining steps, with checkpoints."""
     config, started, saved = objective.config, time.monotonic() - run.seconds, time.monotonic()
     try:
         while run.step < config.steps:
@@ -256,7 +256,7 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
 
 
 def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
-    """Take one step; return the loss terms and the size of the gradient."""
+    """Take one optimiser step; return the loss terms and the norm of the gradient."""
     config = objective.config
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
@@ -268,7 +268,7 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
     health.raise_errors(health.check_losses(values, run.step + 1))
     values = {"loss": sum(values.values()), **values}
     if (run.step + 1) % config.log_every == 0:
-        values["field gradient"] = _gradient_size(run.scene.field)
+        values["field gradient"] = _gradient_norm(run.scene.field)
     run.updating = True
     rates = {"field": config.field_learning_rate, "proposal": config.proposal_learning_rate}
     for name, optimizer in run.optimizers.items():
@@ -280,7 +280,7 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
     return values
 
 
-def _gradient_size(module: nn.Module) -> float:
+def _gradient_norm(module: nn.Module) -> float:
     """Return the Euclidean norm of the gradient of all parameters."""
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients))
@@ -289,7 +289,7 @@ def _gradient_size(module: nn.Module) -> float:
 def _check_model(
     pipe: ZeroNVSPipeline, known: KnownViews, input_view: View, elevation_rad: float
 ) -> list[health.Finding]:
-    """Check that the model listens to the camera."""
+    """Check that the model's prediction depends on the camera."""
     cameras = anchor_cameras(
         4,
         elevation_rad=elevation_rad,
@@ -297,12 +297,12 @@ def _check_model(
         fov_y_rad=float(input_view.camera.fov_y_rad),
         image_size_px=(pipe.image_size_px, pipe.image_size_px),
     )
-    return health.check_guidance(pipe, known.condition[0], cameras)
+    return health.check_camera_conditioning(pipe, known.condition[0], cameras)
 
 
 @contextmanager
 def _frozen(pipe: ZeroNVSPipeline | None) -> Iterator[None]:
-    """Keep gradients from being collected in the diffusion model while the scene is fitted."""
+    """Disable gradients of the diffusion model's weights inside the block."""
     parts = [] if pipe is None else pipe.components.values()
     modules = [part for part in parts if isinstance(part, nn.Module)]
     thawed = [w for module in modules for w in module.parameters() if w.requires_grad]

@@ -15,7 +15,7 @@ RobustKind = Literal["squared", "absolute", "huber"]
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """How much each term counts; 0 switches a term off together with its cost."""
+    """Weights of the loss terms; 0 disables a term and its cost."""
 
     sds: float = 0.1
     """Score distillation on random views, summed over the latent (published: 0.1)."""
@@ -30,14 +30,14 @@ class LossWeights:
     interlevel: float = 1.0
     """Agreement of the proposal density with the field (mip-NeRF 360)."""
     distortion: float = 0.0
-    """Compactness of the weights along a ray (mip-NeRF 360); holds floaters down. Published: 0."""
+    """Distortion of the weights along a ray (mip-NeRF 360); suppresses floaters. Published: 0."""
     supervised_rgb: float = 1500.0
     """Colour error on supervised views other than the photo, before each view's own weight."""
     supervised_depth: float = 0.0
     """Error of the log depth on views that carry depth."""
     free_space: float = 0.0
-    """Content before the known depth, on views that carry depth. Without it a few views are best
-    explained by a picture hung before each camera, and nothing stands between them."""
+    """Density in front of the known depth, on views that carry depth. Without it a few views are
+    fitted best by a billboard in front of each camera, with nothing between them."""
 
     @property
     def needs_normals(self) -> bool:
@@ -67,12 +67,12 @@ def opaque_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
 def robust_error(
     difference: Float[Tensor, "*shape"], kind: RobustKind, knee: float = 0.1
 ) -> Float[Tensor, "*shape"]:
-    """Return a penalty that equals the square near zero and forgives outliers as `kind` says.
+    """Return a penalty that equals the square near zero and grows at infinity as `kind` states.
 
     Args:
         kind: "squared" d^2; "absolute" knee * |d|; "huber" d^2 up to the knee, then straight.
-        knee: Where the straight part begins; sampled views that disagree with the rest by more
-            than this pull with constant force instead of fogging the scene.
+        knee: Start of the linear part: sampled views that are inconsistent by more than this have
+            a bounded gradient, which keeps them from fogging the scene.
     """
     size = difference.abs()
     if kind == "squared":
@@ -104,7 +104,7 @@ def free_space_loss(
     margin: float = 0.15,
     samples: int = 2,
 ) -> Float[Tensor, ""]:
-    """Return the mean share of light lost between the camera and the known depth.
+    """Return the mean absorption between the camera and the known depth.
 
     One minus exp(-optical depth), the optical depth estimated from a few random points a ray.
 
@@ -130,10 +130,10 @@ def clearance_loss(
     *,
     share: float = 0.25,
 ) -> Float[Tensor, ""]:
-    """Return the mean share of light lost right before cameras that stand between known ones.
+    """Return the mean absorption close to cameras between the known ones.
 
-    What no view sees is free to hold anything, and what it holds near the path of a camera fills
-    whole frames. Rays are turned about the world's z, so that they start between the views.
+    Unobserved space is unconstrained, and density close to a camera path fills whole frames. Rays
+    of the known views are rotated about the world's z, so that they start between the views.
 
     Args:
         origins: Where rays of known views start, scene units.

@@ -1,8 +1,7 @@
-"""Which noise levels score distillation asks about, as the run goes on.
+"""Annealed noise levels of score distillation.
 
-The published recipe starts with coarse questions (nearly pure noise) and ends with fine ones, and
-lets views far from the photo stay coarse for longer (paper, supplement B.2). All step numbers are
-those of the published run of 4,000 steps; `compressed` squeezes them into a shorter one.
+The published recipe anneals from high to low noise, later for views farther from the photo (paper,
+supplement B.2). Step numbers refer to the published run of 4,000 steps; `compressed` rescales them.
 """
 
 import bisect
@@ -46,7 +45,7 @@ class PiecewiseLinear:
 
 
 def constant(value: int | float) -> PiecewiseLinear:
-    """Return the schedule that always says `value`."""
+    """Return a constant schedule."""
     return PiecewiseLinear(((0, value),))
 
 

@@ -1,7 +1,7 @@
-"""What one step of distillation asks of the scene: look like the photo, and like its neighbours.
+"""Training objective of one distillation step: reference view, supervised views, SDS.
 
-A step yields its parts one after the other, so that the caller can backpropagate each part and free
-its graph before the next is rendered ("accumulate" in the published configs).
+A step yields its parts in sequence, so that the caller can backpropagate each part and free its
+graph before the next is rendered ("accumulate" in the published configs).
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
 
 @dataclass(frozen=True, eq=False)
 class KnownViews:
-    """The photo (first) and the anchors, as the diffusion model is told of them."""
+    """Conditions of the diffusion model: the photo (first) and the anchors."""
 
     condition: Condition
     camera_to_world: Float[Tensor, "m 4 4"]
@@ -167,7 +167,7 @@ class Objective:
         return terms | self._ray_regularizers(rendering, name)
 
     def _score_distillation(self, step: int) -> LossTerms:
-        """Return the loss of random views that the diffusion model looks at."""
+        """Return the SDS loss of random views."""
         pipe, known, config = self.pipe, self.known, self.config
         if pipe is None or known is None:
             raise ValueError("score distillation needs a diffusion model and the encoded photo")
@@ -198,10 +198,15 @@ class Objective:
         with self._mixed_precision():
             latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
             with torch.no_grad():
-                told = pipe.prepare(known.condition[chosen], cameras)
+                camera_condition = pipe.prepare(known.condition[chosen], cameras)
             noise = torch.randn(latent.shape, generator=generator).to(latent)
             gradient = sds_gradient(
-                pipe, latent, timestep.to(latent.device), noise, told, config.guidance_scale
+                pipe,
+                latent,
+                timestep.to(latent.device),
+                noise,
+                camera_condition,
+                config.guidance_scale,
             )
         health.raise_errors(health.check_sds_gradient(gradient, step + 1))
         terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
@@ -225,7 +230,7 @@ class Objective:
         return background.to(self.input_view.image.device)
 
     def _regularizers(self, rendering: Rendering, name: str) -> LossTerms:
-        """Return the terms that ask for a clean scene, whatever it shows."""
+        """Return the regularisers of whole images."""
         weights = self.config.weights
         terms = self._ray_regularizers(rendering, name)
         if weights.orientation > 0:
@@ -236,7 +241,7 @@ class Objective:
         return terms
 
     def _ray_regularizers(self, rendering: Rendering | RayRendering, name: str) -> LossTerms:
-        """Return the terms that single rays have too."""
+        """Return the regularisers that are defined on single rays."""
         weights = self.config.weights
         terms = {}
         if weights.interlevel > 0:
@@ -248,7 +253,7 @@ class Objective:
         return terms
 
     def _mixed_precision(self) -> torch.autocast:
-        """Return the context in which the diffusion model is asked."""
+        """Return the autocast context of the diffusion model."""
         device_type = self.input_view.image.device.type
         enabled = self.config.mixed_precision and device_type == "cuda"
         return torch.autocast(device_type, torch.bfloat16, enabled=enabled)

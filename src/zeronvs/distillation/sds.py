@@ -1,8 +1,8 @@
 """Score distillation: the gradient a diffusion model has on a rendered image.
 
-The rendered view is noised and the model says which noise it sees, given the photo and the camera.
-What the model says beyond the noise that was added is the direction in which it would change the
-view (DreamFusion, arXiv 2209.14988, Eq. 3):
+The rendered view is noised, and the model predicts the noise conditioned on the photo and the
+camera. The difference between predicted and added noise is the gradient of the rendered view
+(DreamFusion, arXiv:2209.14988, Eq. 3):
 
     g = w(t) (eps_hat(z_t; t, condition) - eps),    z_t = sqrt(a) z + sqrt(1 - a) eps,    w = 1 - a
 
@@ -18,11 +18,11 @@ from torch import Tensor
 
 @runtime_checkable
 class NoisePredictor(Protocol):
-    """What score distillation asks of a diffusion model; `ZeroNVSPipeline` is one."""
+    """Interface of a diffusion model for score distillation; `ZeroNVSPipeline` implements it."""
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " t"]:
-        """Share of signal variance left at each training timestep (alpha_bar), falling."""
+        """Signal variance alpha_bar at each training timestep, decreasing."""
         ...
 
     def predict_noise(
@@ -32,7 +32,7 @@ class NoisePredictor(Protocol):
         camera_condition: Any,
         guidance_scale: float,
     ) -> Float[Tensor, "n c h w"]:
-        """Return the noise seen in `noisy_latent`, with guidance."""
+        """Return the predicted noise, with classifier-free guidance."""
         ...
 
 
@@ -64,7 +64,7 @@ def sds_gradient(
         latent: Scaled latent of the rendered views.
         timestep: Diffusion timestep per view.
         noise: Standard normal noise.
-        camera_condition: What the model is told: photo and cameras, one camera per view.
+        camera_condition: Conditioning on photo and cameras, one camera per view.
         guidance_scale: Classifier-free guidance weight; 1 = none.
     """
     alpha_bar = denoiser.alphas_cumprod.to(latent)[timestep]

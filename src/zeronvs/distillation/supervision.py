@@ -1,4 +1,4 @@
-"""Views that the scene is fitted to pixel by pixel: the photo, and sampled views around it."""
+"""Views with a per-pixel reconstruction loss: the photo, and sampled views around it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from zeronvs.cameras.view import View
 
 @dataclass(frozen=True, eq=False)
 class SupervisedViews:
-    """Views beside the photo that the scene should look like, and how far each is trusted."""
+    """Views that the scene is fitted to in addition to the photo, with confidence weights."""
 
     views: View
     """m views; depth where known, in scene units."""
     weight: Float[Tensor, " m"] | None = None
-    """Trust in each view; 1 where None."""
+    """Weight of each view; 1 where None."""
     confidence: Float[Tensor, "m h w"] | None = None
-    """Trust in each pixel; 1 where None."""
+    """Weight of each pixel; 1 where None."""
 
     def to(self, device: torch.device | str) -> "SupervisedViews":
         """Return the same views with their tensors on `device`."""
@@ -72,23 +72,11 @@ def random_pixels(
     )
 
 
-def join_pixels(batches: list[PixelBatch]) -> PixelBatch:
-    """Return one batch that holds them all, in order."""
-    return PixelBatch(
-        torch.cat([batch.origins for batch in batches]),
-        torch.cat([batch.directions for batch in batches]),
-        torch.cat([batch.z_per_unit_distance for batch in batches]),
-        torch.cat([batch.rgb for batch in batches]),
-        torch.cat([batch.depth_z for batch in batches]),
-        torch.cat([batch.trust for batch in batches]),
-    )
-
-
 def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera:
-    """Return the camera shifted and turned a little, which keeps grid artefacts from settling.
+    """Return the camera after a small random rigid motion, which prevents grid artefacts.
 
-    Stands for the published noise on ray origins and directions (threestudio, utils/ops.py,
-    `get_rays`, one draw per call), as a rigid motion.
+    Equivalent of the published noise on ray origins and directions (threestudio, utils/ops.py,
+    `get_rays`, one draw per call).
 
     Args:
         camera: One camera, or a batch that is moved as one.

@@ -1,7 +1,7 @@
-"""Random cameras around the scene, from the photo's viewpoint outwards as the run goes on.
+"""Random cameras around the scene; their range grows from the photo's viewpoint during a run.
 
 Growing the ranges of azimuth and elevation slowly is "very important for stability" (paper,
-supplement B.2). All cameras look at the origin, keep the photo's field of view and stand upright.
+supplement B.2). All cameras are upright, point at the origin and have the photo's field of view.
 """
 
 import math
@@ -19,7 +19,7 @@ _DEGREE = math.pi / 180.0
 
 @dataclass(frozen=True, kw_only=True)
 class ViewpointConfig:
-    """Where random cameras may stand (published code, data/image.py and data/uncond.py)."""
+    """Distribution of random cameras (published code, data/image.py and data/uncond.py)."""
 
     azimuth_range_rad: tuple[float, float] = (-math.pi, math.pi)
     """Relative to the photo, whose azimuth is 0."""
@@ -30,7 +30,7 @@ class ViewpointConfig:
     progressive_until_step: int = 1000
     """Step at which the ranges are at their widest; 0 = from the start."""
     sphere_probability: float = 0.5
-    """How often a camera is uniform on the sphere rather than uniform in degrees of elevation."""
+    """Probability of a camera uniform on the sphere rather than uniform in elevation."""
 
     def compressed(self, factor: float) -> "ViewpointConfig":
         """Return the same ranges with every step number multiplied by `factor`."""
@@ -39,7 +39,7 @@ class ViewpointConfig:
 
 @dataclass(frozen=True, eq=False)
 class Viewpoints:
-    """Positions on spheres around the origin; all look at it."""
+    """Cameras on spheres around the origin, pointing at it, in spherical coordinates."""
 
     azimuth_rad: Float[Tensor, " n"]
     """Counter-clockwise seen from above; the photo's is 0; in [-pi, pi]."""
@@ -53,7 +53,7 @@ class Viewpoints:
         return wrapped.abs()
 
     def cameras(self, fov_y_rad: float, image_size_px: tuple[int, int]) -> Camera:
-        """Return the cameras that stand there and look at the origin."""
+        """Return the cameras at these positions, pointing at the origin."""
         poses = orbit_pose(self.azimuth_rad, self.elevation_rad, self.distance)
         return Camera.from_fov(poses, fov_y_rad, image_size_px)
 

@@ -81,9 +81,9 @@ def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
 
 def motion_classes(names: Sequence[PairName]) -> list[str]:
     """Return the classes that occur: small, medium, large, then others by name."""
-    found = {name.motion_class for name in names}
-    known = [name for name in CLASS_ORDER if name in found]
-    return known + sorted(found - set(known))
+    classes = {name.motion_class for name in names}
+    known = [name for name in CLASS_ORDER if name in classes]
+    return known + sorted(classes - set(known))
 
 
 class HeldOutScenes:
@@ -106,7 +106,7 @@ class HeldOutScenes:
         """Read one pair.
 
         Raises:
-            InputError: A scene or frame is missing, or nothing says how deep the input is.
+            InputError: A scene or frame is missing, or the depth of the input is unknown.
         """
         scene, index = self._find(name.scene, name.input)
         source = crop_square(scene.view(index), self.size_px)
@@ -128,7 +128,7 @@ class HeldOutScenes:
         for index, frame in enumerate(scene.frames):
             if frame["file"] == file:
                 return scene, index
-        raise InputError(f"pairs.json asks for {file} of {name}, which that scene does not have")
+        raise InputError(f"pairs.json names {file} of {name}, which that scene does not have")
 
     def _estimated(self, scene: PosedScene, index: int, view: View) -> Tensor:
         """Align the depth of the estimator to the triangulated points of a frame."""
@@ -142,7 +142,7 @@ class HeldOutScenes:
         inside = ((pixel >= 0) & (pixel < self.size_px)).all(-1)
         if self._estimator is None or int(inside.sum()) < MIN_KNOWN_POINTS:
             raise InputError(
-                f"nothing says how deep {frame['file']} of {scene.folder.name} is: it has no depth "
+                f"the depth of {frame['file']} of {scene.folder.name} is unknown: it has no depth "
                 "map, and no disparity (or depth network) with enough points in sparse.npz"
             )
         pixel, depth_z = pixel[inside], depth_z[inside]

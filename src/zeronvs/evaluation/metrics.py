@@ -62,16 +62,15 @@ def find_perceptual_weights() -> Path | None:
 WARP = "input warped, holes inpainted"
 """Holes are a smooth continuation (push-pull pyramid)."""
 WARP_NEAREST = "input warped, nearest fill"
-"""A hole takes the colour of the nearest known pixel. This leaves streaks that no person likes;
-perceptual distances do, because they are sharp: the row says how much of a number is sharpness."""
-
+"""A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
+perceptual distances reward: the row shows how much of a score is due to sharpness."""
 WARP_MIRROR = "input warped, mirror fill"
-"""A hole continues what is beside it (`continue_image`): what the built-in model starts from, so
-the distance from this row to the model's says what its network adds."""
+"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
+the difference to its row is the contribution of its network."""
 
 
 def warped_input(view: View, target: Camera) -> dict[str, Float[Tensor, "b 3 h w"]]:
-    """Return the inputs moved along their depth into the targets, with each kind of filling."""
+    """Return the inputs warped along their depth into the targets, with each kind of filling."""
     images, validity = forward_warp(view, target)
     known = images * validity
     return {

@@ -1,4 +1,4 @@
-"""New views of held-out scenes: ours beside the input copied and the input warped, pair by pair."""
+"""Evaluation of novel views on held-out scenes; baselines: the input copied, the input warped."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -61,16 +61,16 @@ class PairScore:
 
 @dataclass(frozen=True, eq=False)
 class ViewsEvaluation:
-    """What came out."""
+    """Scores of all pairs, and sheets of some."""
 
     config: ViewsEvaluationConfig
-    """What it was made with; settings that were left to the model are filled in."""
+    """Settings, with the model's defaults filled in."""
 
     pairs: tuple[PairScore, ...]
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
     sheets: dict[str, list[Float[Tensor, "columns 3 h w"]]] = field(default_factory=dict)
-    """Class -> pictures of some pairs: input, truth, then the methods that are not the copy."""
+    """Class -> images of some pairs: input, truth, then the methods other than the copy."""
 
     def mean(self, motion_class: str, method: str, metric: str) -> float:
         """Return the mean over the pairs of a class."""
@@ -112,22 +112,22 @@ def evaluate_views(
         config = _resolved(config, pipe.conditioning.sampling_defaults)
     names = read_pair_names(folder, config.limit)
     scenes = HeldOutScenes(folder, SIZE_PX, geometry_estimator)
-    wanted = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
+    shown = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     scores: list[PairScore] = []
     sheets = defaultdict(list)
     methods: tuple[str, ...] = ()
     for start in range(0, len(names), config.batch_size):
         pairs = [scenes.pair(name) for name in names[start : start + config.batch_size]]
         seeds = [config.seed + start + offset for offset in range(len(pairs))]
-        answers = _answers(pipe, pairs, seeds, config, geometry_estimator)
-        methods = tuple(answers)
-        measured = _measure(answers, pairs, perceptual)
+        predictions = _predictions(pipe, pairs, seeds, config, geometry_estimator)
+        methods = tuple(predictions)
+        measured = _measure(predictions, pairs, perceptual)
         for offset, pair in enumerate(pairs):
             scores.append(PairScore(pair.name, measured[offset]))
-            if start + offset in wanted[pair.name.motion_class]:
-                shown = [answers[method][offset] for method in methods if method != COPY]
-                pictures = [pair.input_view.image, pair.target_view.image, *shown]
-                sheets[pair.name.motion_class].append(torch.stack(pictures))
+            if start + offset in shown[pair.name.motion_class]:
+                images = [predictions[method][offset] for method in methods if method != COPY]
+                row = [pair.input_view.image, pair.target_view.image, *images]
+                sheets[pair.name.motion_class].append(torch.stack(row))
         progress(ProgressEvent("evaluate views", start + len(pairs), len(names)))
     metrics = ("PSNR", "SSIM") if perceptual is None else ("PSNR", "SSIM", "ST-LPIPS")
     return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets))
@@ -139,12 +139,12 @@ def _resolved(config: ViewsEvaluationConfig, usual: SamplingDefaults) -> ViewsEv
 
 
 def _spread(names: Sequence[PairName], label: str, count: int) -> set[int]:
-    found = [index for index, name in enumerate(names) if name.motion_class == label]
-    count = min(count, len(found))
-    return {found[index * len(found) // count] for index in range(count)}
+    indices = [index for index, name in enumerate(names) if name.motion_class == label]
+    count = min(count, len(indices))
+    return {indices[index * len(indices) // count] for index in range(count)}
 
 
-def _answers(
+def _predictions(
     pipe: ZeroNVSPipeline | None,
     pairs: Sequence[HeldOutPair],
     seeds: list[int],
@@ -154,7 +154,7 @@ def _answers(
     """Return every method's views of a batch of pairs, in the order of the table."""
     cameras = Camera.stack([pair.target_view.camera for pair in pairs])
     views = View.stack([pair.input_view for pair in pairs])
-    answers: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = {}
     if pipe is not None:
         scale = torch.tensor([pair.scene_scale for pair in pairs])
         unknown_depth = View(views.image, views.camera)
@@ -171,11 +171,11 @@ def _answers(
             )
             return _at_protocol_size(images.cpu())
 
-        answers[OURS] = ours(unknown_depth if geometry_estimator is not None else views)
+        predictions[OURS] = ours(unknown_depth if geometry_estimator is not None else views)
         if config.given_depth and pipe.conditioning.needs_depth:
-            answers[OURS_GIVEN_DEPTH] = ours(views)
-    answers |= warped_input(views, cameras)
-    return answers | {COPY: views.image}
+            predictions[OURS_GIVEN_DEPTH] = ours(views)
+    predictions |= warped_input(views, cameras)
+    return predictions | {COPY: views.image}
 
 
 def _at_protocol_size(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
@@ -187,18 +187,18 @@ def _at_protocol_size(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s 
 
 
 def _measure(
-    answers: dict[str, Float[Tensor, "b 3 h w"]],
+    predictions: dict[str, Float[Tensor, "b 3 h w"]],
     pairs: Sequence[HeldOutPair],
     perceptual: PerceptualDistance | None,
 ) -> list[dict[str, dict[str, float]]]:
     """Return method -> metric -> value for each pair."""
     truth = torch.stack([pair.target_view.image for pair in pairs])
-    wanted = None if perceptual is None else perceptual.features(truth)
+    features = None if perceptual is None else perceptual.features(truth)
     columns = {}
-    for method, images in answers.items():
+    for method, images in predictions.items():
         columns[method] = {"PSNR": psnr(images, truth), "SSIM": ssim(images, truth)}
-        if perceptual is not None and wanted is not None:
-            columns[method]["ST-LPIPS"] = perceptual.compare(perceptual.features(images), wanted)
+        if perceptual is not None and features is not None:
+            columns[method]["ST-LPIPS"] = perceptual.compare(perceptual.features(images), features)
     return [
         {
             method: {metric: float(values[index]) for metric, values in column.items()}

@@ -1,4 +1,4 @@
-"""Writing an evaluation of views: a table, the numbers behind it, and pictures to look at."""
+"""Report of an evaluation of views: table, scores, and contact sheets."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +42,7 @@ def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
 
 
 def markdown_table(evaluation: ViewsEvaluation) -> str:
-    """Return the table in Markdown, with a line that says which way is better."""
+    """Return the table in Markdown, with the direction of each metric."""
     rows = table_rows(evaluation)
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")

@@ -54,14 +54,14 @@ class FieldConfig:
 
 @dataclass(frozen=True, eq=False)
 class FieldSample:
-    """What a field holds at some points."""
+    """Values of a field at some points."""
 
     density: Float[Tensor, "*points"]
     """Extinction per scene unit, >= 0."""
     color: Float[Tensor, "*points 3"]
     """RGB in [0, 1]."""
     density_gradient: Float[Tensor, "*points 3"] | None = None
-    """Gradient of the density in world axes, where it was asked for."""
+    """Gradient of the density in world axes, on request."""
 
 
 @runtime_checkable

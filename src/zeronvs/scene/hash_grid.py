@@ -51,12 +51,12 @@ class HashGridConfig:
 
 @dataclass(frozen=True, eq=False)
 class GridLayout:
-    """Where each level of the grid lies in the table."""
+    """Position of each level of the grid in the table."""
 
     cells: Float[Tensor, "levels 1"]
     """Cells along an axis."""
     strides: Int32[Tensor, "3 levels 1"]
-    """What one step along x, y, z does to the index: vertices to skip, or the hash's prime."""
+    """Index stride along x, y, z: vertices to skip, or the hash's prime (Eq. 4)."""
     offsets: Int32[Tensor, "levels 1"]
     """First entry of each level; multiples of the table size for hashed levels."""
     dense_levels: int
@@ -237,11 +237,14 @@ def _corner_index(points: Tensor, layout: GridLayout) -> tuple[Tensor, Tensor]:
         Entries, "2 2 2 l n".
         Fractions of a cell along x, y, z, in [0, 1): "3 l n".
     """
+    # Position in cells of each level; its integer part is the lower corner.
     position = points.T.contiguous().clamp(0.0, _LARGEST_BELOW_ONE)[:, None] * layout.cells
     cell = position.floor()
     fraction = position.sub_(cell)
+    # Contribution of each axis to the index, for the lower and the upper corner along it.
     low = cell.int().mul_(layout.strides)
     both = torch.stack([low, low + layout.strides])  # 2 3 l n
+    # Broadcasting along new leading axes combines them to the eight corners, z y x.
     split = layout.dense_levels
     index = low.new_empty(2, 2, 2, *low.shape[1:])
     if split:
@@ -287,12 +290,18 @@ def _slopes(corners: Tensor, fraction: Tensor, cells: Tensor) -> Tensor:
 
 
 def _spread_derivative(direction: Tensor, fraction: Tensor) -> Tensor:
-    """Return the derivative of each corner's weight along `direction` ("3 l n", in cells)."""
-    weight = torch.ones_like(fraction[0])
+    """Return the derivative of each corner's weight along `direction` ("3 l n", in cells).
+
+    A corner's weight is a product over the axes of f (upper corner) or 1 - f (lower corner), with f
+    the fraction. It is built axis by axis, together with its derivative by the product rule.
+    """
+    weight = torch.ones_like(fraction[0])  # weight over the axes so far, "2.. l n"
     derivative = torch.zeros_like(weight)
     for axis in range(3):
+        # (w f)' = w' f + w f' with f' = direction: `step` is w f'.
         upper, step = fraction[axis], weight * direction[axis]
         upper_derivative = derivative * upper
+        # (w (1 - f))' = w' - w' f - w f'. The new axis is first: corner axes end up z y x.
         derivative = torch.stack([derivative - upper_derivative - step, upper_derivative + step])
         upper_weight = weight * upper
         weight = torch.stack([weight - upper_weight, upper_weight])

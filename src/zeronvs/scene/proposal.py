@@ -1,4 +1,4 @@
-"""Where along a ray to look: a small proposal density, resampling by it, and the loss it learns by.
+"""Proposal sampling along rays: a small density, resampling of its histogram, and its loss.
 
 Positions along a ray have two measures: the distance t in scene units and s in [0, 1], uniform in
 disparity between the near and far plane. Histograms over s are given by their edges.
@@ -36,7 +36,7 @@ class ProposalConfig:
 
     @classmethod
     def small(cls) -> "ProposalConfig":
-        """Return a proposal for a CPU, which also finds content outside the box."""
+        """Return a proposal for a CPU, contracted so that it covers unbounded space."""
         grid = HashGridConfig(
             levels=4, features_per_level=1, log2_table_size=15, base_resolution=12, growth=1.8
         )
@@ -44,7 +44,7 @@ class ProposalConfig:
 
 
 class ProposalDensity(nn.Module):
-    """A density that says where the field's may be high."""
+    """A cheap density that bounds the field's from above, for importance sampling."""
 
     def __init__(
         self, config: ProposalConfig | None = None, generator: torch.Generator | None = None
@@ -112,23 +112,27 @@ def resample(
     quantiles: Float[Tensor, "r m_edges"],
     padding: float = 0.01,
 ) -> Float[Tensor, "r m_edges"]:
-    """Return the edges of intervals that hold equal shares of a histogram.
+    """Return the edges at given quantiles of a histogram (inverse transform sampling).
 
     Args:
-        edges: Of the histogram, ascending.
-        weights: What each interval absorbs of the ray's light, >= 0, sum <= 1; what is left
-            counts to the last interval.
+        edges: Edges of the histogram, ascending.
+        weights: Weights of the intervals, >= 0, sum <= 1; the rest is assigned to the last one.
         quantiles: Ascending in [0, 1], e.g. from `even_edges`.
-        padding: Mass that is spread evenly over the intervals, so that none is never looked at.
+        padding: Mass distributed evenly over the intervals, so that each is sampled sometimes.
     """
+    # Probabilities: pad, and assign the light that passes all intervals to the last one.
     weights = weights.detach() + padding / weights.shape[-1]
     rest = (1.0 + padding - weights.sum(dim=-1, keepdim=True)).clamp(min=0.0)
     weights = torch.cat([weights[:, :-1], weights[:, -1:] + rest], dim=-1)
+    # The CDF at the edges starts with exactly 0 and ends with exactly 1.
     cumulative = weights.cumsum(dim=-1)
     cumulative = torch.cat([torch.zeros_like(rest), cumulative / cumulative[:, -1:]], dim=-1)
+    # Interval of each quantile: the first edge whose CDF exceeds it is the upper one. `right=True`
+    # skips empty intervals, so that the division below is by a positive mass.
     upper = torch.searchsorted(cumulative, quantiles.contiguous(), right=True)
     upper = upper.clamp(1, edges.shape[-1] - 1)
     low, high = cumulative.gather(1, upper - 1), cumulative.gather(1, upper)
+    # The density is constant within an interval: invert the CDF linearly.
     share = ((quantiles - low) / (high - low).clamp(min=_EPSILON)).clamp(0.0, 1.0)
     return torch.lerp(edges.gather(1, upper - 1), edges.gather(1, upper), share)
 
@@ -146,20 +150,28 @@ def interlevel_loss(
     over all intervals that it touches. The final weights get no gradient.
     """
     weights = weights.detach()
+    # Sum of proposal weights before each proposal edge: a sum over intervals is a difference.
     cumulative = proposal_weights.cumsum(dim=-1)
     cumulative = torch.cat([torch.zeros_like(cumulative[:, :1]), cumulative], dim=-1)
     last = proposal_edges.shape[-1] - 1
+    # Proposal intervals that overlap [edges_k, edges_k+1]: from the last proposal edge <= edges_k
+    # (`right=True`: an equal edge counts, so that the interval before it does not)
+    # to the first proposal edge >= edges_k+1 (an equal edge ends the range).
     proposal_edges, edges = proposal_edges.contiguous(), edges.contiguous()
     start = torch.searchsorted(proposal_edges, edges[:, :-1].contiguous(), right=True) - 1
     end = torch.searchsorted(proposal_edges, edges[:, 1:].contiguous())
     bound = cumulative.gather(1, end.clamp(0, last)) - cumulative.gather(1, start.clamp(0, last))
+    # Only weight above the bound is penalised, relative to the weight itself.
     return ((weights - bound).clamp(min=0.0).square() / (weights + _EPSILON)).mean(dim=-1)
 
 
 def distortion_loss(
     edges: Float[Tensor, "r m_edges"], weights: Float[Tensor, "r m"]
 ) -> Float[Tensor, " r"]:
-    """Return per ray how far its weights are spread (mip-NeRF 360, Eq. 15), in O(m)."""
+    """Return per ray the spread of its weights (mip-NeRF 360, Eq. 15), in O(m).
+
+    sum_ij w_i w_j |t_i - t_j| = 2 sum_i w_i (t_i sum_j<i w_j - sum_j<i w_j t_j), since t ascends.
+    """
     middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
     moment = weights * middle
     before, moment_before = weights.cumsum(dim=-1) - weights, moment.cumsum(dim=-1) - moment

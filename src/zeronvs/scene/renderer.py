@@ -1,9 +1,9 @@
 """Volume rendering along rays: proposal sampling, weights, and what they accumulate.
 
-Symbols: r rays, m final intervals, T transmittance, w weights. Rays are cut into intervals evenly
-in disparity, a proposal density says which of them matter, and the field is asked at the middle of
-intervals that hold equal shares of what it absorbs. Published code,
-renderers/nerf_volume_renderer.py with estimator "proposal".
+Symbols: r rays, m final intervals, T transmittance, w weights. Rays are divided into intervals
+uniform in disparity; a proposal density yields a histogram over them, and the field is evaluated at
+the midpoints of intervals of equal mass. Published code, renderers/nerf_volume_renderer.py with
+estimator "proposal".
 """
 
 from collections.abc import Callable
@@ -29,16 +29,16 @@ Density = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig:
-    """How rays are sampled; the defaults are published for a user's own image."""
+    """Sampling of rays; the defaults are the published ones for a user's own image."""
 
     near: float = 0.5
     """Distance at which rays start, scene units (published: 0.25 DTU, 0.6 Mip-NeRF 360)."""
     far: float = 1000.0
     """Distance at which rays end, scene units (published: 100 DTU)."""
     proposal_samples: int = 64
-    """Intervals at which the proposal density is asked; 0: none, final samples lie evenly."""
+    """Intervals at which the proposal density is evaluated; 0: none, uniform final samples."""
     final_samples: int = 64
-    """Intervals at which the field is asked."""
+    """Intervals at which the field is evaluated."""
     padding: float = 0.01
     """Share of the final samples that is spread over all proposal intervals."""
     chunk_rays: int = 4096
@@ -52,21 +52,21 @@ class RenderConfig:
 
 @dataclass(frozen=True, eq=False)
 class RayRendering:
-    """What was seen along rays."""
+    """Rendering of single rays."""
 
     rgb: Float[Tensor, "r 3"]
     """Colour over the background, in [0, 1]."""
     opacity: Float[Tensor, " r"]
-    """Share of the light that the field absorbs, in [0, 1]."""
+    """Accumulated weight along the ray, in [0, 1]."""
     distance: Float[Tensor, " r"]
-    """Distance along the ray, scene units: the inverse of the mean disparity, which far fog moves
-    little; the far plane where nothing was met."""
+    """Distance along the ray, scene units: the inverse of the mean disparity, which is robust to
+    distant fog; the far plane for empty rays."""
     quantile_distance: Float[Tensor, " r"]
-    """Distance at which half (or another share) of what is absorbed is absorbed, no gradient."""
+    """Distance at which half (or another share) of the weight is accumulated, no gradient."""
     normal: Float[Tensor, "r 3"] | None
-    """Unit normals in world axes, against the density's gradient; where asked for."""
+    """Unit normals in world axes, opposite to the density's gradient; on request."""
     interlevel_loss: Float[Tensor, " r"]
-    """What trains the proposal density; zeros where no gradient is wanted."""
+    """Loss of the proposal density; zeros where gradients are disabled."""
     distortion_loss: Float[Tensor, " r"]
     """Spread of the weights along the ray."""
     orientation_loss: Float[Tensor, " r"]
@@ -93,7 +93,7 @@ def march_rays(
     """Render rays.
 
     Args:
-        proposal: Says where to look; None: everywhere.
+        proposal: Density for importance sampling; None: uniform samples.
         background: RGB behind each ray; None: black.
         jitter: In [-0.5, 0.5), shifts the proposal and the final intervals; None: none.
         quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
@@ -142,10 +142,10 @@ def march_rays(
 def ray_weights(
     density: Float[Tensor, "r m"], distances: Float[Tensor, "r m_edges"]
 ) -> Float[Tensor, "r m"]:
-    """Return what each interval absorbs of the light: w = T (1 - exp(-density * length)).
+    """Return the weight of each interval: w = T (1 - exp(-density * length)).
 
-    Computed as differences of the transmittance at the edges, so that the weights of a ray add up
-    to its opacity and lie in [0, 1].
+    Computed from the transmittance at the edges, so that the weights of a ray sum to its opacity
+    and lie in [0, 1].
     """
     thickness = density * (distances[:, 1:] - distances[:, :-1])
     depth = torch.cat([torch.zeros_like(thickness[:, :1]), thickness.cumsum(dim=-1)], dim=-1)

@@ -35,7 +35,7 @@ class Rendering:
     depth_z: Float[Tensor, "b h w"]
     """Depth along the optical axis, scene units (inverse of the mean disparity)."""
     normal: Float[Tensor, "b 3 h w"] | None
-    """Unit normals in world axes, where asked for."""
+    """Unit normals in world axes, on request."""
     interlevel_loss: Float[Tensor, ""]
     """Mean over rays; trains the proposal density."""
     distortion_loss: Float[Tensor, ""]
@@ -45,7 +45,7 @@ class Rendering:
 
 
 class Scene(nn.Module):
-    """A radiance field that can be looked at, saved and loaded."""
+    """A radiance field that can be rendered, saved and loaded."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Scene(nn.Module):
         if background is not None:
             background = background.to(self.device).expand(batch, 3)
             background = background.repeat_interleave(height_px * width_px, dim=0)
-        seen = self.render_rays(
+        rendering = self.render_rays(
             rays.origins.reshape(-1, 3),
             rays.directions.reshape(-1, 3),
             background=background,
@@ -108,17 +108,17 @@ class Scene(nn.Module):
             chunk=chunk,
         )
         shape = (batch, height_px, width_px)
-        normal = seen.normal
+        normal = rendering.normal
         if normal is not None:
             normal = normal.view(*shape, 3).permute(0, 3, 1, 2)
         return Rendering(
-            seen.rgb.view(*shape, 3).permute(0, 3, 1, 2),
-            seen.opacity.view(shape),
-            seen.distance.view(shape) * rays.z_per_unit_distance.view(shape),
+            rendering.rgb.view(*shape, 3).permute(0, 3, 1, 2),
+            rendering.opacity.view(shape),
+            rendering.distance.view(shape) * rays.z_per_unit_distance.view(shape),
             normal,
-            seen.interlevel_loss.mean(),
-            seen.distortion_loss.mean(),
-            seen.mean_orientation_loss,
+            rendering.interlevel_loss.mean(),
+            rendering.distortion_loss.mean(),
+            rendering.mean_orientation_loss,
         )
 
     def render_rays(

@@ -1,4 +1,4 @@
-"""A batch of pairs, and how it is read from shards."""
+"""Batches of training pairs, and their decoding from shards."""
 
 import math
 import os
@@ -144,7 +144,7 @@ class PairReader:
                 pair = self._sampler.replacement(pair, attempt)
         raise HealthError(
             f"{MAX_REPLACEMENTS} pairs in a row cannot be decoded, the last: {damages[-1]}; "
-            "check the shards with: zeronvs data check"
+            "check the shards (zeronvs.datasets.check)"
         )
 
     def _pair(
@@ -240,7 +240,7 @@ class PairReader:
 
 @dataclass(frozen=True, eq=False)
 class _PairRow:
-    """One pair without its images."""
+    """Numbers of one pair."""
 
     poses: Float[np.ndarray, "2 4 4"]
     fov_y_rad: float

@@ -294,11 +294,7 @@ def _store_report(parts: Path, report: SceneReport) -> None:
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Take a new folder, or one of the same conversion; remove what a killed run left behind.
-
-    Raises:
-        InputError: The folder holds something else, or a conversion with other settings.
-    """
+    """Refuse a folder with other content; remove temporary files of a killed run."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; the shards need a folder")
     stored = out / SETTINGS_FILE
@@ -321,7 +317,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _write_report(out: Path, manifest: Manifest) -> None:
-    """Gather the reports of all scenes, those of interrupted runs included."""
+    """Merge the reports of all scenes, including those of interrupted runs."""
     path, parts = out / REPORT_FILE, out / PARTS_FOLDER
     scenes: dict[str, dict[str, Any]] = {}
     stored = sorted(parts.glob("*.json"))

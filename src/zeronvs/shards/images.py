@@ -101,13 +101,8 @@ def encode_image(
         quality: JPEG and WebP quality, 1 to 100.
     """
     buffer = io.BytesIO()
-    picture = Image.fromarray(image)
-    if image_format == "png":
-        picture.save(buffer, "PNG")
-    elif image_format == "jpg":
-        picture.save(buffer, "JPEG", quality=quality)
-    else:
-        picture.save(buffer, "WEBP", quality=quality)
+    settings = {} if image_format == "png" else {"quality": quality}
+    Image.fromarray(image).save(buffer, _PILLOW_NAMES[image_format], **settings)
     return buffer.getvalue()
 
 
@@ -233,8 +228,8 @@ def resize_square(pixels: UInt8[np.ndarray, "r r 3"], size_px: int) -> UInt8[np.
     """Resize a square image: the mean of what a pixel covers when it shrinks, else bicubic."""
     shrinks = pixels.shape[0] > size_px
     method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(picture.resize((size_px, size_px), method))
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((size_px, size_px), method)
+    return np.asarray(resized)
 
 
 def _simplejpeg() -> ModuleType | None:

@@ -7,7 +7,6 @@ that does not fit its shard, or holds numbers that no camera has, is made anew.
 
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +28,7 @@ from zeronvs.shards.images import (
     image_size,
 )
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
-from zeronvs.shards.scene import DamageListener, stored_depth_statistics
+from zeronvs.shards.scene import OnDamage, stored_depth_statistics
 from zeronvs.shards.statistics import (
     DEPTH_QUANTILES,
     UNKNOWN_DEPTH,
@@ -117,7 +116,7 @@ class ShardIndex:
 
 
 def open_index(
-    path: Path, *, with_depth: bool = False, on_damage: DamageListener | None = None
+    path: Path, *, with_depth: bool = False, on_damage: OnDamage | None = None
 ) -> ShardIndex:
     """Return the index of a shard: the one beside it where it fits, else a new one.
 
@@ -145,21 +144,17 @@ def open_index(
 
 
 def build_index(
-    path: Path, *, with_depth: bool = False, on_damage: DamageListener | None = None
+    path: Path, *, with_depth: bool = False, on_damage: OnDamage | None = None
 ) -> ShardIndex:
     """Make the index of a shard; see `open_index`."""
-
-    def tell(damage: ShardDamage) -> None:
-        if on_damage is not None:
-            on_damage(damage)
-
+    report = on_damage or (lambda damage: None)
     scene_ids: list[str] = []
     counts: list[int] = []
     rows: list[dict[str, object]] = []
     scenes: list[dict[str, float]] = []
     with open_tar(path) as raw:
-        for scene_id, members in scan_members(path, tell):
-            made = _index_scene(path, raw, scene_id, members, with_depth, tell)
+        for scene_id, members in scan_members(path, report):
+            made = _index_scene(path, raw, scene_id, members, with_depth, report)
             if made:
                 scene_ids.append(scene_id)
                 counts.append(len(made))
@@ -179,7 +174,7 @@ def _index_scene(
     scene_id: str,
     members: list[Member],
     with_depth: bool,
-    tell: Callable[[ShardDamage], None],
+    on_damage: OnDamage,
 ) -> list[dict[str, object]]:
     """Return a row for each usable frame of a scene."""
     by_frame: dict[str, dict[str, Member]] = {}
@@ -190,7 +185,7 @@ def _index_scene(
         parts = by_frame[name]
         if "image" not in parts or "metadata" not in parts:
             missing = "image" if "image" not in parts else "metadata"
-            tell(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
+            on_damage(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
             continue
         try:
             size_px = _image_size(raw, parts["image"])
@@ -198,7 +193,7 @@ def _index_scene(
             scale_adjustment = scale_adjustment or camera.scale_adjustment
             statistics = _depth(raw, parts.get("depth"), camera, with_depth)
         except InputError as error:
-            tell(ShardDamage(path, f"{scene_id}/{name}", str(error)))
+            on_damage(ShardDamage(path, f"{scene_id}/{name}", str(error)))
             continue
         rows.append(_row(parts, size_px, camera, statistics, scale_adjustment))
     return rows
@@ -273,11 +268,7 @@ def _image_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
 
 
 def shard_fingerprint(path: Path) -> str:
-    """Return a fingerprint of a shard: length and checksum of its first and last bytes.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return a fingerprint of a shard: length and checksum of its first and last bytes."""
     with open_tar(path) as raw:
         length = raw.seek(0, 2)
         raw.seek(0)
@@ -325,12 +316,15 @@ def _checked(
     """Return an index whose numbers cannot lead outside the shard or its own tables, else None."""
     start = table["scene_start"]
     frames, length = int(start[-1]) if start.size else -1, path.stat().st_size
+    # Every table has a row per frame or scene, of the expected type.
     for fields, rows in ((_FRAME_FIELDS, frames), (_SCENE_FIELDS, len(scene_ids))):
         for name, (dtype, shape) in fields.items():
             array = table[name]
             if array.shape != (rows, *shape) or torch.from_numpy(array[:0]).dtype != dtype:
                 return None
+    # Scenes are consecutive runs of frames.
     ordered = start.shape == (len(scene_ids) + 1,) and start[0] == 0 and (np.diff(start) > 0).all()
+    # Byte spans (offset, size) end inside the file; compared without a sum that could overflow.
     spans = np.concatenate([table["image_span"], table["depth_span"]])
     inside = (spans >= 0).all() and (spans[:, 1] <= MAX_IMAGE_BYTES).all()
     inside = inside and (spans[:, 0] <= length - spans[:, 1]).all()
@@ -342,7 +336,7 @@ def _checked(
 
 
 def _plausible(table: dict[str, np.ndarray]) -> bool:
-    """Tell whether the numbers of an index are such as `frame_camera` lets through."""
+    """Return whether the numbers of an index are within the limits of `frame_camera`."""
     pose, depth = table["camera_to_world"], table["depth"]
     rotation = pose[:, :3, :3]
     rigid = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)) <= ROTATION_TOLERANCE

@@ -1,9 +1,9 @@
-"""Endless batches of training pairs out of shards: mixed, shuffled, resumable, fast.
+"""Endless batches of training pairs from shards: mixed, shuffled, resumable.
 
-The order is drawn here (`sampler`), in one process, and workers only decode: pairs and their
-order depend on nothing but seed, data and number of ranks, and a resumed run draws the pairs of an
-uninterrupted one, with any number of workers. A depth map is decoded only where it is returned, or
-needed for a scale that the index does not have.
+The order is drawn in the main process (`sampler`), and workers only decode: pairs depend on seed,
+data and number of ranks only, and a resumed run draws the pairs of an uninterrupted one, with any
+number of workers. Depth maps are decoded only where they are returned, or needed for a scale that
+the index lacks.
 """
 
 from collections import deque
@@ -169,7 +169,10 @@ def open_shards(
     """
     paths = [source] if source.is_file() else sorted(source.glob("*.tar"))
     if not paths:
-        raise InputError(f"{source} holds no shards (*.tar); make them with: zeronvs data convert")
+        raise InputError(
+            f"{source} has no shards (*.tar); write them with zeronvs.shards.convert",
+            argument="source",
+        )
     opened = []
     for number, path in enumerate(paths, 1):
         progress(ProgressEvent("index shards", number, len(paths)))

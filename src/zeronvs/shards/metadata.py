@@ -54,8 +54,8 @@ class FrameCamera:
     published_fov_rad: float
     """The field of view that the published reader passes to the model, radians.
 
-    That of the centre square, but for RealEstate10K JSON whose intrinsics are of a whole landscape
-    picture: there it is that of the width.
+    It is that of the centre square, except for RealEstate10K JSON with the intrinsics of a whole
+    landscape image: there it is that of the width.
     """
     scale_adjustment: float
     """Scene units per unit of the depth map."""

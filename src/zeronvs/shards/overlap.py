@@ -1,4 +1,4 @@
-"""The scenes of a source for sampling, and the predicted overlap of two views of a scene."""
+"""Table of the scenes of a source, and the predicted overlap of two views of a scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,12 +73,14 @@ def predict_overlap(
     steps = (torch.arange(OVERLAP_GRID, dtype=torch.float64) + 0.5) / OVERLAP_GRID
     v, u = torch.meshgrid(steps, steps, indexing="ij")
     uv_px = torch.stack([u, v], -1).reshape(-1, 2) * side_px[:, None, None]
-    # World points at both depths: axes pair, depth, pixel.
+    # World points at both depths: axes pair, depth, pixel. Rays have unit length; divide by the
+    # cosine to the optical axis to get depth 1.
     input_camera, target_camera = _cameras(shard, inputs), _cameras(shard, targets)
     rays = pixel_rays(input_camera, uv_px)
     to_unit_depth = rays.directions / rays.z_per_unit_distance[..., None]
     offset = to_unit_depth[:, None] * torch.from_numpy(depth_z)[:, :, None, None]
     points = (rays.origins[:, None] + offset).flatten(1, 2)
+    # A point counts if it is in front of the target, in its centre square, and seen from the front.
     uv_px, target_z = project(points, target_camera)
     from_target = points - target_camera.position[:, None]
     facing = (offset.flatten(1, 2) * from_target).sum(-1) > 0

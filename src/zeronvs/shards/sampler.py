@@ -1,10 +1,10 @@
-"""Sampling of pairs of frames for training: which pairs, in which order; no pixels.
+"""Sampling of pairs of frames for training, without reading pixels.
 
-Every choice is drawn from a generator that is seeded by its own position (seed, source, rank,
-visit, ...), so the order does not depend on workers or on the machine, and the whole state is a few
-counters and the shuffle buffer. Published sampling: ldm/data/webdataset_co3d.py (int(rate * frames)
-ordered pairs a scene, uniform, no baseline limit) and webdataset_utils.py (shards drawn with
-replacement, shuffle buffer, a data set drawn for each item).
+Every draw comes from a generator seeded by its own position (seed, source, rank, visit, ...), so
+the order depends neither on workers nor on the machine, and the state is a few counters and the
+shuffle buffer. Published sampling: ldm/data/webdataset_co3d.py (int(rate * frames) ordered pairs
+per scene, uniform, no baseline limit) and webdataset_utils.py (shards drawn with replacement,
+shuffle buffer, a data set drawn for each item).
 """
 
 from collections.abc import Sequence
@@ -43,10 +43,6 @@ class PairSamplingConfig:
     overlap_tries: int = 16
     """So many pairs are tried; where none lies in the range, the nearest is taken."""
     seed: int = 42
-
-
-PUBLISHED_SAMPLING = PairSamplingConfig(least_pairs_per_scene=0, resample_shards=True)
-"""All settings of the published loader."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +221,7 @@ class _SourceStream:
         """Take (scene, visit, draw) out of the buffer, at a position in [0, 1)."""
         while len(self._buffer) < max(1, self._config.shuffle_buffer):
             self._visit_next()
+        # Remove in O(1): the last entry takes the place of the drawn one.
         index = int(position * len(self._buffer))
         taken, last = self._buffer[index], self._buffer.pop()
         if index < len(self._buffer):
@@ -261,10 +258,13 @@ class _SourceStream:
         scenes = np.arange(len(self.table.frames))
         by_shard = [scenes[self.table.shard_of == k] for k in range(len(self.table.shards))]
         by_shard = [group for group in by_shard if len(group)]
+        # Fewer scenes than ranks: all ranks share them, and `_candidate` splits their pairs.
         if len(scenes) < self._world_size:
             return by_shard
+        # As published: whole shards, in turn, where there are enough of them.
         if self._config.resample_shards and len(by_shard) >= self._world_size:
             return by_shard[self._rank :: self._world_size]
+        # Else single scenes, in turn.
         own = [group[group % self._world_size == self._rank] for group in by_shard]
         return [group for group in own if len(group)]
 
@@ -302,12 +302,14 @@ class _SourceStream:
         int,  # target frame, never the input frame
     ]:
         """Draw an ordered pair uniformly; with fewer scenes than ranks, only this rank's."""
+        # Number the ordered pairs 0 to count - 1; 64 random bits times count >> 64 is uniform.
         count = frames * (frames - 1)
         code = rng * count >> 64
+        # Shared scenes: this rank has the numbers congruent to it; the last, partial block wraps.
         if not self._alone and count >= self._world_size:
             code = code // self._world_size * self._world_size + self._rank
             code = code if code < count else self._rank
-        # Number the targets without the input frame: those from it on move up by one.
+        # The number is (input, target among the other frames): targets from the input on shift up.
         input_frame, target = divmod(code, frames - 1)
         return input_frame, target + (target >= input_frame)
 

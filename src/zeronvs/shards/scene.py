@@ -27,13 +27,13 @@ from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
 from zeronvs.shards.tar import Member, ShardDamage, open_tar, scan_members
 
-DamageListener = Callable[[ShardDamage], None]
-"""Called for every damage; damaged parts are left out."""
+OnDamage = Callable[[ShardDamage], None]
+"""Callback for damage; damaged parts are skipped."""
 
 
 @dataclass(frozen=True, eq=False)
 class ShardFrame:
-    """One frame as it lies in a shard: bytes, not decoded."""
+    """One frame of a shard, as encoded bytes."""
 
     name: str
     """E.g. "frame000012"."""
@@ -130,8 +130,8 @@ class ShardScene:
         return View(image, self.camera(index), self.depth_z(index))
 
 
-def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[ShardScene]:
-    """Read the scenes of a shard one after the other; one scene is in memory at a time.
+def read_shard(path: Path, on_damage: OnDamage | None = None) -> Iterator[ShardScene]:
+    """Read the scenes of a shard in sequence; one scene is in memory at a time.
 
     Args:
         on_damage: Called for damage. Unusable parts are left out: a frame without image or
@@ -141,11 +141,12 @@ def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[
         ShardDamage: There was damage and no `on_damage`; raised after the last whole scene.
     """
     damages: list[ShardDamage] = []
-    tell = damages.append if on_damage is None else on_damage
+    on_damage = damages.append if on_damage is None else on_damage
     try:
         with open_tar(path) as tar:
-            for scene_id, members in scan_members(path, tell):
-                scene = _scene(path, scene_id, [_read(tar, member) for member in members], tell)
+            for scene_id, members in scan_members(path, on_damage):
+                contents = [_read(tar, member) for member in members]
+                scene = _scene(path, scene_id, contents, on_damage)
                 if scene is not None:
                     yield scene
     except OSError as error:
@@ -155,7 +156,7 @@ def read_shard(path: Path, on_damage: DamageListener | None = None) -> Iterator[
 
 
 def read_scene(
-    path: Path, scene_id: str, members: list[Member], on_damage: DamageListener
+    path: Path, scene_id: str, members: list[Member], on_damage: OnDamage
 ) -> ShardScene | None:
     """Read one scene whose members are known (see `shard_tar.scan_members`).
 
@@ -176,9 +177,9 @@ def _read(tar: Any, member: Member) -> tuple[Member, bytes]:
 
 
 def _scene(
-    path: Path, scene_id: str, contents: list[tuple[Member, bytes]], tell: DamageListener
+    path: Path, scene_id: str, contents: list[tuple[Member, bytes]], on_damage: OnDamage
 ) -> ShardScene | None:
-    """Put the members of one scene together; frames that lack something are left out."""
+    """Assemble the members of one scene; incomplete frames are skipped."""
     by_frame: dict[str, dict[str, tuple[ImageFormat, bytes]]] = {}
     for member, content in contents:
         by_frame.setdefault(member.frame, {})[member.kind] = (member.extension, content)
@@ -187,15 +188,15 @@ def _scene(
         parts = by_frame[name]
         if "image" not in parts or "metadata" not in parts:
             missing = "image" if "image" not in parts else "metadata"
-            tell(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
+            on_damage(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
             continue
         extension, image = parts["image"]
         depth = parts["depth"][1] if "depth" in parts else None
         try:
             frame = ShardFrame(name, image, extension, depth, parse_metadata(parts["metadata"][1]))
-            _ = frame.camera  # a damaged header or camera shows here, while it can be left out
+            _ = frame.camera  # raises for a damaged header or camera, so that the frame is skipped
         except InputError as error:
-            tell(ShardDamage(path, f"{scene_id}/{name}", str(error)))
+            on_damage(ShardDamage(path, f"{scene_id}/{name}", str(error)))
             continue
         frames.append(frame)
     return ShardScene(scene_id, tuple(frames)) if frames else None
@@ -278,7 +279,7 @@ class ShardSource:
 
 
 def is_shards(folder: Path) -> bool:
-    """Tell whether a path is a shard or a folder of shards."""
+    """Return whether a path is a shard or a folder of shards."""
     return folder.suffix == ".tar" or (folder.is_dir() and any(folder.glob("*.tar")))
 
 

@@ -1,8 +1,8 @@
-"""What is known of a scene as a whole: look-at statistics, and a scale for every representation.
+"""Statistics of a scene: cameras, depth, and a scene scale for every representation.
 
-Computed once, at conversion or when a shard is first indexed, so that training decodes no depth map
-that it does not show. Formulas: published code, ldm/data/webdataset_co3d.py (cameras, near plane)
-and ldm/data/common.py (viewer scale); the scales themselves in `zeronvs.cameras.scene_scale`.
+Computed once, at conversion or when a shard is first indexed, so that training decodes only the
+depth maps that it returns. Formulas: published code, ldm/data/webdataset_co3d.py (cameras, near
+plane) and ldm/data/common.py (viewer scale); see also `zeronvs.cameras.scene_scale`.
 """
 
 import math
@@ -27,7 +27,7 @@ MIN_ALIGN_POINTS = 12
 
 @dataclass(frozen=True, eq=False)
 class CameraStatistics:
-    """Where the cameras of a scene stand and look; lengths in scene units."""
+    """Positions and optical axes of the cameras of a scene; lengths in scene units."""
 
     center: Float[np.ndarray, " 3"]
     """Mean of the optical centres."""
@@ -44,7 +44,7 @@ class CameraStatistics:
 
 @dataclass(frozen=True)
 class DepthStatistics:
-    """What is kept of a frame's depth map, scene units; NaN where nothing is known."""
+    """Statistics of a frame's depth map, scene units; NaN where unknown."""
 
     viewer_scale: float
     """0.2 quantile of the dense depth, every fourth row and column: `6DoF+1, viewer`."""
@@ -70,13 +70,14 @@ UNKNOWN_DEPTH = DepthStatistics(math.nan, math.nan, (math.nan,) * len(DEPTH_QUAN
 
 
 def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStatistics:
-    """Return where cameras stand and look."""
+    """Return the statistics of the OpenGL poses of a scene, float64."""
     position, backward = camera_to_world[:, :3, 3], camera_to_world[:, :3, 2]
     center = position.mean(0)
-    # Projections on the planes across the optical axes; the focus point is their closest point.
+    # P = I - a a^T removes the component along an axis a: |P (x - o)| is the distance to the axis.
     across = np.eye(3) - backward[:, :, None] * backward[:, None, :]
     squared = across.transpose(0, 2, 1) @ across
-    # Parallel axes have no closest point; the least-norm answer keeps the numbers finite.
+    # Least squares over all axes: mean(P^T P) x = mean(P^T P o). For parallel axes the matrix is
+    # singular, and the least-norm solution keeps the numbers finite.
     right_side = (squared @ position[:, :, None]).mean(0)[:, 0]
     focus_point = np.linalg.lstsq(squared.mean(0), right_side, rcond=1e-12)[0]
     to_center = np.linalg.norm(position - center, axis=1)
@@ -92,7 +93,7 @@ def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStat
 def depth_statistics(
     depth_z: Float[np.ndarray, "s s"], disparity: Float[np.ndarray, "s s"] | None = None
 ) -> DepthStatistics:
-    """Return what training needs of the depth of one frame's centre square.
+    """Return the statistics of the depth of one frame's centre square.
 
     Args:
         depth_z: Along the optical axis, scene units; 0 = unknown.

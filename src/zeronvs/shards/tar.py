@@ -23,7 +23,7 @@ MAX_FRAMES = 100_000
 
 
 class ShardDamage(Exception):
-    """Something in a shard that cannot be used and was left out."""
+    """A part of a shard that cannot be used and was skipped."""
 
     def __init__(self, shard: Path, where: str, reason: str) -> None:
         super().__init__(f"{shard.name}: {where}: {reason}")
@@ -99,7 +99,7 @@ def scan_members(
 
 
 class _HeaderReader:
-    """The file as `tarfile` reads headers from it: a header cannot ask for all memory."""
+    """File object for `tarfile` that bounds the memory a header can request."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -171,9 +171,9 @@ class DenoisingObjective(Objective):
     def forward(self, examples: Examples) -> dict[str, Float[Tensor, " n"]]:
         """Return the weighted terms of the loss for each pair."""
         pipe, pairs = self.pipe, examples.pairs
-        signal = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
+        alpha_bar = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
         clean, noise = examples.clean_latent, examples.noise
-        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
         complete, conditioning = self.conditioning(examples)
         predicted = pipe.predict(noisy, examples.timestep, conditioning).float()
         prediction = pipe.scheduler.config["prediction_type"]
@@ -181,11 +181,11 @@ class DenoisingObjective(Objective):
             error = (predicted - noise) ** 2
         elif prediction == "v_prediction":
             # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512, appendix D).
-            velocity = signal.sqrt() * noise - (1 - signal).sqrt() * clean
+            velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
             error = (predicted - velocity) ** 2
         else:
             # An error in x_0 over sigma^2 is an error in v; bounded, since it diverges at t = 0.
-            weight = (1 / (1 - signal)).clamp_max(self.config.max_loss_weight)
+            weight = (1 / (1 - alpha_bar)).clamp_max(self.config.max_loss_weight)
             error = weight * (predicted - clean) ** 2
         losses = {"denoising": error.mean(dim=(1, 2, 3))}
         network = self.perceptual[0]

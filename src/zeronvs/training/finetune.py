@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from zeronvs._core.errors import HealthError, InputError
-from zeronvs._core.files import append_lines, cut_back
+from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.optional import require
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
@@ -313,7 +313,7 @@ class TrainingLog:
             ImportError: tensorboard is not installed; the message has the command.
         """
         self.path, self.total = out / "log.jsonl", total
-        cut_back(self.path, step)
+        truncate_log(self.path, step)
         self.board: Any = None
         if tensorboard:
             require("tensorboard", "train")

@@ -85,7 +85,7 @@ class ColmapSource:
 
 
 def is_colmap(folder: Path) -> bool:
-    """Tell whether a folder holds a COLMAP scene."""
+    """Return whether a folder contains a COLMAP scene."""
     return _model_folder(folder) is not None
 
 

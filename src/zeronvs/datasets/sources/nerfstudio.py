@@ -1,8 +1,8 @@
 """Folders with nerfstudio's `transforms.json` (also instant-ngp's, the first NeRF's, DL3DV's).
 
 OpenCV and fisheye distortion is undone. `applied_transform` is how the world was rotated, which
-changes neither relative poses nor depth. A sparse `.ply` is not read: it does not tell which view
-observed which point.
+changes neither relative poses nor depth. A sparse `.ply` is not read: it lacks the visibility of
+its points.
 """
 
 from functools import partial
@@ -105,14 +105,14 @@ class NerfstudioSource:
 
 
 def _find(folder: Path, file_path: Any) -> Path | None:
-    """Return the image of a frame, wherever the file says that it is."""
+    """Return the path of a frame's image."""
     if not isinstance(file_path, str) or not file_path or "\x00" in file_path:
         return None
     return find_image(folder / file_path.replace("\\", "/"))
 
 
 def is_nerfstudio(folder: Path) -> bool:
-    """Tell whether a folder holds a scene of this format."""
+    """Return whether a folder contains a scene of this format."""
     return any((folder / name).is_file() for name in (*FILES, *SPLIT_FILES))
 
 

@@ -77,7 +77,7 @@ class PixelSplatSource:
         for clip in read_chunk(path):
             if str(clip.get("key")) == key:
                 return _views(scene_id, clip)
-        raise InputError(f"{path.name} does not hold {key!r}, as index.json says")
+        raise InputError(f"{path.name} lacks {key!r}, which index.json assigns to it")
 
     def _clips(self, split: str) -> dict[str, tuple[Path, str]]:
         if split not in self._chunks:
@@ -99,7 +99,7 @@ class PixelSplatSource:
 
 
 def is_pixelsplat(folder: Path) -> bool:
-    """Tell whether a folder holds chunks."""
+    """Return whether a folder contains chunks."""
     return any(any(part.glob("*.torch")) for part in (folder, *(folder / s for s in SPLITS)))
 
 

@@ -274,7 +274,7 @@ class PosedSource:
 
 
 def is_posed(folder: Path) -> bool:
-    """Tell whether a folder holds a scene of this format."""
+    """Return whether a folder contains a scene of this format."""
     return (folder / "scene.json").is_file()
 
 

@@ -92,7 +92,7 @@ class Re10kSource:
 
 
 def is_re10k(folder: Path) -> bool:
-    """Tell whether a folder holds clips of this format."""
+    """Return whether a folder contains clips of this format."""
     some = list(folder.glob("*.txt"))[:5] + list(folder.glob("*/*.txt"))[:5]
     return any(_looks_like_cameras(path) for path in some)
 

@@ -155,7 +155,7 @@ def read_image(
 
 
 def _fits_transposed(opened: Image.Image, camera_size_px: tuple[int, int] | None) -> bool:
-    """Tell whether an image fits its camera only after its EXIF orientation is applied."""
+    """Return whether an image fits its camera only after its EXIF orientation is applied."""
     if camera_size_px is None:
         return False
     orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
