@@ -1,4 +1,4 @@
-"""Other people's camera conventions, both ways. Nothing else in this project knows of them.
+"""Conversion from and to other camera conventions; the only module that handles them.
 
     ours            camera-to-world; x right, y up, z backward (OpenGL); pixels, rows running down
     OpenCV          x right, y down, z forward
@@ -102,7 +102,7 @@ def camera_from_re10k(
         intrinsics_normalized: fx, fy, cx, cy; those of x in units of the image's width, those of y
             of its height.
         world_to_camera: Poses with OpenCV axes.
-        image_size_px: (height, width) of the images, which the files do not tell.
+        image_size_px: (height, width) of the images, which the files lack.
     """
     size_px = _like(intrinsics_normalized, (image_size_px[1], image_size_px[0]))
     focal_px = intrinsics_normalized[..., :2] * size_px
@@ -169,7 +169,7 @@ def pytorch3d_from_camera(
 def camera_from_projection(
     projection: Float[Tensor, "*batch 3 4"], image_size_px: tuple[int, int]
 ) -> Camera:
-    """Take projection matrices K [R | t] with OpenCV axes apart (RQ decomposition).
+    """Decompose projection matrices K [R | t] with OpenCV axes (RQ decomposition).
 
     Args:
         projection: World to homogeneous pixels, of any scale and sign. Use float64.
@@ -178,12 +178,16 @@ def camera_from_projection(
         Our cameras. Skew is dropped: `Camera` has none.
     """
     left = projection[..., :3]
-    # QR of the matrix turned over is RQ of the matrix.
+    # With F reversing the order of rows: (F M)^T = Q R gives M = (F R^T F) (F Q^T), upper
+    # triangular times orthogonal.
     q, r = torch.linalg.qr(left.flip(-2).mT)
     intrinsics_px, rotation = r.mT.flip(-2).flip(-1), q.mT.flip(-2)
+    # The factors are unique up to signs: choose a positive diagonal of K.
     signs = torch.sign(intrinsics_px.diagonal(dim1=-2, dim2=-1))
     intrinsics_px, rotation = intrinsics_px * signs[..., None, :], signs[..., None] * rotation
+    # The projection has an arbitrary sign: choose the one that makes R a rotation.
     rotation = rotation * torch.sign(torch.linalg.det(rotation))[..., None, None]
+    # The camera centre c is the null space of the projection: M c + p = 0.
     position = -torch.linalg.solve(left, projection[..., 3:])
     intrinsics_px = intrinsics_px / intrinsics_px[..., 2:, 2:]
     pose = opengl_from_opencv(_homogeneous(torch.cat([rotation.mT, position], dim=-1)))
@@ -291,5 +295,5 @@ def _focal_and_centre(
     Float[Tensor, "*batch 2"],  # fx, fy in pixels
     Float[Tensor, "*batch 2"],  # cx, cy in pixels
 ]:
-    """Take the intrinsics of a camera apart."""
+    """Return the focal lengths and principal points of cameras."""
     return camera.intrinsics_px[..., [0, 1], [0, 1]], camera.intrinsics_px[..., :2, 2]

@@ -1,4 +1,4 @@
-"""The camera representations of the paper (§3.1-3.3): what the diffusion model is told of a camera.
+"""The camera representations of the paper (§3.1-3.3), which condition the diffusion model.
 
 One function, `embed_cameras`, and one name per representation:
 
@@ -13,7 +13,7 @@ The 19 numbers are the 4x4 matrix target_to_input, row by row (the constant last
 then f, sin f, cos f with f the field of view in radians. The scale that belongs to each is computed
 in `zeronvs.cameras.scene_scale`.
 
-Details that the paper does not tell, and that weights trained by the published code depend on
+Details missing from the paper, which weights trained by the published code depend on
 (zeronvs_diffusion, ldm/data/common.py): the least scale, the clips, and the translation squash of
 the viewer representation.
 """
@@ -56,7 +56,7 @@ class Representation(StrEnum):
 
     @property
     def official_mode(self) -> str:
-        """What the published code and its configuration files call it."""
+        """Name in the published code and its configuration files."""
         return _OFFICIAL_MODES[self]
 
 
@@ -90,11 +90,11 @@ def embed_cameras(
     fov_y_rad: Float[Tensor, "*#batch"],
     scene_scale: Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*batch d"]:
-    """Return what the model is told of target cameras, seen from input cameras.
+    """Return the embeddings of target cameras relative to input cameras.
 
     Args:
-        representation: Which one; its `size` is d. 3DoF takes no account of the field of view and
-            the scale, and `6DoF+1` none of the scale.
+        representation: Representation of size d. 3DoF ignores field of view and scale, `6DoF+1`
+            ignores the scale.
         target_to_world: OpenGL camera-to-world poses of the views to make, scene units.
         input_to_world: The same of the views given.
         fov_y_rad: Vertical field of view that both share, radians.
@@ -124,11 +124,10 @@ def embed_cameras(
 
 
 def squash_translation(translation: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Bend translations t to 0.5 * 10 * tanh(t / 10), entry by entry.
+    """Squash translations t to 0.5 * 10 * tanh(t / 10), elementwise (in model units).
 
-    About half of t where t is small, never beyond +-5: a camera far away does not drown the rest of
-    the embedding. The paper does not mention it, but the released model was trained with it, and
-    weights that expect it fail without it.
+    About t / 2 for small t, bounded by +-5, so that distant cameras do not dominate the embedding.
+    Not mentioned in the paper, but the released model was trained with it.
     """
     return SQUASH_SLOPE * SQUASH_KNEE * torch.tanh(translation / SQUASH_KNEE)
 

@@ -1,7 +1,7 @@
-"""Lens distortion of other people's cameras, only as far as needed to undo it.
+"""Lens distortion in OpenCV's models, as needed for undistortion.
 
-A lens moves the image of a direction. Directions are slopes (x / z, y / z) with OpenCV axes; the
-forward model (where does a slope land?) is all that resampling needs, so nothing is inverted.
+Directions are slopes (x / z, y / z) with OpenCV axes. Resampling needs the forward model only
+(undistorted to distorted slopes), so nothing is inverted.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Lens:
         return np.stack([moved_x, moved_y], axis=-1)
 
     def folds(self, slope: float) -> bool:
-        """Tell whether the model turns back on itself within this slope from the axis."""
+        """Return whether the distortion is not monotonic within this slope from the axis."""
         radius = np.linspace(0.0, slope, 64)
         reached = self.distorted(np.stack([radius, np.zeros_like(radius)], axis=-1))[:, 0]
         reached_y = self.distorted(np.stack([np.zeros_like(radius), radius], axis=-1))[:, 1]

@@ -17,22 +17,22 @@ def look_at(
     target: Float[Tensor, "*#batch 3"] | None = None,
     up: tuple[float, float, float] = (0.0, 0.0, 1.0),
 ) -> Float[Tensor, "*batch 4 4"]:
-    """Return the poses of upright cameras at `position` that look at `target`.
+    """Return the poses of upright cameras at `position` facing `target`.
 
     Args:
         position: Optical centres, scene units.
-        target: Points to look at; the world origin where None.
+        target: Points on the optical axes; the world origin where None.
         up: World direction that points up in the image. Where a camera looks along it, a fixed
             horizontal axis takes its place, so that the pose is always a rotation.
 
     Raises:
-        ValueError: A camera is asked to look at the place where it stands.
+        ValueError: A camera's position equals its target.
     """
     target = torch.zeros_like(position) if target is None else target
     backward = position - target
     distance = backward.norm(dim=-1, keepdim=True)
     if bool((distance == 0).any()):
-        raise ValueError("a camera cannot look at its own position; move the camera or the target")
+        raise ValueError("the position of a camera equals its target; move one of them")
     backward = backward / distance
     up_axis = torch.tensor(up, dtype=position.dtype, device=position.device)
     up_axis = up_axis / up_axis.norm()
@@ -51,7 +51,7 @@ def orbit_pose(
     elevation_rad: Float[Tensor, "*batch"],
     distance: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch 4 4"]:
-    """Return the poses of cameras on spheres about the world origin that look at it.
+    """Return the poses of cameras on spheres about the world origin, facing it.
 
     The position is distance * (cos e cos a, cos e sin a, sin e), as threestudio and the published
     code have it. The pose is smooth everywhere, the poles included.

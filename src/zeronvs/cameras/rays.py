@@ -49,7 +49,7 @@ def pixel_rays(camera: Camera, uv_px: Float[Tensor, "*batch n 2"]) -> Rays:
     Args:
         camera: One camera or a batch of them.
         uv_px: Pixel positions (u, v). The leading axes of `camera` and `uv_px` are broadcast
-            against each other: one set of pixels can be asked of many cameras, and the reverse.
+            against each other.
     """
     focal_px = camera.intrinsics_px[..., [0, 1], [0, 1]]
     centre_px = camera.intrinsics_px[..., :2, 2]

@@ -1,9 +1,9 @@
 """Scene scale: how many scene units make one unit of the model (the paper's s and q, §3.2-3.3).
 
-A single photograph does not tell how large the world is, so translations are divided by a scale
-before the model sees them. Each way of choosing it is a pure function here; quantiles are arguments
-whose defaults are the published ones. Depth maps hold depth along the optical axis in scene units;
-0 means unknown, as in the sparse depth of structure from motion.
+The scale of a single photograph is ambiguous, so the model is conditioned on translations divided
+by a scale. Each choice of it is a pure function here; quantiles are arguments with the published
+defaults. Depth maps are depth along the optical axis in scene units; 0 means unknown, as in the
+sparse depth of structure from motion.
 """
 
 import torch
@@ -111,10 +111,10 @@ def align_disparity(
 def fit_disparity(
     relative: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
 ) -> tuple[float, float]:
-    """Fit scale and shift of a relative disparity so that wrong matches do not decide.
+    """Fit scale and shift of a relative disparity, robustly to wrong matches.
 
-    Reweighted least squares (towards least absolute error). A fit that would turn near and far
-    around is replaced by the constant median.
+    Iteratively reweighted least squares (towards least absolute error). A fit of negative scale is
+    replaced by the constant median.
 
     Args:
         wanted: 1 / depth at the same places, 1 / scene units.

@@ -36,7 +36,7 @@ TRAJECTORIES = (
     *_MOVES,
     "roll",
 )
-"""Names that `make_trajectory` knows."""
+"""Names of the paths of `make_trajectory`."""
 
 
 def make_trajectory(
@@ -140,7 +140,7 @@ def _lemniscate(angle_rad: Float[Tensor, " frames"]) -> Float[Tensor, "frames 3"
 
 
 def _sway(camera: Camera, offset: Float[Tensor, "frames 3"]) -> Camera:
-    """Move a camera by offsets in its own axes, turning it so that it goes on facing the origin."""
+    """Translate a camera by offsets in its own axes, rotated so that it keeps facing the origin."""
     position = camera.position + offset @ camera.camera_to_world[:3, :3].mT
     turn = look_at(position)[:, :3, :3] @ look_at(camera.position)[:3, :3].mT
     pose = camera.camera_to_world.repeat(len(offset), 1, 1)

@@ -2,8 +2,8 @@
 
 A forward warp: every pixel becomes a small patch of points, the points are projected into the
 target camera, and the nearest surface wins. What no point reaches is a hole; holes are filled
-smoothly, and the validity mask says where. Used to tell the built-in model what it already knows
-of a new view (the "warp + pose" condition of MegaScenes), and to make training pairs of single
+smoothly, and the validity mask marks them. Conditions the built-in model on the visible content of
+a novel view (the "warp + pose" condition of MegaScenes), and makes training pairs of single
 photographs (AdaMPI, arXiv:2205.11733).
 """
 
@@ -24,10 +24,11 @@ SURFACE_THICKNESS = 0.04
 EDGE_RATIO = 1.08
 """Neighbouring depths with a larger ratio are different surfaces: no point is put between them."""
 MIRRORED = (1.0, 0.5, 0.25)
-"""How far inside a hole's border its mirror image is taken, over how far outside the pixel lies:
-the next where nothing is known at the one before."""
+"""Reflection ratios, tried in order: a hole pixel at distance d from the border copies the known
+pixel ratio * d inside it."""
 BEHIND = 3.0
-"""A surface twice as deep counts as 2 ** (this / 2) times nearer when a hole is filled."""
+"""Squared pixel distances are multiplied by depth ** -BEHIND when a hole is filled, so that
+disocclusions are filled from the background."""
 BACK_FACING = -0.2
 """A surface seen from behind (cosine to its normal below this) is not what the view showed."""
 
@@ -102,8 +103,8 @@ def warp_view(
     uv_px, depth_z = project(cloud.position, target)
     known = cloud.faces(target)
     moved, validity = splat_points(uv_px, depth_z, depth_z[..., None], known, target.image_size_px)
-    # Splatted colours are blurred twice. Depth is smooth and loses little by that: colours are read
-    # from the view itself, where the splatted surface says that they lie.
+    # Splatting blurs twice, which depth tolerates since it is smooth. Colours are resampled from
+    # the view itself, at the projections of the splatted surface.
     image = read_back(view, target, moved[:, 0]) * validity
     continued = continue_image(image, validity, moved[:, 0])
     return View(continued, target, moved[:, 0] * validity[:, 0]), validity
@@ -196,14 +197,12 @@ def continue_image(
     validity: Float[Tensor, "b 1 h w"],
     depth_z: Float[Tensor, "b h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """Fill where validity is 0 with the mean of the nearest valid pixel and a mirror image.
+    """Fill where validity is 0 with the mean of the nearest valid pixel and a reflection.
 
-    What opens beside a thing when the camera moves is what lies behind it: the farther of two
-    surfaces beside a hole is continued, unless it is much farther away from it in the image.
-
-    What is known is mirrored at the border of the hole: that keeps its texture, where the nearest
-    pixel alone leaves streaks. Measured closer to the truth than either (docs/log.md). An image
-    without one valid pixel becomes mid-grey.
+    Disocclusions show the background: of two surfaces at a hole the farther is continued, unless it
+    is much farther away in the image. Known content is reflected at the border of the hole, which
+    preserves its texture, where the nearest pixel alone leaves streaks. The mean is closer to the
+    truth than either (docs/log.md). An image without one valid pixel becomes mid-grey.
     """
     height_px, width_px = image.shape[-2:]
     known = validity > 0
@@ -237,27 +236,33 @@ def fill_nearest(
 def _nearest_known(
     validity: Float[Tensor, "b 1 h w"], effort: Float[Tensor, "b h w"] | None = None
 ) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:
-    """Return row and column of the nearest valid pixel (jump flooding; rarely a near tie off).
+    """Return row and column of the nearest valid pixel, by jump flooding (Rong and Tan, 2006).
 
-    With `effort`, the squared distance to a pixel is multiplied by the pixel's effort.
+    Each pixel holds its best seed so far and compares it with the seeds of its eight neighbours at
+    a reach that halves from pass to pass; results are exact but for rare near ties. With `effort`,
+    the squared distance to a pixel is multiplied by the pixel's effort.
     """
     height_px, width_px = validity.shape[-2:]
     row, column = _grid(validity)
     known = validity[:, 0] > 0
+    # Seeds: a valid pixel is its own; the others start with a point farther than any pixel.
     away = 4.0 * (height_px + width_px)
     seed_row = torch.where(known, row, away)
     seed_column = torch.where(known, column, away)
     seed_effort = torch.ones_like(seed_row) if effort is None else effort.to(seed_row.dtype)
+    # The first reach is the largest power of two below the longer side.
     reach = 1 << (max(height_px, width_px) - 1).bit_length() - 1
     while reach >= 1:
+        # Padded copies: a shifted window reads the seeds of the neighbours of all pixels at once.
         efforts = F.pad(seed_effort, (reach, reach, reach, reach), value=1.0)
         rows = F.pad(seed_row, (reach, reach, reach, reach), value=away)
         columns = F.pad(seed_column, (reach, reach, reach, reach), value=away)
+        # (Effort-weighted) squared distance to the own seed, then to the seed of each neighbour.
         best = (seed_row - row).square_().add_((seed_column - column).square_()) * seed_effort
         for down in (0, reach, 2 * reach):
             for right in (0, reach, 2 * reach):
                 if down == right == reach:
-                    continue
+                    continue  # the pixel itself
                 window = (..., slice(down, down + height_px), slice(right, right + width_px))
                 squared = (rows[window] - row).square_()
                 squared.add_((columns[window] - column).square_()).mul_(efforts[window])

@@ -30,7 +30,7 @@ class UNetShape:
     out_channels: int
     cross_attention_dim: int
     num_heads: int
-    """Attention heads; 8 in the released models. Tensors do not tell."""
+    """Attention heads; 8 in the released models. Not encoded in the shapes of tensors."""
     sample_size: int
     """Side of a latent, in cells."""
 

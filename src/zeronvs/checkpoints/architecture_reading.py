@@ -147,7 +147,7 @@ _CLIP = "cond_stage_model.model.visual."
 
 
 def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Architecture:
-    """Infer the sizes from the tensors of a checkpoint, and what they do not tell from its YAML.
+    """Infer the sizes from the tensors of a checkpoint, and the remaining ones from its YAML.
 
     Args:
         shapes: Shape of every tensor of the `state_dict`.

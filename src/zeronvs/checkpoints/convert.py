@@ -1,7 +1,7 @@
-"""Converting a checkpoint of the original code into a diffusers folder, and back.
+"""Conversion of a checkpoint of the original code into a diffusers folder, and back.
 
-Both ways hold one tensor in memory at a time, so that a file of 10 GB converts on a small machine,
-and write aside: the result appears whole or not at all.
+Both directions keep one tensor in memory at a time, so that a file of 10 GB converts on a small
+machine, and write atomically.
 """
 
 import secrets
@@ -46,7 +46,7 @@ from zeronvs.diffusion.sampling import NoiseSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """What became of every tensor of a checkpoint."""
+    """Classification of the tensors of a checkpoint."""
 
     architecture: Architecture
     uses_ema: bool
@@ -100,7 +100,7 @@ def convert_checkpoint(
 def account_for_keys(
     shapes: Mapping[str, tuple[int, ...]], architecture: Architecture
 ) -> ConversionReport:
-    """Say what becomes of every tensor of a checkpoint.
+    """Classify the tensors of a checkpoint.
 
     Raises:
         InputError: One that is needed is missing or has a wrong shape, or a part of the model has
@@ -226,7 +226,7 @@ Plan = Mapping[str, PlannedTensor]
 def _plan_folder(
     reader: CheckpointReader, report: ConversionReport, dtype: torch.dtype
 ) -> dict[str, Plan]:
-    """Say how each stored tensor is made from the checkpoint."""
+    """Return how each stored tensor is made from the checkpoint."""
     plans: dict[str, Plan] = {}
     for component, links in links_of(report.architecture).items():
         plan: dict[str, PlannedTensor] = {}
@@ -247,7 +247,7 @@ def _plan_folder(
 def _plan_checkpoint(
     reader: FolderReader, architecture: Architecture, half: bool
 ) -> dict[str, PlannedTensor]:
-    """Say how each official tensor is made from the folder."""
+    """Return how each official tensor is made from the folder."""
     decay = torch.tensor(0.9999)
     updates = torch.tensor(0, dtype=torch.int32)
     ready = {

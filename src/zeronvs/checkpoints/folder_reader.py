@@ -81,7 +81,7 @@ class FolderReader:
                 if shape != tuple(expected.shape):
                     raise InputError(
                         f"{self._folder / component}: {name} has shape {shape}; its "
-                        f"configuration asks for {tuple(expected.shape)}."
+                        f"configuration needs {tuple(expected.shape)}."
                     )
                 if stored.get_dtype() not in _DTYPES:
                     raise InputError(

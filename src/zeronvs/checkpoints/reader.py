@@ -65,7 +65,7 @@ class _DataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what rebuilds tensors and plain containers; an inert stand-in for the rest.
 
-        torch resolves the types of storages itself, before it asks here.
+        torch resolves the types of storages itself, before this is called.
         """
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
@@ -182,8 +182,8 @@ def _check_archive(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
-        found = [name for name in names if name.endswith("/data.pkl")]
-        if len(found) != 1 or len(set(names)) != len(names):
+        indices = [name for name in names if name.endswith("/data.pkl")]
+        if len(indices) != 1 or len(set(names)) != len(names):
             raise InputError("it is a zip file but not a torch checkpoint")
         methods = {member.compress_type for member in members}
         if any(member.flag_bits & 1 for member in members):
@@ -195,12 +195,12 @@ def _check_archive(path: Path) -> bool:
         if inflated > (MAX_INFLATION if is_compressed else 1) * path.stat().st_size + 2**20:
             raise InputError(f"its members claim {inflated} bytes, more than the file can hold")
         sizes = {member.filename: member.file_size for member in members}
-        if sizes[found[0]] > MAX_BYTES:
-            raise InputError(f"its index has {sizes[found[0]]} bytes")
-        prefix = found[0].removesuffix("data.pkl")
+        if sizes[indices[0]] > MAX_BYTES:
+            raise InputError(f"its index has {sizes[indices[0]]} bytes")
+        prefix = indices[0].removesuffix("data.pkl")
         if f"{prefix}byteorder" in sizes and archive.read(f"{prefix}byteorder") != b"little":
             raise InputError("it was written on a big-endian machine")
-        for key, size in storage_sizes(archive.read(found[0])).items():
+        for key, size in storage_sizes(archive.read(indices[0])).items():
             if size > sizes.get(f"{prefix}data/{key}", -1):
                 raise InputError(f"the numbers of record {key} are missing or cut short")
     return is_compressed
@@ -253,12 +253,12 @@ _ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is known of an object on the stack."""
+    """Bounds of an object on the stack."""
 
     leaves: int = 1
     depth: int = 0
     value: Any = None
-    """Of strings, numbers, names of globals, and tuples of these."""
+    """Value of strings, numbers, names of globals, and tuples of these."""
 
 
 _MARK = _Shape(leaves=0)
@@ -282,7 +282,7 @@ def storage_sizes(pickled: bytes) -> dict[str, int]:
         if name.endswith("PUT") or name == "MEMOIZE":
             index = len(memo) if argument is None else int(argument)
             if index > MAX_OPCODES:
-                raise InputError(f"its index asks for a memo of {index} entries")
+                raise InputError(f"its index has a memo of {index} entries")
             memo[index] = stack[-1]
         elif name.endswith("GET"):
             stack.append(memo[int(argument or 0)])

@@ -1,6 +1,6 @@
-"""The command line: one file a verb; the only place that prints, parses arguments or exits.
+"""The command line: one file per subcommand; the only place that prints, parses or exits.
 
-The verb is looked up by hand, and only its own module is imported: help answers in a moment.
+Only the module of the requested subcommand is imported, so that --help is fast.
 """
 
 import importlib
@@ -18,11 +18,11 @@ VERBS = {
     "estimate": "field of view, elevation, depth and scale of a photograph",
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
-    "data": "data sets to shards, checks with pictures, procedural scenes",
-    "train": "or fine-tune a model on shards of posed pictures",
-    "evaluate": "the model on held-out scenes, beside the input copied and warped",
-    "model": "convert weights, or say what a model is",
-    "doctor": "what this machine can do, and what each missing part costs",
+    "data": "data sets to shards, visual checks, procedural scenes",
+    "train": "train or fine-tune a model on shards of posed images",
+    "evaluate": "the model on held-out scenes, with the input copied and warped as baselines",
+    "model": "convert weights, or describe a model",
+    "doctor": "capabilities of this machine, and the cost of each missing part",
 }
 """Each verb is the module of its name in this folder, with a function `run(arguments)`."""
 
@@ -52,21 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def help_text() -> str:
     """Return the overview that `zeronvs --help` prints."""
-    verbs = "\n".join(f"  {verb:<10}{says}" for verb, says in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
     return (
         "usage: zeronvs VERB ...\n\n"
         "One photograph in, new views and a 360-degree scene out.\n\n"
         f"{verbs}\n\n"
-        "  zeronvs scene photo.jpg -o out      the whole way, no knobs\n"
-        "  zeronvs VERB --help                 what a verb can be told\n"
+        "  zeronvs scene photo.jpg -o out      everything with its defaults\n"
+        "  zeronvs VERB --help                 options of a verb\n"
         "  zeronvs --version"
     )
 
 
 def _unknown(verb: str) -> str:
-    """Say what was probably meant."""
+    """Return the message for an unknown verb, with the likely intention."""
     if "." in verb and not verb.startswith("-"):
-        return f"say what to do with it first: zeronvs scene {verb} -o out"
+        return f"give a verb first: zeronvs scene {verb} -o out"
     close = get_close_matches(verb, VERBS, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the verbs are: {', '.join(VERBS)}"
     return f"there is no verb {verb!r}; {hint}"

@@ -1,4 +1,4 @@
-"""Reading a verb's arguments into its dataclass, and refusing what cannot be."""
+"""Parsing of a subcommand's arguments into its dataclass, and validation."""
 
 import math
 import os
@@ -36,7 +36,7 @@ class PhotoArguments:
     fov_deg: Degrees = None
     """Vertical field of view of the photograph's centre square; estimated if not given."""
     elevation_deg: Degrees = None
-    """Elevation of the camera above what it looks at; estimated if not given."""
+    """Elevation of the camera above the scene centre; estimated if not given."""
     scene_scale: Number = None
     """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
     guidance_scale: Number = None
@@ -102,7 +102,7 @@ def check_sampling(
 
 
 def check_new_folder(out: Path, *, resume: bool) -> None:
-    """Refuse to mix two runs: a run goes into a new or an empty folder, or goes on with its own.
+    """Refuse to mix two runs: a run needs a new or empty folder, or resumes in its own.
 
     Raises:
         InputError: `out` is a file, holds something else, or cannot be written.
@@ -110,9 +110,9 @@ def check_new_folder(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; -o names a folder")
     if out.is_dir() and not resume and any(out.iterdir()):
-        held = "a run already" if (out / "run.json").exists() else "other files"
-        go_on = "add --resume to go on with it, or " if held == "a run already" else ""
-        raise InputError(f"{out} holds {held}; {go_on}give another folder with -o")
+        is_run = (out / "run.json").exists()
+        content, remedy = ("a run", "add --resume, or ") if is_run else ("other files", "")
+        raise InputError(f"{out} contains {content}; {remedy}give another folder with -o")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise InputError(f"{nearest} is a file; a run folder cannot be made inside it")

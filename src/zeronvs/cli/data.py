@@ -1,4 +1,4 @@
-"""`zeronvs data`: data sets to shards, a look at what is wrong in them, and procedural scenes."""
+"""`zeronvs data`: convert data sets to shards, check them, and write procedural scenes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class CheckArguments:
     """Check shards or a data set; list the problems and draw a sheet of each scene."""
 
     path: tyro.conf.Positional[Path]
-    """Shards, or a data set in a format that `data convert` knows."""
+    """Shards, or a data set in a format of `data convert`."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder of the sheets and of report.json."""
     format: Format = "auto"
@@ -218,7 +218,7 @@ def _check(arguments: CheckArguments) -> None:
 
 
 def _synth(arguments: SynthArguments) -> None:
-    """Draw the scenes."""
+    """Render procedural scenes to shards."""
     check_counts(scenes=arguments.scenes, frames=arguments.frames, workers=arguments.workers)
     if arguments.photos is not None and not arguments.photos.is_dir():
         raise InputError(f"{arguments.photos}: there is no such folder of photographs")
@@ -355,7 +355,7 @@ def _print_shards(out: Path, report: Any) -> None:
     print(out / "manifest.json")
     if report.failed:
         raise HealthError(
-            f"{len(report.failed)} scenes were left out; {out / 'report.json'} says why"
+            f"{len(report.failed)} scenes were left out; for the reasons see {out / 'report.json'}"
         )
 
 

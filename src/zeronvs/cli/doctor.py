@@ -1,4 +1,4 @@
-"""`zeronvs doctor`: what this machine can do, and what each missing part costs."""
+"""`zeronvs doctor`: capabilities of this machine, and the cost of each missing part."""
 
 import importlib.metadata
 import importlib.util
@@ -20,7 +20,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
-    """Say what this machine can do, and what each missing part costs."""
+    """Report the capabilities of this machine, and the cost of each missing part."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """Yield what was found, one thing and its state at a time."""
+    """Yield (part, state) pairs."""
     yield "zeronvs", f"{__version__}, Python {platform.python_version()}"
     for package in REQUIRED:
         yield package, _version(package) or "missing: install the package zeronvs again"
@@ -81,7 +81,7 @@ def _builtin_model() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Return the machine's memory, where the system tells."""
+    """Return the machine's memory; None where it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):

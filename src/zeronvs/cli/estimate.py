@@ -30,7 +30,7 @@ class EstimateArguments:
 
 
 def run(words: Sequence[str]) -> None:
-    """Parse the arguments, estimate, print, and write where asked."""
+    """Parse the arguments, estimate, print, and write on request."""
     arguments = parse(EstimateArguments, words, "estimate")
     from zeronvs.photo.camera_estimate import estimate_camera
     from zeronvs.photo.photo import load_photo

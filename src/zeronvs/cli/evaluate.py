@@ -55,7 +55,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _views(arguments: EvaluateViewsArguments) -> None:
-    """Measure, print the table, and write where asked."""
+    """Evaluate, print the table, and write on request."""
     check_counts(steps=arguments.steps, batch_size=arguments.batch_size, limit=arguments.limit)
     check_device(arguments.device)
     from zeronvs.cli.report import print_table, progress_bar

@@ -1,4 +1,4 @@
-"""What surrounds every verb: one clear line and the right exit code, whatever happens."""
+"""Error handling shared by all subcommands: exception to one-line message and exit code."""
 
 import os
 import shlex
@@ -11,19 +11,19 @@ from zeronvs._core.errors import HealthError, InputError
 
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 RESUMED_BY_FLAG = ("scene", "views")
-"""Verbs whose stopped run goes on with --resume."""
+"""Subcommands that resume a stopped run with --resume."""
 RESUMED = ("train", "data")
-"""Verbs whose stopped run goes on with the same command."""
+"""Subcommands that resume a stopped run when called again."""
 _LESS_MEMORY = "try --preset preview for a scene, a smaller --batch-size for views"
 
 
 def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
-    """Run a verb and return the exit code; what the user can mend becomes one line on stderr.
+    """Run a subcommand and return the exit code; user errors become one line on stderr.
 
-    Anything unforeseen keeps its traceback: that is a bug to be reported.
+    Unexpected exceptions keep their traceback: they are bugs to be reported.
 
     Args:
-        words: The command line, for the hint how to go on.
+        words: The command line, for the hint how to resume.
     """
     _quieten()
     try:
@@ -33,7 +33,7 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     except HealthError as error:
         return fail(str(error), WENT_WRONG)
     except KeyboardInterrupt:
-        return fail(_how_to_go_on(words), STOPPED, label="stopped")
+        return fail(_how_to_resume(words), STOPPED, label="stopped")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -46,10 +46,10 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
             raise
         return fail(str(error), WRONG_INPUT)
     except Exception as error:
-        told = _library_error(error)
-        if told is None:
+        known = _library_error(error)
+        if known is None:
             raise
-        return fail(*told)
+        return fail(*known)
     return DONE
 
 
@@ -68,33 +68,33 @@ def fail(message: str, code: int, *, label: str = "error") -> int:
     return code
 
 
-def _how_to_go_on(words: Sequence[str]) -> str:
+def _how_to_resume(words: Sequence[str]) -> str:
     if not words or words[0] not in (*RESUMED_BY_FLAG, *RESUMED):
         return "nothing half-written is left"
     flag = ["--resume"] if words[0] in RESUMED_BY_FLAG and "--resume" not in words else []
     again = [*words, *flag]
-    return f"what is done is kept; go on with: zeronvs {shlex.join(again)}"
+    return f"finished work is kept; resume with: zeronvs {shlex.join(again)}"
 
 
 def _library_error(error: Exception) -> tuple[str, int] | None:
-    """Recognise by name what libraries raise in their own way; importing them here is slow."""
-    kind, said = type(error).__name__, str(error)
+    """Recognise exceptions of libraries by name, since importing the libraries is slow."""
+    kind, text = type(error).__name__, str(error)
     if kind == "OutOfMemoryError":
         line = f"the memory of the GPU is used up; {_LESS_MEMORY}, or --device cpu"
         return line, WENT_WRONG
-    full_for_torch = "inline_container" in said or "PytorchStreamWriter" in said
-    if full_for_torch or (kind == "SafetensorError" and "os error" in said):
+    full_for_torch = "inline_container" in text or "PytorchStreamWriter" in text
+    if full_for_torch or (kind == "SafetensorError" and "os error" in text):
         return "a file could not be written; the disk may be full, or may not be writable", 2
     return None
 
 
 def _os_error(error: OSError) -> str:
-    """Say what the system said, and about which file."""
-    said = (error.strerror or str(error)).lower()
+    """Return the file and the system's message."""
+    reason = (error.strerror or str(error)).lower()
     if not error.filename:
-        return said
+        return reason
     path = Path(os.fsdecode(error.filename))
-    return f"{path.parent if '.part' in path.name else path}: {said}"
+    return f"{path.parent if '.part' in path.name else path}: {reason}"
 
 
 def _quieten() -> None:

@@ -1,4 +1,4 @@
-"""`zeronvs model`: convert released weights and back, or say what a model is."""
+"""`zeronvs model`: convert released weights and back, or describe a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class ConvertArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class InfoArguments:
-    """Say what a model is: its parts, their sizes, and the camera representation it needs."""
+    """Describe a model: its components, their sizes, and its camera representation."""
 
     model: tyro.conf.Positional[str] = "builtin"
     """builtin, a folder, or a hub id."""
@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _convert(arguments: ConvertArguments) -> None:
-    """Convert in the direction that the source's kind asks for."""
+    """Convert a checkpoint to a folder, or a folder to a checkpoint."""
     if not arguments.source.exists():
         raise InputError(f"{arguments.source}: there is no such file or folder")
     if arguments.out.exists() and (arguments.out.is_file() or any(arguments.out.iterdir())):

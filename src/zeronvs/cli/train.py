@@ -85,7 +85,7 @@ class TrainArguments:
     tensorboard: bool = False
     """Also write events for TensorBoard, to OUT/tensorboard (needs tensorboard)."""
     device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
-    """cpu or cuda; the best one here if not given, or what accelerate launch says."""
+    """cpu or cuda; that of accelerate launch, or the best available, if not given."""
     seed: Count = None
     """The same seed draws the same pairs and the same noise."""
     dry_run: bool = False
@@ -115,7 +115,7 @@ def with_flags(message: str) -> str:
     names = "|".join([*FLAGS, *TrainArguments.__dataclass_fields__])
     message = re.sub(
         rf"\b({names})=(?=\S)",
-        lambda found: "--" + FLAGS.get(found[1], found[1]).replace("_", "-") + " ",
+        lambda match: "--" + FLAGS.get(match[1], match[1]).replace("_", "-") + " ",
         message,
     )
     return message.replace("--gradient-checkpointing True", "--gradient-checkpointing")

@@ -31,7 +31,7 @@ ENCODER_STAGES = (
     (1, 3, 1, 6, 320),
 )
 SKIP_STAGES = (0, 1, 2, 4)
-"""Stages whose output the decoder sees again: strides 2, 4, 8 and 16."""
+"""Stages with a skip connection to the decoder: strides 2, 4, 8 and 16."""
 IMAGE_MEAN, IMAGE_STD = 127.0 / 255, 128.0 / 255
 MIN_DISPARITY = 1e-2
 
@@ -66,7 +66,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class _Fusion(nn.Module):
-    """One step up of the decoder: coarse features, enlarged, meet the encoder's finer ones."""
+    """Decoder stage: upsampled coarse features are fused with the encoder's finer ones."""
 
     def __init__(self, coarse: int, fine: int, width: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class DepthNet(ModelMixin, ConfigMixin):
         """Build the network with random weights.
 
         Args:
-            input_size_px: Side of the square it looks at, a multiple of 32.
+            input_size_px: Side of the square input, a multiple of 32.
             decoder_channels: Widths at strides 16, 8, 4 and 2; multiples of 8.
         """
         super().__init__()
@@ -134,10 +134,10 @@ class DepthNet(ModelMixin, ConfigMixin):
     ]:
         """Return the raw predictions for images in [0, 1] whose sides are multiples of 32."""
         features = self.stem((image - IMAGE_MEAN) / IMAGE_STD)
-        seen = []
+        encoded = []
         for stage in self.stages:
             features = stage(features)
-            seen.append(features)
+            encoded.append(features)
         # Pool over the central square, whose field of view it is.
         rows, columns = features.shape[-2:]
         top, left = (max(0, rows - columns) // 2, max(0, columns - rows) // 2)
@@ -145,7 +145,7 @@ class DepthNet(ModelMixin, ConfigMixin):
         fov = self.fov_head(square.mean((-2, -1)))
         fused = features
         for stage, fusion in zip(reversed(SKIP_STAGES), self.fusions, strict=True):
-            fused = fusion(fused, seen[stage])
+            fused = fusion(fused, encoded[stage])
         disparity = F.softplus(self.disparity_head(fused)[:, 0].float()) + MIN_DISPARITY
         return disparity, fov
 

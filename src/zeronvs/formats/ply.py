@@ -6,7 +6,7 @@ quaternions w x y z, colours as the constant spherical harmonic. We see no view 
 f_rest are zeros, and are there because the published reader insists on them.
 
 Axes: our world has z up. Viewers expect the world of COLMAP captures, where y points down, so by
-default x, y, z is written as x, -z, y and read back the other way; a comment in the file says so.
+default x, y, z is written as x, -z, y and converted back on reading; a comment in the file says so.
 """
 
 from pathlib import Path
@@ -162,7 +162,7 @@ def _needed_names() -> list[str]:
 
 
 def _parse(content: bytes, path: Path) -> tuple[np.ndarray, Up | None]:
-    """Return the vertices as a structured array, and which way the file says is up."""
+    """Return the vertices as a structured array, and the up axis stated in the file."""
     end = content.find(b"end_header\n")
     if not content.startswith(b"ply") or end < 0:
         raise InputError(f"{path} is not a PLY file. Pass a .ply file of Gaussian splats.")

@@ -35,7 +35,7 @@ NORMALIZED_WORLD_FILE = "dataparser_transforms.json"
 
 
 def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None) -> Camera:
-    """Read the cameras of a file, in its order; image paths in it are never looked at.
+    """Read the cameras of a file, in its order; image paths in it are ignored.
 
     The format is chosen by content: JSON with `camera_path` or with `frames`, else RealEstate10K.
     Lens distortion is dropped: our cameras are pinholes. Where nerfstudio's
@@ -85,11 +85,11 @@ def read_frames(path: Path) -> list[dict[str, Any]]:
 def write_camera_path(path: Path, cameras: Camera, *, frames_per_second: float | int = 24) -> None:
     """Write a batch of cameras as nerfstudio's `camera_path.json`.
 
-    The format knows vertical fields of view only, so that the principal point must lie in the
-    middle of the image and the pixels must be square.
+    The format stores vertical fields of view only, so that the principal point must be centred and
+    the pixels square.
 
     Raises:
-        ValueError: The cameras have another lens; `write_transforms` can say it.
+        ValueError: The cameras have another lens; use `write_transforms`.
     """
     height_px, width_px = cameras.image_size_px
     intrinsics_px = cameras.intrinsics_px
@@ -333,8 +333,8 @@ def _number(frame: dict[str, Any], key: str, where: str) -> float:
     """Read a finite number of a bounded size."""
     value = frame.get(key)
     if not _is_number(value):
-        found = "it is missing" if value is None else f"got {_short(value)}"
-        raise InputError(f"{where}: {key!r} should be a number; {found}")
+        observed = "it is missing" if value is None else f"got {_short(value)}"
+        raise InputError(f"{where}: {key!r} should be a number; {observed}")
     return float(value)
 
 
@@ -365,7 +365,7 @@ def _at_size(camera: Camera, image_size_px: tuple[int, int]) -> Camera:
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
-    """Tell whether a JSON value is a number that a camera may have."""
+    """Return whether a JSON value is a finite number of bounded size."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= _MAX_NUMBER

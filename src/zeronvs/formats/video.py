@@ -20,7 +20,7 @@ def write_video(
 
     Args:
         frames: sRGB in [0, 1]; values outside are clamped.
-        crf: Quality of x264; 0 is lossless, 16 is hard to tell from the original.
+        crf: Quality of x264; 0 is lossless, 16 is visually lossless.
 
     Raises:
         ValueError: There is no frame, or frames are smaller than 2 px.

@@ -43,7 +43,7 @@ DEFAULT_FOV_Y_RAD = math.radians(50.0)
 DEFAULT_FOV_SPREAD_RAD = math.radians(12.0)
 EXIF_SPREAD_RAD = math.radians(2.0)
 MIN_GUESS_SPREAD_RAD = math.radians(5.0)
-"""A network that is surer than this of a photograph's lens is not believed."""
+"""Lower bound of the spread of a predicted field of view; networks are overconfident."""
 
 
 def estimate_fov_y(
@@ -61,7 +61,7 @@ def estimate_fov_y(
     Args:
         short_side_px: Side of the square in pixels of the photograph.
         focal_px: Focal length in the same pixels, where the camera recorded it.
-        guess: What a network makes of the picture, in radians.
+        guess: Prediction of a network, radians.
     """
     if focal_px is not None:
         return Estimate(
@@ -88,22 +88,22 @@ def estimate_fov_y(
 DEFAULT_ELEVATION_RAD = math.radians(15.0)
 """A hand-held photograph of something on a table or on the ground looks down a little."""
 DEFAULT_ELEVATION_SPREAD_RAD = math.radians(15.0)
-LOOKED_AT = 0.8
-"""Part of the picture, from below, that the ground must explain: less takes the front of whatever
-stands in the picture for a ground seen from above."""
+GROUND_FRACTION = 0.8
+"""Lower fraction of the image that the ground must explain: with less, the front of an object
+passes for a ground seen from above."""
 MIN_INLIERS = 0.7
 PLANE_SPREAD_RAD = math.radians(10.0)
-"""Depth from one picture is not metric: a shift of its disparity tilts the ground."""
+"""Monocular depth is not metric: a shift of its disparity tilts the ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroundPlane:
-    """A plane in the picture, its uppermost part left out."""
+    """Plane fitted to the lower part of an image."""
 
     up: Float[Tensor, "3"]
     """Unit normal in the camera's OpenGL frame."""
     inlier_fraction: float
-    """Part of the pixels looked at that lie on it."""
+    """Fraction of the pixels of that part that lie on it."""
 
     @property
     def elevation_rad(self) -> float:
@@ -119,8 +119,8 @@ class GroundPlane:
 def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = None) -> Estimate:
     """Estimate the camera's elevation in radians.
 
-    A ground plane counts when it explains most of the picture, does not lean, and lies below.
-    It is then averaged with the default by their spreads: depth from one picture is uncertain.
+    A ground plane is accepted when it explains most of the image, is not rolled, and lies below.
+    It is then averaged with the default by their spreads, since monocular depth is uncertain.
 
     Args:
         depth_z: Depth of the centre square in any unit, where there is a depth model.
@@ -158,7 +158,7 @@ def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundP
     y, x = torch.meshgrid(
         (0.5 * height_px - rows) / focal_px, (columns - 0.5 * width_px) / focal_px, indexing="ij"
     )
-    lower = slice(int((1 - LOOKED_AT) * height_px), None)
+    lower = slice(int((1 - GROUND_FRACTION) * height_px), None)
     depth = depth_z[lower].detach().cpu().to(torch.float64).flatten()
     usable = torch.isfinite(depth) & (depth > 0)
     if int(usable.sum()) < 32:
@@ -181,7 +181,7 @@ def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundP
 def _robust_line_fit(
     design: Float[Tensor, "n k"], target: Float[Tensor, " n"]
 ) -> Float[Tensor, " k"]:
-    """Fit least absolute deviations by reweighting: what stands on the ground hardly counts."""
+    """Fit least absolute deviations by iterative reweighting: robust to objects on the ground."""
     weight = torch.ones_like(target)
     coefficients = torch.zeros_like(design[0])
     for _ in range(30):

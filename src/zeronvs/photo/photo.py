@@ -24,7 +24,7 @@ MIN_SIDE_PX = 64
 MAX_SHORT_SIDE_PX = 1536
 """Larger photographs are reduced to this short side: the model sees at most a few hundred."""
 MAX_LONG_SIDE_PX = 8192
-"""Bounds the memory that a panorama can ask for."""
+"""Bounds the memory of a panorama."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class Photo:
     focal_source: str | None = None
     """The EXIF field that `focal_px` comes from."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture that its owner may want to know, a sentence each."""
+    """Conversions applied to the image that the user should know of, one sentence each."""
 
 
 def load_photo(path: Path | str) -> Photo:
@@ -52,7 +52,7 @@ def load_photo(path: Path | str) -> Photo:
     first frame of an animation, 16-bit to float, and a reduction of very large files.
 
     Raises:
-        InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
+        InputError: There is no such file, it cannot be read, it is not a complete image, or it is
             smaller than 64 px or larger than about 180 megapixels.
     """
     path = Path(path)
@@ -95,7 +95,7 @@ def photo_from_image(image: Image.Image) -> Photo:
 
 
 def _check_file(path: Path) -> None:
-    """Say what is wrong with a path that is no readable file with something in it."""
+    """Refuse a path that is not a readable, non-empty file."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -119,7 +119,7 @@ def _reason(error: Exception) -> str:
 
 
 def _not_a_picture(path: Path) -> str:
-    """Explain a file that no decoder knows; name the one kind that phones produce."""
+    """Return the message for an undecodable file; HEIC, which phones write, has its own."""
     with path.open("rb") as handle:
         head = handle.read(16)
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"heim", b"hevc"):
@@ -181,7 +181,7 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Bring a very large picture down to the bounds, keeping its proportions."""
+    """Downscale a very large image to the bounds, keeping its aspect ratio."""
     factor = min(1.0, MAX_SHORT_SIDE_PX / min(image.size), MAX_LONG_SIDE_PX / max(image.size))
     if factor == 1.0:
         return image
@@ -213,10 +213,10 @@ def _to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
 
 
 def to_srgb(image: Image.Image, *, icc_profile: bytes | None, notes: list[str]) -> Image.Image:
-    """Return the picture in mode RGB, or in mode F (grey, in [0, 1]) for more than 8 bits.
+    """Return the image in mode RGB, or in mode F (grey, in [0, 1]) for more than 8 bits.
 
     Args:
-        notes: Sentences are appended for what its owner may want to know.
+        notes: Sentences about applied conversions are appended.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image, notes)

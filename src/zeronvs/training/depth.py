@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from zeronvs.depth.builtin import DepthNet
-from zeronvs.training.export import forget_source, replace_folder
+from zeronvs.training.export import replace_folder, without_source_path
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.objective import Objective
 from zeronvs.training.pack import TrainingPack
@@ -35,7 +35,7 @@ class DepthTrainingConfig:
     encoder_rate: float = 0.2
     """Learning rate of the encoder relative to that of the decoder."""
     frozen_stages: int = 2
-    """The encoder's stem and first stages stay as they are: most of the time, least to learn."""
+    """Stem and first stages of the encoder are frozen: they take most time and change least."""
     fov_weight: float = 0.05
     gradient_weight: float = 2.0
     min_crop_fraction: float = 0.65
@@ -57,7 +57,7 @@ class DepthBatch:
 
 
 class DepthObjective(Objective):
-    """Train a depth network; batch statistics of the encoder stay as they are."""
+    """Train a depth network; batch statistics of the encoder are frozen."""
 
     def __init__(self, net: DepthNet, config: FinetuneConfig, depth: DepthTrainingConfig) -> None:
         """Freeze the first stages of the network."""
@@ -110,7 +110,7 @@ class DepthObjective(Objective):
         dtype = torch.float16 if self.config.exports_half else torch.float32
         with average.in_place() if average is not None else nullcontext():
             copied: Any = copy.deepcopy(self.net)
-        net = forget_source(copied.to(dtype))
+        net = without_source_path(copied.to(dtype))
         return replace_folder(out / FOLDER, net.save_pretrained)
 
 
@@ -136,7 +136,7 @@ class DepthBatches:
         self.pack, self.config, self.depth, self.size_px = pack, config, depth, size_px
         self.seed, self.rank, self.processes = seed, rank, processes
         self.scenes = pack.scenes()
-        # Long recordings repeat themselves: weight by the root of their length.
+        # Long recordings are redundant: weight by the square root of their length.
         self.scene_weight = torch.tensor([len(frames) ** 0.5 for frames in self.scenes])
         self._taken = 0
 
@@ -233,7 +233,7 @@ def augment(
 def posed_loss(
     disparity: Float[Tensor, "b h w"], depth: Float[Tensor, "b h w"], gradient_weight: float
 ) -> Float[Tensor, ""]:
-    """Compare with depth known up to scale (0 = unknown): log errors about their median."""
+    """Return the scale-invariant loss: log errors about their median; depth 0 is unknown."""
     known = depth > 0
     error = -disparity.log() - depth.clamp_min(1e-3).log()
     masked = torch.where(known, error.detach(), torch.full_like(error, torch.nan))
@@ -245,14 +245,14 @@ def posed_loss(
 def photo_loss(
     disparity: Float[Tensor, "b h w"], teacher: Float[Tensor, "b h w"], gradient_weight: float
 ) -> Float[Tensor, ""]:
-    """Compare with disparity known up to scale and shift: both are standardised (MiDaS)."""
+    """Return the scale- and shift-invariant loss: disparities are standardised (MiDaS)."""
     error = _standardized(disparity) - _standardized(teacher)
     known = torch.ones_like(error, dtype=torch.bool)
     return _robust(error, known) + gradient_weight * gradient_loss(error, known)
 
 
 def gradient_loss(error: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """Return the mean absolute gradient of the error at four scales: edges must coincide."""
+    """Return the mean absolute gradient of the error at four scales, which aligns edges."""
     total = error.new_zeros(())
     for scale in (1, 2, 4, 8):
         part, mask = error[:, ::scale, ::scale], known[:, ::scale, ::scale]

@@ -61,14 +61,16 @@ def _in_precision(pipe: ZeroNVSPipeline, dtype: torch.dtype | None) -> ZeroNVSPi
     if dtype is None:
         return pipe
     parts: dict[str, Any] = {
-        name: forget_source(copy.deepcopy(part).to(dtype)) if isinstance(part, nn.Module) else part
+        name: without_source_path(copy.deepcopy(part).to(dtype))
+        if isinstance(part, nn.Module)
+        else part
         for name, part in pipe.components.items()
     }
     return ZeroNVSPipeline(**parts)
 
 
-def forget_source(part: Any) -> Any:
-    """Remove the path that a component was loaded from, which diffusers would write out."""
+def without_source_path(part: Any) -> Any:
+    """Remove the path that a component was loaded from, which diffusers would export."""
     if isinstance(part, ModelMixin) and "_name_or_path" in part.config:
         part.register_to_config(_name_or_path="")
     return part
@@ -82,15 +84,15 @@ def _save_additions(pipe: ZeroNVSPipeline, folder: Path) -> None:
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """Write a folder aside, then replace the previous one with it."""
     aside = folder.with_name(f".{folder.name}.part")
-    before = folder.with_name(f".{folder.name}.old")
-    for left in (aside, before):
-        shutil.rmtree(left, ignore_errors=True)
+    previous = folder.with_name(f".{folder.name}.old")
+    for stale in (aside, previous):
+        shutil.rmtree(stale, ignore_errors=True)
     aside.mkdir(parents=True)
     write(aside)
     if folder.exists():
-        folder.rename(before)
+        folder.rename(previous)
     aside.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
     return folder
 
 
@@ -122,7 +124,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
 
 
 def plain_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """Return the state of a U-Net with its low-rank additions added in, by the stock names."""
+    """Return the state dict of a U-Net with its LoRA weights merged, by the original names."""
     state = unet.state_dict()
     additions = {
         f"{name}.weight": module.get_delta_weight(ADAPTER)
@@ -139,10 +141,10 @@ def plain_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write the additions alone, as a U-Net of diffusers loads them.
+    """Write the LoRA weights alone.
 
-    By `unet.load_lora_adapter(folder, prefix=None, use_safetensors=True)`. Written here because the
-    method of diffusers moves the whole U-Net off its device.
+    Load with `unet.load_lora_adapter(folder, prefix=None, use_safetensors=True)`. Implemented here
+    because the method of diffusers moves the whole U-Net off its device.
     """
     peft = require("peft", "train")
     state = peft.get_peft_model_state_dict(unet, adapter_name=ADAPTER)

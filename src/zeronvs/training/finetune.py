@@ -43,7 +43,7 @@ FIRST_SHARE = 1e-6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
-    """Everything that a run needs."""
+    """Inputs of a training run."""
 
     objective: Objective
     data: BatchStream
@@ -94,7 +94,7 @@ def learning_rate_share(step: int, config: FinetuneConfig) -> float:
 
 
 class _Trainer:
-    """The parts of a run while it trains."""
+    """State of a run while it trains."""
 
     def __init__(self, run: TrainingRun, stack: ExitStack) -> None:
         config, accelerator = run.config, run.accelerator
@@ -125,7 +125,7 @@ class _Trainer:
             stack.callback(self.log.close)
 
     def work(self) -> Path:
-        """Take the steps that are left."""
+        """Run the remaining steps."""
         config, stream = self.config, iter(self.run.data)
         self.run.progress(ProgressEvent(STAGE, self.step, config.steps))
         pending: list[Tensor] = []
@@ -206,7 +206,7 @@ class _Trainer:
         }
 
     def _claim(self, stack: ExitStack) -> None:
-        """Lock the folder and compare settings, in the first process; all learn the outcome."""
+        """Lock the folder and compare settings in the first process; broadcast the outcome."""
         problem = None
         if self.accelerator.is_main_process:
             try:
@@ -323,7 +323,7 @@ class TrainingLog:
     def steps(
         self, first: int, losses: list[float], values: Mapping[str, float], progress: Progress
     ) -> None:
-        """Log the losses of steps `first`, `first` + 1, ... and further values of the last."""
+        """Log the losses of steps `first`, `first` + 1, ...; `values` belong to the last."""
         lines: list[dict[str, int | float]] = [
             {"step": first + index, "loss": loss} for index, loss in enumerate(losses)
         ]

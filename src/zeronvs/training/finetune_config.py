@@ -54,7 +54,7 @@ class FinetuneConfig:
     pure_noise_share: float = 0.0
     """Share of pairs at the last timestep, where sampling starts, in addition to the others."""
     timestep_exponent: float = 1.0
-    """The other timesteps are distributed as u ** this; below 1 favours noisy ones."""
+    """Exponent e of the other timesteps, distributed as u^e; below 1 favours high noise."""
     max_loss_weight: float = 5.0
     """For models that predict the clean image: bound of 1 / sigma^2, the weight that turns an error
     in the image into an error in v."""
@@ -85,7 +85,7 @@ class FinetuneConfig:
     validation_sampling_steps: int | None = None
     """DDIM steps of the validation samples; None: the model's default."""
     log_every: int = 10
-    """Steps between reads of the loss (a read waits for the device)."""
+    """Steps between reads of the loss (a read synchronises with the device)."""
 
     def check(self) -> None:
         """Refuse settings out of range.
@@ -169,7 +169,7 @@ FINETUNE = FinetuneConfig(
     checkpoint_every=100,
     validate_every=200,
 )
-"""A few scenes of one's own on one GPU or a laptop, from a pretrained model."""
+"""Fine-tuning of a pretrained model on a few scenes, on one GPU or a laptop."""
 BUILTIN = FinetuneConfig(
     steps=20_000,
     effective_batch=8,
@@ -233,11 +233,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
-    """Return one line that names the setting that makes the training smaller.
+    """Return one line that names the next setting to reduce memory.
 
-    It is the first of these that is not used yet: a smaller batch (the effective batch stays, so
-    that nothing else changes), gradient checkpointing, half precision, low-rank additions, no
-    average.
+    In order: a smaller batch (at the same effective batch), gradient checkpointing, half precision,
+    LoRA, no moving average.
     """
     where = "this machine" if device.type == "cpu" else f"the device {device}"
     smaller = [

@@ -48,7 +48,7 @@ class TrainingPack:
 
 
 def open_pack(data: Path, path: Path, size_px: int, progress: Progress = silent) -> TrainingPack:
-    """Read a packed file, or pack a folder of data and write it.
+    """Read a packed file; where it is missing, pack a folder of data and write it.
 
     Args:
         data: `posed/train/*/scene.json`, and `photos/*/NAME.jpg` with `NAME_teacher.jpg`.

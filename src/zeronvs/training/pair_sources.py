@@ -43,7 +43,7 @@ class Pair:
 
 @runtime_checkable
 class PairSource(Protocol):
-    """Something that pairs can be drawn from."""
+    """Distribution of training pairs."""
 
     def draw(self, generator: Generator) -> Pair:
         """Draw a pair; the same state of the generator gives the same pair."""
@@ -115,7 +115,7 @@ class Photographs:
                 return Pair(source, target, torch.quantile(known, 0.2))
 
     def _camera(self, generator: Generator, target: View) -> Camera:
-        """Draw a camera: turned about a point in front of the photographer, and stepped aside."""
+        """Draw a camera: an orbit about the median depth, plus a random translation."""
         assert target.depth_z is not None
         middle = float(target.depth_z.median())
         yaw, pitch = _uniform(generator, -0.6, 0.6), _uniform(generator, -0.25, 0.25)

@@ -114,7 +114,7 @@ def synthetic_pairs(count: int, size_px: int) -> ViewPairs:
 
 
 def memory_of(device: torch.device) -> float:
-    """Return the memory of a device in bytes; infinite where the system does not tell."""
+    """Return the memory of a device in bytes; infinite where it is not known."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:

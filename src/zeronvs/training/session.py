@@ -244,7 +244,7 @@ def weighted_sources(
         InputError: A folder is missing, or the mixture has other names than the folders.
     """
     if not shards:
-        raise InputError("name folders of shards to train on; zeronvs data convert makes them")
+        raise InputError("data is empty; give folders of shards (zeronvs.shards.convert)")
     for path in shards:
         if not path.exists():
             raise InputError(f"{path}: there is no such folder of shards")
