@@ -22,3 +22,24 @@ class HealthError(RuntimeError):
 
 class Cancelled(Exception):
     """Raised by a progress callback to cancel a run; finished work is kept and can be resumed."""
+
+
+class ReadingErrors:
+    """Context manager that turns exceptions of some kinds into an `InputError`.
+
+    Its message is "<message>: <kind of the exception> <first line>"; an `InputError` raised inside
+    passes unchanged.
+    """
+
+    def __init__(self, message: str, *kinds: type[Exception]) -> None:
+        """Keep the start of the message and the kinds; none stands for every exception."""
+        self.message, self.kinds = message, kinds or (Exception,)
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise the `InputError`."""
+        if isinstance(error, self.kinds) and not isinstance(error, InputError):
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+            raise InputError(f"{self.message}: {reason}") from error

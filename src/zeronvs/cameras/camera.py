@@ -5,7 +5,7 @@ top-left pixel and its centre lies at (0.5, 0.5); pixel rows run down. All other
 converted in `zeronvs.cameras.conventions` and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -171,12 +171,7 @@ class Camera:
         Raises:
             ValueError: There are none, or their image sizes differ.
         """
-        size_px = _common_size_px(cameras)
-        return Camera(
-            torch.stack([camera.camera_to_world for camera in cameras]),
-            torch.stack([camera.intrinsics_px for camera in cameras]),
-            size_px,
-        )
+        return _joined(torch.stack, cameras)
 
     @staticmethod
     def cat(cameras: "Sequence[Camera]") -> "Camera":
@@ -185,16 +180,15 @@ class Camera:
         Raises:
             ValueError: There are none, or their image sizes differ.
         """
-        size_px = _common_size_px(cameras)
-        return Camera(
-            torch.cat([camera.camera_to_world for camera in cameras]),
-            torch.cat([camera.intrinsics_px for camera in cameras]),
-            size_px,
-        )
+        return _joined(torch.cat, cameras)
 
 
-def _common_size_px(cameras: Sequence[Camera]) -> tuple[int, int]:
+def _joined(join: Callable[..., Tensor], cameras: Sequence[Camera]) -> Camera:
     sizes = {camera.image_size_px for camera in cameras}
     if len(sizes) != 1:
         raise ValueError(f"cameras must share one image size to be joined, got {sorted(sizes)}")
-    return sizes.pop()
+    return Camera(
+        join([camera.camera_to_world for camera in cameras]),
+        join([camera.intrinsics_px for camera in cameras]),
+        sizes.pop(),
+    )

@@ -1,6 +1,6 @@
 """A view: an image with the camera that took it, and its depth where that is known."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,22 +111,22 @@ class View:
     @staticmethod
     def cat(views: "Sequence[View]") -> "View":
         """Concatenate batches of views of one size; depth is kept where all have it."""
-        depths = [view.depth_z for view in views if view.depth_z is not None]
-        return View(
-            torch.cat([view.image for view in views]),
-            Camera.cat([view.camera for view in views]),
-            torch.cat(depths) if len(depths) == len(views) else None,
-        )
+        camera = Camera.cat([view.camera for view in views])
+        image = torch.cat([view.image for view in views])
+        return View(image, camera, _joined_depth(torch.cat, views))
 
     @staticmethod
     def stack(views: "Sequence[View]") -> "View":
         """Stack views of one size along a new first axis; depth is kept where all have it."""
-        depths = [view.depth_z for view in views if view.depth_z is not None]
+        camera = Camera.stack([view.camera for view in views])
         return View(
-            torch.stack([view.image for view in views]),
-            Camera.stack([view.camera for view in views]),
-            torch.stack(depths) if len(depths) == len(views) else None,
+            torch.stack([v.image for v in views]), camera, _joined_depth(torch.stack, views)
         )
+
+
+def _joined_depth(join: Callable[..., Tensor], views: Sequence[View]) -> Tensor | None:
+    depths = [view.depth_z for view in views if view.depth_z is not None]
+    return join(depths) if len(depths) == len(views) else None
 
 
 def resize_image(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import read_text
 from zeronvs.cameras.lens import Lens
 
@@ -130,26 +130,25 @@ def read_model(folder: Path) -> ColmapModel:
     for path in paths.values():
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 30} GiB")
-    reading = ""
-    try:
-        reading = paths["cameras"].name
+    with _damage(paths["cameras"]):
         cameras = _cameras_bin(paths) if kind == "bin" else _cameras_txt(paths)
         _check_sizes(cameras)
-        reading = paths["images"].name
+    with _damage(paths["images"]):
         images = _images_bin(paths) if kind == "bin" else _images_txt(paths)
-        reading = paths["points3D"].name
-        points = ([], [], [])
+    points = ([], [], [])
+    with _damage(paths["points3D"]):
         if paths["points3D"].is_file():
             points = _points_bin(paths) if kind == "bin" else _points_txt(paths)
         point_ids = np.array(points[0], dtype=np.int64)
-    except InputError:
-        raise
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
-        raise InputError(f"{folder}/{reading} is damaged or cut short: {error}") from error
     order = np.argsort(point_ids)
     positions = np.array(points[1], dtype=np.float64).reshape(-1, 3)
     errors_px = np.array(points[2], dtype=np.float64)
     return ColmapModel(cameras, tuple(images), point_ids[order], positions[order], errors_px[order])
+
+
+def _damage(path: Path) -> ReadingErrors:
+    kinds = (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error)
+    return ReadingErrors(f"{path} is damaged or cut short", *kinds)
 
 
 def _check_sizes(cameras: dict[int, ColmapCamera]) -> None:

@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.optional import require
 
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -32,18 +32,6 @@ MAX_SIDE_PX = 8192
 """An image in a shard is never wider or higher."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-_DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    RuntimeError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    EOFError,
-    struct.error,
-)
-"""Exceptions that Pillow raises for damaged files."""
 _DEPTH_MODES = ("I;16", "I;16B", "I")
 
 
@@ -63,11 +51,8 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "s s 3"]:
     Raises:
         InputError: It cannot be decoded.
     """
-    with _opened(content) as opened:
-        try:
-            pixels = np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
-        except _DECODER_ERRORS as error:
-            raise InputError(f"an image cannot be decoded: {_first_line(error)}") from error
+    with _opened(content) as opened, ReadingErrors("an image cannot be decoded"):
+        pixels = np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
     return centre_square(pixels)
 
 
@@ -80,10 +65,8 @@ def decode_depth(content: bytes) -> Float32[np.ndarray, "s s"]:
     with _opened(content) as opened:
         if opened.mode not in _DEPTH_MODES:
             raise InputError(f"a depth map has mode {opened.mode}, not 16-bit grey")
-        try:
+        with ReadingErrors("a depth map cannot be decoded"):
             pixels = np.asarray(opened)
-        except _DECODER_ERRORS as error:
-            raise InputError(f"a depth map cannot be decoded: {_first_line(error)}") from error
     bits = np.ascontiguousarray(centre_square(pixels)).astype(np.uint16)
     depth_z = bits.view(np.float16).astype(np.float32)
     return np.where(np.isfinite(depth_z) & (depth_z > 0), depth_z, np.float32(0.0))
@@ -133,20 +116,12 @@ def _opened(content: bytes) -> Image.Image:
     """Open an image without decoding it; its size and its format are checked."""
     if len(content) > MAX_IMAGE_BYTES:
         raise InputError(f"an image has {len(content)} bytes; at most {MAX_IMAGE_BYTES}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content), formats=list(_PILLOW_NAMES.values()))
-    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
-        raise InputError(f"an image cannot be read: {_first_line(error)}") from error
+    with ReadingErrors("an image cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(io.BytesIO(content), formats=list(_PILLOW_NAMES.values()))
     if max(opened.size) > MAX_SIDE_PX or min(opened.size) < 1:
         raise InputError(f"an image is {opened.width}x{opened.height} px; at most {MAX_SIDE_PX}")
     return opened
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).splitlines()
-    return f"{type(error).__name__} {text[0] if text else ''}".strip()
 
 
 _RGB_8_BIT = b"\x08\x02"

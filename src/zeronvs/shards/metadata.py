@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import parse_json, read_json, write_json
 from zeronvs.cameras.conventions import LARGEST_NUMBER, camera_from_pytorch3d, check_rigid
 
@@ -265,7 +265,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         InputError: It cannot be read, or is not a manifest.
     """
     path = folder / FILE_NAME
-    try:
+    kinds = (OSError, ValueError, KeyError, TypeError, AttributeError)
+    with ReadingErrors(f"{path} is not a manifest of shards", *kinds):
         if not path.exists():
             return None
         content = read_json(path, max_bytes=MAX_BYTES)
@@ -279,11 +280,6 @@ def read_manifest(folder: Path) -> Manifest | None:
             shards,
             None if licence is None else str(licence),
         )
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__} {error}".splitlines()[0][:120]
-        raise InputError(f"{path} is not a manifest of shards: {reason}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

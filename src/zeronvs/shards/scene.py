@@ -106,11 +106,7 @@ class ShardScene:
         cameras = [self.camera(index) for index in range(len(self))]
         if len({camera.image_size_px for camera in cameras}) != 1:
             raise InputError(f"{self.scene_id}: frames have short sides of different lengths")
-        return Camera(
-            torch.stack([camera.camera_to_world for camera in cameras]),
-            torch.stack([camera.intrinsics_px for camera in cameras]),
-            cameras[0].image_size_px,
-        )
+        return Camera.stack(cameras)
 
     def image(self, index: int) -> UInt8[Tensor, "3 s s"]:
         """Return the centre square of one frame."""

@@ -14,7 +14,6 @@ import json
 import re
 import tarfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -200,12 +199,7 @@ class ShardWriter:
         """Return the writer."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Finish the last shard, or drop it where an exception ended the work."""
         if kind is None:
             self.finish_shard()

@@ -20,7 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import read_json
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import LARGEST_NUMBER, check_rigid, opengl_from_opencv
@@ -170,7 +170,8 @@ def open_posed_scene(folder: Path) -> PosedScene:
         content = read_json(folder / "scene.json")
     except InputError as error:
         raise InputError(f"{folder} is not a posed scene: {error}") from error
-    try:
+    kinds = (KeyError, ValueError, TypeError, RuntimeError, OverflowError)
+    with ReadingErrors(f"{folder} is not a posed scene: scene.json", *kinds):
         frames = tuple(content["frames"])
         for frame in frames:
             if Path(frame["file"]).name != frame["file"] or frame["file"] in ("", ".."):
@@ -179,11 +180,6 @@ def open_posed_scene(folder: Path) -> PosedScene:
         units = float(content.get("depth_png_units_per_scene_unit", 1.0))
         if not 0 < units < math.inf:
             raise ValueError(f"depth_png_units_per_scene_unit is {units:g}, not above 0")
-    except InputError:
-        raise
-    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise InputError(f"{folder} is not a posed scene: scene.json: {reason}") from error
     return PosedScene(folder, frames, units, *_sparse(folder / "sparse.npz"))
 
 
@@ -191,7 +187,7 @@ def _sparse(path: Path) -> tuple[ndarray, ndarray, ndarray]:
     """Return frame, pixel position and depth of the triangulated points; none without a file."""
     if not path.is_file():
         return np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
-    try:
+    with ReadingErrors(f"{path} cannot be read"):  # a damaged archive can raise anything
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_SPARSE_BYTES:
                 raise ValueError(f"it is larger than {MAX_SPARSE_BYTES >> 20} MiB when unpacked")
@@ -199,9 +195,6 @@ def _sparse(path: Path) -> tuple[ndarray, ndarray, ndarray]:
             frame = stored["frame"].astype(np.int64)
             uv_px = stored["uv"].astype(np.float32)
             depth_z = stored["depth_z"].astype(np.float32)
-    except Exception as error:  # a damaged archive can raise anything
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise InputError(f"{path} cannot be read: {reason}") from error
     if frame.ndim != 1 or uv_px.shape != (len(frame), 2) or depth_z.shape != frame.shape:
         raise InputError(f"{path}: 'frame', 'uv' and 'depth_z' should be n, n x 2 and n numbers")
     good = np.isfinite(uv_px).all(1) & (np.abs(uv_px) <= MAX_SIDE_PX).all(1)
@@ -233,17 +226,13 @@ def _camera(frame: dict) -> Camera:
 
 def crop_square(view: View, size_px: int) -> View:
     """Return the centre square of a view, resized; the camera changes with the pixels."""
-    height_px, width_px = view.camera.image_size_px
-    side = min(height_px, width_px)
-    top, left = (height_px - side) // 2, (width_px - side) // 2
-    image = view.image[..., top : top + side, left : left + side]
-    image = resize_area(image, size_px)
+    square = view.center_square()
     depth_z = None
-    if view.depth_z is not None:
-        depth_z = view.depth_z[..., top : top + side, left : left + side]
-        depth_z = F.interpolate(depth_z[None, None], (size_px, size_px), mode="nearest")[0, 0]
-    camera = view.camera.cropped(top, left, side, side).resized(size_px, size_px)
-    return View(image.clamp(0, 1), camera, depth_z)
+    if square.depth_z is not None:
+        size = (size_px, size_px)
+        depth_z = F.interpolate(square.depth_z[None, None], size, mode="nearest")[0, 0]
+    image = resize_area(square.image, size_px).clamp(0, 1)
+    return View(image, square.camera.resized(size_px, size_px), depth_z)
 
 
 def resize_area(image: Float[Tensor, "c h w"], size_px: int) -> Float[Tensor, "c s s"]:

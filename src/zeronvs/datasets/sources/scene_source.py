@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import ExifTags, Image, ImageOps
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.lens import Lens
 
@@ -141,17 +141,12 @@ def read_image(
     Raises:
         InputError: It cannot be decoded, or is too large.
     """
-    with _opened(source, name) as opened:
-        try:
-            transposed = _fits_transposed(opened, camera_size_px)
-            if least_px is not None:
-                _decode_smaller(opened, least_px)
-            image = ImageOps.exif_transpose(opened) if transposed else opened
-            return _rgb(image, name)
-        except InputError:
-            raise
-        except Exception as error:  # a damaged file can raise anything in a decoder
-            raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+    # A damaged file can raise anything in a decoder, here and below.
+    with _opened(source, name) as opened, ReadingErrors(f"{name} cannot be read"):
+        transposed = _fits_transposed(opened, camera_size_px)
+        if least_px is not None:
+            _decode_smaller(opened, least_px)
+        return _rgb(ImageOps.exif_transpose(opened) if transposed else opened, name)
 
 
 def _fits_transposed(opened: Image.Image, camera_size_px: tuple[int, int] | None) -> bool:
@@ -197,11 +192,8 @@ def read_map(path: Path, name: str) -> ndarray:
     Raises:
         InputError: It cannot be decoded, or is too large.
     """
-    with _opened(path, name) as opened:
-        try:
-            values = np.asarray(opened.convert("L") if opened.mode in ("P", "1") else opened)
-        except Exception as error:  # a damaged file can raise anything in a decoder
-            raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+    with _opened(path, name) as opened, ReadingErrors(f"{name} cannot be read"):
+        values = np.asarray(opened.convert("L") if opened.mode in ("P", "1") else opened)
     return values if values.ndim == 2 else values[..., 0]
 
 
@@ -209,12 +201,9 @@ def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
     """Open an image without decoding it; its kind and its size are checked."""
     if isinstance(source, Path) and not source.is_file():
         raise InputError(f"{name} cannot be read: there is no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(source)
-    except Exception as error:  # a damaged file can raise anything in a decoder
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+    with ReadingErrors(f"{name} cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(source)
     if opened.format in ("EPS", "WMF"):  # Pillow would run another program on them
         raise InputError(f"{name} is a drawing ({opened.format}), not a photograph")
     if opened.width * opened.height > MAX_PIXELS:
@@ -230,10 +219,8 @@ def read_array(path: Path, name: str) -> ndarray:
     """
     if not path.is_file():
         raise InputError(f"{name} cannot be read: there is no such file")
-    try:
+    with ReadingErrors(f"{name} cannot be read", OSError, ValueError, EOFError):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
     squeezed = np.squeeze(values) if isinstance(values, ndarray) else None
     if squeezed is None or squeezed.ndim != 2 or squeezed.size > MAX_PIXELS:
         raise InputError(f"{name} does not hold a depth map (a two-dimensional array)")
@@ -283,10 +270,6 @@ def _decode_smaller(opened: Image.Image, least_px: int) -> None:
         if even and min(opened.size) // factor >= least_px:
             opened.draft("RGB", (opened.width // factor, opened.height // factor))
             return
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())[:160]
 
 
 MOST_FOLDERS = 500_000
