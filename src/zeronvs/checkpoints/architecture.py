@@ -1,7 +1,8 @@
 """The sizes of a model of the released family, and the components that have them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -15,8 +16,23 @@ from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.diffusion.sampling import NoiseSchedule
 
 
+class _Shape:
+    """Sizes of a component, stored in its configuration under other names."""
+
+    _keys: ClassVar[dict[str, str]] = {}
+    """Field name to key of the configuration, for fields whose value is the same in both."""
+
+    def _stored(self) -> dict[str, Any]:
+        return {key: getattr(self, name) for name, key in self._keys.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **others: Any) -> Self:
+        """Read the sizes from a configuration; `KeyError` where one is missing."""
+        return cls(**{name: config[key] for name, key in cls._keys.items()}, **others)
+
+
 @dataclass(frozen=True, kw_only=True)
-class UNetShape:
+class UNetShape(_Shape):
     """Sizes of the denoiser."""
 
     channels: tuple[int, ...]
@@ -34,27 +50,30 @@ class UNetShape:
     sample_size: int
     """Side of a latent, in cells."""
 
+    _keys: ClassVar = {
+        "layers_per_block": "layers_per_block",
+        "transformer_depth": "transformer_layers_per_block",
+        "linear_projection": "use_linear_projection",
+        "in_channels": "in_channels",
+        "out_channels": "out_channels",
+        "cross_attention_dim": "cross_attention_dim",
+        # diffusers keeps the number of heads under this name (its issue 2011).
+        "num_heads": "attention_head_dim",
+        "sample_size": "sample_size",
+    }
+
     def config(self) -> dict[str, Any]:
-        """Return what makes a `UNet2DConditionModel` of these sizes."""
+        """Return the configuration of a `UNet2DConditionModel` of these sizes."""
         kinds = ["CrossAttn" if attention else "" for attention in self.has_attention]
-        return {
-            "sample_size": self.sample_size,
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
+        return self._stored() | {
             "block_out_channels": self.channels,
-            "layers_per_block": self.layers_per_block,
             "down_block_types": tuple(f"{kind}DownBlock2D" for kind in kinds),
             "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-            "cross_attention_dim": self.cross_attention_dim,
-            # diffusers keeps the number of heads under this name (its issue 2011).
-            "attention_head_dim": self.num_heads,
-            "transformer_layers_per_block": self.transformer_depth,
-            "use_linear_projection": self.linear_projection,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeShape:
+class VaeShape(_Shape):
     """Sizes of the autoencoder."""
 
     channels: tuple[int, ...]
@@ -65,22 +84,25 @@ class VaeShape:
     """Side of an image, in pixels."""
     scaling_factor: float
 
+    _keys: ClassVar = {
+        "layers_per_block": "layers_per_block",
+        "latent_channels": "latent_channels",
+        "sample_size": "sample_size",
+        "scaling_factor": "scaling_factor",
+    }
+
     def config(self) -> dict[str, Any]:
-        """Return what makes an `AutoencoderKL` of these sizes."""
+        """Return the configuration of an `AutoencoderKL` of these sizes."""
         levels = len(self.channels)
-        return {
+        return self._stored() | {
             "block_out_channels": self.channels,
-            "layers_per_block": self.layers_per_block,
             "down_block_types": ("DownEncoderBlock2D",) * levels,
             "up_block_types": ("UpDecoderBlock2D",) * levels,
-            "latent_channels": self.latent_channels,
-            "sample_size": self.sample_size,
-            "scaling_factor": self.scaling_factor,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipShape:
+class ClipShape(_Shape):
     """Sizes of CLIP's image tower."""
 
     width: int
@@ -92,18 +114,19 @@ class ClipShape:
     image_size_px: int
     projection_dim: int
 
+    _keys: ClassVar = {
+        "width": "hidden_size",
+        "hidden": "intermediate_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "patch_px": "patch_size",
+        "image_size_px": "image_size",
+        "projection_dim": "projection_dim",
+    }
+
     def config(self) -> dict[str, Any]:
-        """Return what makes a `CLIPVisionConfig` of these sizes."""
-        return {
-            "hidden_size": self.width,
-            "intermediate_size": self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "patch_size": self.patch_px,
-            "image_size": self.image_size_px,
-            "projection_dim": self.projection_dim,
-            "hidden_act": "quick_gelu",
-        }
+        """Return the configuration of a `CLIPVisionConfig` of these sizes."""
+        return self._stored() | {"hidden_act": "quick_gelu"}
 
 
 @dataclass(frozen=True, kw_only=True)

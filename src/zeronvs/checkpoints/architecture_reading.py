@@ -300,23 +300,13 @@ def architecture_of_folder(folder: Path) -> Architecture:
         if scheduler["beta_schedule"] != "scaled_linear":
             raise InputError(f"{folder}: the released layout has only the scaled_linear schedule.")
         return Architecture(
-            unet=_unet_of_config(unet),
-            vae=VaeShape(
-                channels=tuple(vae["block_out_channels"]),
-                layers_per_block=vae["layers_per_block"],
-                latent_channels=vae["latent_channels"],
-                sample_size=vae["sample_size"],
-                scaling_factor=vae["scaling_factor"],
+            unet=UNetShape.from_config(
+                unet,
+                channels=tuple(unet["block_out_channels"]),
+                has_attention=tuple("CrossAttn" in kind for kind in unet["down_block_types"]),
             ),
-            clip=ClipShape(
-                width=clip["hidden_size"],
-                hidden=clip["intermediate_size"],
-                layers=clip["num_hidden_layers"],
-                heads=clip["num_attention_heads"],
-                patch_px=clip["patch_size"],
-                image_size_px=clip["image_size"],
-                projection_dim=clip["projection_dim"],
-            ),
+            vae=VaeShape.from_config(vae, channels=tuple(vae["block_out_channels"])),
+            clip=ClipShape.from_config(clip),
             schedule=NoiseSchedule(
                 beta_start=scheduler["beta_start"],
                 beta_end=scheduler["beta_end"],
@@ -327,21 +317,6 @@ def architecture_of_folder(folder: Path) -> Architecture:
         )
     except KeyError as error:
         raise InputError(f"{folder}: a configuration lacks the value {error}.") from error
-
-
-def _unet_of_config(config: Mapping[str, Any]) -> UNetShape:
-    return UNetShape(
-        channels=tuple(config["block_out_channels"]),
-        has_attention=tuple("CrossAttn" in kind for kind in config["down_block_types"]),
-        layers_per_block=config["layers_per_block"],
-        transformer_depth=config["transformer_layers_per_block"],
-        linear_projection=config["use_linear_projection"],
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        cross_attention_dim=config["cross_attention_dim"],
-        num_heads=config["attention_head_dim"],
-        sample_size=config["sample_size"],
-    )
 
 
 def _read_config(path: Path, class_name: str | None) -> Mapping[str, Any]:

@@ -55,7 +55,7 @@ class TrainArguments:
     learning_rate: Number = None
     """Peak learning rate of the U-Net; the camera projection's is ten times that, but with --preset
     builtin."""
-    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
+    lora_rank: Annotated[int | None, tyro.conf.arg(name="lora", metavar="RANK")] = None
     """Train low-rank additions to the attention layers only: much less memory (needs peft)."""
     train_image_encoder: bool = False
     """Train the image encoder too; on with --from scratch and --preset builtin."""
@@ -73,7 +73,9 @@ class TrainArguments:
     """Steps between saved states."""
     validate_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Steps between validations; 0 for none."""
-    validation_steps: Count = None
+    validation_sampling_steps: Annotated[
+        int | None, tyro.conf.arg(name="validation-steps", metavar="N")
+    ] = None
     """DDIM steps of the validation samples; the model's own if not given."""
     overlap: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LEAST MOST")] = None
     """Draw pairs whose views overlap by this share, such as .3 .9; any pair if not given, as
@@ -96,7 +98,12 @@ class TrainArguments:
 
 SHARD_FLAGS = ("mixture", "validation", "overlap", "pairs_per_frame")
 """Flags about shards, which a preset with its own data does not read."""
-FLAGS = {"lora_rank": "lora", "start": "from", "ema_decay=None": "no-ema"}
+FLAGS = {
+    "lora_rank": "lora",
+    "start": "from",
+    "validation_sampling_steps": "validation-steps",
+    "ema_decay=None": "no-ema",
+}
 """Flags with another name than the argument, or the setting, that they stand for."""
 
 
@@ -180,27 +187,14 @@ def _config(arguments: TrainArguments) -> "FinetuneConfig":
     from zeronvs.training.finetune_config import BUILTIN, FINETUNE, PAPER
 
     preset = {"paper": PAPER, "finetune": FINETUNE, "builtin": BUILTIN}[arguments.preset]
-    effective = arguments.effective_batch
-    if effective is None and arguments.preset == "builtin":
-        effective = arguments.batch
-    given = {
-        "steps": arguments.steps,
-        "batch": arguments.batch,
-        "effective_batch": effective,
-        "learning_rate": arguments.learning_rate,
-        "lora_rank": arguments.lora,
-        "mixed_precision": arguments.mixed_precision,
-        "ema_decay": arguments.ema_decay,
-        "checkpoint_every": arguments.checkpoint_every,
-        "validate_every": arguments.validate_every,
-        "validation_sampling_steps": arguments.validation_steps,
-        "seed": arguments.seed,
-    }
-    config = replace(preset, **{name: value for name, value in given.items() if value is not None})
+    names = [name for name in vars(preset) if getattr(arguments, name, None) is not None]
+    given = {name: getattr(arguments, name) for name in names}
+    if arguments.preset == "builtin" and arguments.batch is not None:
+        given.setdefault("effective_batch", arguments.batch)
+    given["gradient_checkpointing"] |= preset.gradient_checkpointing
+    config = replace(preset, **given)
     if arguments.no_ema:
         config = replace(config, ema_decay=None)
-    if arguments.gradient_checkpointing:
-        config = replace(config, gradient_checkpointing=True)
     if arguments.train_image_encoder or arguments.start == "scratch":
         config = replace(config, trains_image_encoder=True)
     config.check()

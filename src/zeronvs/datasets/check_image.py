@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
@@ -29,18 +29,7 @@ TEXT_PX = 15
 CORNERS_SHOWN = 10
 DENSE_SHARE = 0.3
 CAPTIONS = ("corners", "epipolar lines", "warped by depth", "checkerboard: edges must continue")
-COLOURS = (
-    (230, 25, 75),
-    (60, 180, 75),
-    (255, 225, 25),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-    (70, 240, 240),
-    (240, 50, 230),
-    (210, 245, 60),
-    (250, 190, 212),
-)
+COLOURS = tuple(ImageColor.getrgb(f"hsv({hue}, 85%, 90%)") for hue in range(0, 360, 36))
 GOOD, BAD, INK, PAPER = (0, 110, 50), (190, 20, 20), (20, 20, 20), (255, 255, 255)
 
 

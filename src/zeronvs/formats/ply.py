@@ -29,23 +29,13 @@ _SMALLEST_OPACITY = 1.0 / 255.0
 _LARGEST_LOGIT = 16.0
 _UP_COMMENT = "Vertical Axis:"
 _TURN_TO_VIEWERS = (0.5**0.5, 0.5**0.5, 0.0, 0.0)  # quaternion: 90 degrees about x
+_NAMES = "char uchar short ushort int uint float double"
+_SIZED_NAMES = "int8 uint8 int16 uint16 int32 uint32 float32 float64"
+_LAYOUTS = "i1 u1 <i2 <u2 <i4 <u4 <f4 <f8"
 _TYPES = {
-    "char": "i1",
-    "uchar": "u1",
-    "short": "<i2",
-    "ushort": "<u2",
-    "int": "<i4",
-    "uint": "<u4",
-    "float": "<f4",
-    "double": "<f8",
-    "int8": "i1",
-    "uint8": "u1",
-    "int16": "<i2",
-    "uint16": "<u2",
-    "int32": "<i4",
-    "uint32": "<u4",
-    "float32": "<f4",
-    "float64": "<f8",
+    name: layout
+    for names in (_NAMES, _SIZED_NAMES)
+    for name, layout in zip(names.split(), _LAYOUTS.split(), strict=True)
 }
 
 

@@ -5,7 +5,6 @@ photographs, known up to scale and shift. The losses are invariant to exactly th
 """
 
 import copy
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from zeronvs.depth.builtin import DepthNet
 from zeronvs.training.export import replace_folder, without_source_path
 from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.objective import Objective
+from zeronvs.training.objective import NumberedStream, Objective
 from zeronvs.training.pack import TrainingPack
 from zeronvs.training.training_state import WeightAverage
 
@@ -114,8 +113,8 @@ class DepthObjective(Objective):
         return replace_folder(out / FOLDER, net.save_pretrained)
 
 
-class DepthBatches:
-    """A resumable stream of batches; batch k is a function of the seed and of k alone."""
+class DepthBatches(NumberedStream):
+    """Batches for the depth network."""
 
     def __init__(
         self,
@@ -134,29 +133,14 @@ class DepthBatches:
             processes: Processes that train together, which take the batches in turn.
         """
         self.pack, self.config, self.depth, self.size_px = pack, config, depth, size_px
-        self.seed, self.rank, self.processes = seed, rank, processes
-        self.scenes = pack.scenes()
+        super().__init__(rank, processes)
+        self.seed, self.scenes = seed, pack.scenes()
         # Long recordings are redundant: weight by the square root of their length.
         self.scene_weight = torch.tensor([len(frames) ** 0.5 for frames in self.scenes])
-        self._taken = 0
 
-    def __iter__(self) -> Iterator[DepthBatch]:
-        """Yield batches, from the loaded state on."""
-        while True:
-            number = self._taken * self.processes + self.rank
-            self._taken += 1
-            yield self.read(number)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of batches taken."""
-        return {"taken": self._taken}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self._taken = int(state["taken"])
-
-    def read(self, number: int) -> DepthBatch:
-        """Draw the batch of this number."""
+    def read(self, index: int) -> DepthBatch:
+        """Draw batch `index` of this process."""
+        number = index * self.processes + self.rank
         generator = Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
         pack, batch = self.pack, self.config.batch
         posed = min(max(1, round(self.depth.posed_share * batch)), batch)

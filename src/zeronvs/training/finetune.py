@@ -25,8 +25,9 @@ from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.optional import require
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
+from zeronvs.formats.images import write_image
 from zeronvs.training.finetune_config import FinetuneConfig, advice, is_out_of_memory
-from zeronvs.training.objective import Batch, BatchStream, Objective, write_sheet
+from zeronvs.training.objective import Batch, BatchStream, Objective
 from zeronvs.training.training_state import (
     FILE_NAME,
     TrainingState,
@@ -272,7 +273,8 @@ class _Trainer:
             batch = self.run.validation.to(self.accelerator.device)
             result = self.objective.validate(batch, self.average)
             if result.sheet is not None:
-                write_sheet(self.run.out / "views" / f"step_{self.step:06d}.png", result.sheet)
+                path = self.run.out / "views" / f"step_{self.step:06d}.png"
+                write_image(path, result.sheet / 255)
             self.log.validation(self.step, result.loss, result.sheet)
         self.accelerator.wait_for_everyone()
 

@@ -8,10 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
-from zeronvs._core.files import write_aside
 from zeronvs.cameras.view import resize_image
 from zeronvs.training.training_state import WeightAverage
 
@@ -40,6 +38,32 @@ class BatchStream(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
         ...
+
+
+class NumberedStream(ABC):
+    """A stream whose batch k depends on the seed and on k alone, so that its state is a count."""
+
+    def __init__(self, rank: int, processes: int) -> None:
+        """Start at the first batch; processes that train together take the batches in turn."""
+        self.rank, self.processes, self.taken = rank, processes, 0
+
+    @abstractmethod
+    def read(self, index: int) -> Any:
+        """Return batch `index` of this process."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches, from the loaded state on."""
+        while True:
+            self.taken += 1
+            yield self.read(self.taken - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches taken."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.taken = int(state["taken"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +133,3 @@ def sheet_of(columns: Sequence[Tensor]) -> UInt8[Tensor, "3 h w"]:
     resized = [resize_image(images.float().cpu().clamp(0, 1), (side, side)) for images in columns]
     rows = torch.cat(resized, dim=-1)  # n 3 side (columns side)
     return (torch.cat(list(rows), dim=-2) * 255).round().to(torch.uint8)
-
-
-def write_sheet(path: Path, sheet: UInt8[Tensor, "3 h w"]) -> None:
-    """Write a sheet as PNG."""
-    with write_aside(path) as aside:
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(aside)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -23,6 +23,7 @@ from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import forward_warp, warp_view
 from zeronvs.datasets.procedural import random_cameras, random_scene
+from zeronvs.training.objective import NumberedStream
 from zeronvs.training.pack import TrainingPack
 from zeronvs.training.view_pairs import ViewPairs
 
@@ -186,8 +187,8 @@ class PairShares:
         ]
 
 
-class PairStream:
-    """An endless, resumable stream of batches; pair k is a function of the seed and of k alone."""
+class PairStream(NumberedStream):
+    """Batches of pairs; pair k is a function of the seed and of k alone."""
 
     def __init__(
         self,
@@ -207,8 +208,8 @@ class PairStream:
             workers: Processes that draw pairs; 0 draws in this one.
         """
         self.sources, self.seed, self.mirrored = list(sources), seed, mirrored
-        self.batch, self.rank, self.processes, self.workers = batch, rank, processes, workers
-        self._taken = 0
+        super().__init__(rank, processes)
+        self.batch, self.workers = batch, workers
 
     def pair(self, number: int) -> Pair:
         """Draw the pair of this number."""
@@ -224,16 +225,8 @@ class PairStream:
     def __iter__(self) -> Iterator[ViewPairs]:
         """Yield batches, from the loaded state on."""
         for batch in DataLoader(_Batches(self), batch_size=None, num_workers=self.workers):
-            self._taken += 1
+            self.taken += 1
             yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of batches taken."""
-        return {"taken": self._taken}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self._taken = int(state["taken"])
 
     def read(self, index: int) -> ViewPairs:
         """Return batch `index` of this process."""
@@ -246,7 +239,7 @@ class _Batches(IterableDataset):
 
     def __init__(self, stream: PairStream) -> None:
         super().__init__()
-        self.stream, self.first = stream, stream.state_dict()["taken"]
+        self.stream, self.first = stream, stream.taken
 
     def __iter__(self) -> Iterator[ViewPairs]:
         worker = torch.utils.data.get_worker_info()
