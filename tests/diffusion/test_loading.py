@@ -16,7 +16,7 @@ def refusal(name, **settings) -> str:
 def test_a_checkpoint_file_is_sent_to_the_converter(tmp_path):
     path = tmp_path / "zeronvs.ckpt"
     path.write_bytes(b"weights")
-    assert "zeronvs model convert" in refusal(path)
+    assert "zeronvs.checkpoints.convert" in refusal(path)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):

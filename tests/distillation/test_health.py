@@ -26,7 +26,7 @@ def test_losses_that_are_numbers_pass_and_others_are_errors():
     assert health.check_losses({"rgb": 1.0, "sds": 0.0}, 7) == []
     findings = health.check_losses({"rgb": math.nan, "sds": math.inf}, 7)
     assert names(findings) == [("finite loss", "error")] * 2
-    with pytest.raises(HealthError, match=r"the rgb loss became nan at step 7.*--resume"):
+    with pytest.raises(HealthError, match=r"the rgb loss became nan at step 7.*resume the run"):
         health.raise_errors(findings)
 
 

@@ -145,7 +145,7 @@ def test_broken_numbers_stop_the_run_and_keep_the_last_good_checkpoint(
 
     bias = pipe.unet.conv_out.bias.detach().clone()
     try:
-        with pytest.raises(HealthError, match=r"sds loss became nan at step 4.*--resume"):
+        with pytest.raises(HealthError, match=r"sds loss became nan at step 4.*resume the run"):
             run(pipe, input_view, tiny_config, tmp_path, resume=True, progress=break_model)
     finally:
         with torch.no_grad():

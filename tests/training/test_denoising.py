@@ -11,9 +11,9 @@ from tiny_pipelines import FixedGeometry, tiny_released, tiny_warp
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.training.denoising import DenoisingObjective, Examples, kept, timesteps
+from zeronvs.training.denoising import DenoisingObjective, Examples, dropout_masks, timesteps
 from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.view_pairs import complete_depth, scale_of
+from zeronvs.training.view_pairs import complete_depth, pair_scales
 
 CONFIG = FinetuneConfig(seed=3)
 VIEWER = Representation.SIX_DOF_VIEWER
@@ -24,7 +24,7 @@ FLAT = FixedGeometry()
 
 def test_five_percent_each_lose_the_embedding_the_channels_and_both():
     draw = torch.linspace(0, 1, 100_001)[:-1]
-    image, channels = kept(draw, 0.05)
+    image, channels = dropout_masks(draw, 0.05)
     share = {
         "embedding": ((image == 0) & (channels == 1)).float().mean(),
         "both": ((image == 0) & (channels == 0)).float().mean(),
@@ -33,8 +33,8 @@ def test_five_percent_each_lose_the_embedding_the_channels_and_both():
     for value in share.values():
         assert float(value) == pytest.approx(0.05, abs=1e-4)
     # The published order along u: embedding alone, both, channels alone, nothing.
-    assert kept(torch.tensor([0.02, 0.07, 0.12, 0.2]), 0.05)[0].tolist() == [0, 0, 1, 1]
-    assert kept(torch.tensor([0.02, 0.07, 0.12, 0.2]), 0.05)[1].tolist() == [1, 0, 0, 1]
+    assert dropout_masks(torch.tensor([0.02, 0.07, 0.12, 0.2]), 0.05)[0].tolist() == [0, 0, 1, 1]
+    assert dropout_masks(torch.tensor([0.02, 0.07, 0.12, 0.2]), 0.05)[1].tolist() == [1, 0, 0, 1]
 
 
 def test_what_is_drawn_for_a_pair_does_not_depend_on_its_batch():
@@ -146,7 +146,7 @@ def test_dropout_reaches_the_network_with_the_configured_probability():
 def test_every_representation_finds_its_scale():
     batch = made_up_batch([1, 2])
     for representation in Representation:
-        scale = scale_of(batch, representation)
+        scale = pair_scales(batch, representation)
         needs_none = representation in (Representation.THREE_DOF, Representation.SIX_DOF)
         known = batch.scene_scale[representation]
         assert torch.equal(scale, torch.ones(2) if needs_none else known)
@@ -160,7 +160,7 @@ def test_a_pair_without_a_scale_does_not_count_and_data_without_any_has_a_remedy
     assert objective.usable(examples).tolist() == [1.0, 0.0]
     assert denoising(objective, examples).isfinite().all()
     with pytest.raises(InputError, match=r"6DoF\+1, norm"):
-        scale_of(replace(batch, scene_scale={}), Representation.SIX_DOF_VIEWER)
+        pair_scales(replace(batch, scene_scale={}), Representation.SIX_DOF_VIEWER)
 
 
 def test_known_depth_is_kept_and_its_holes_are_filled_in_scene_units():

@@ -23,9 +23,9 @@ from zeronvs.training.finetune import TrainingRun, finetune, learning_rate_share
 from zeronvs.training.finetune_config import (
     PAPER,
     FinetuneConfig,
-    advice,
     autocast_precision,
     is_out_of_memory,
+    memory_advice,
 )
 from zeronvs.training.session import with_precision
 from zeronvs.training.training_state import WeightAverage
@@ -266,7 +266,7 @@ def test_when_the_memory_is_used_up_each_hint_saves_more():
         ("every setting", {}),
     ]
     for setting, change in changes:
-        line = advice(config, gpu, 8)
+        line = memory_advice(config, gpu, 8)
         assert setting in line
         assert "\n" not in line
         config = replace(config, **change)

@@ -109,7 +109,7 @@ def align_disparity(
 
 
 def fit_disparity(
-    relative: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
+    relative: Float[Tensor, " n"], target: Float[Tensor, " n"]
 ) -> tuple[float, float]:
     """Fit scale and shift of a relative disparity, robustly to wrong matches.
 
@@ -117,23 +117,23 @@ def fit_disparity(
     replaced by the constant median.
 
     Args:
-        wanted: 1 / depth at the same places, 1 / scene units.
+        target: 1 / depth at the same places, 1 / scene units.
 
     Returns:
         Scale (>= 0) and shift.
     """
-    relative, wanted = relative.double(), wanted.double()
-    weight = torch.ones_like(wanted)
-    scale, shift = 0.0, float(wanted.median())
+    relative, target = relative.double(), target.double()
+    weight = torch.ones_like(target)
+    scale, shift = 0.0, float(target.median())
     for _ in range(10):
         mean_relative = (weight * relative).sum() / weight.sum()
-        mean_wanted = (weight * wanted).sum() / weight.sum()
+        mean_target = (weight * target).sum() / weight.sum()
         spread = (weight * (relative - mean_relative) ** 2).sum().clamp_min(1e-12)
-        both = (weight * (relative - mean_relative) * (wanted - mean_wanted)).sum()
-        scale, shift = float(both / spread), float(mean_wanted - both / spread * mean_relative)
-        residual = (scale * relative + shift - wanted).abs()
+        both = (weight * (relative - mean_relative) * (target - mean_target)).sum()
+        scale, shift = float(both / spread), float(mean_target - both / spread * mean_relative)
+        residual = (scale * relative + shift - target).abs()
         weight = 1.0 / residual.clamp_min(float(residual.median().clamp_min(1e-6)))
-    return (scale, shift) if scale > 0 else (0.0, float(wanted.median()))
+    return (scale, shift) if scale > 0 else (0.0, float(target.median()))
 
 
 def fill_depth(

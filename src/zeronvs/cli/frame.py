@@ -14,6 +14,12 @@ RESUMED_BY_FLAG = ("scene", "views")
 """Subcommands that resume a stopped run with --resume."""
 RESUMED = ("train", "data")
 """Subcommands that resume a stopped run when called again."""
+COMMANDS = {
+    "zeronvs.shards.convert": "zeronvs data convert",
+    "zeronvs.datasets.check": "zeronvs data check",
+    "zeronvs.checkpoints.convert": "zeronvs model convert",
+}
+"""Subcommands of the modules that messages name."""
 _LESS_MEMORY = "try --preset preview for a scene, a smaller --batch-size for views"
 
 
@@ -63,7 +69,9 @@ def _with_flag(error: InputError) -> str:
 
 
 def fail(message: str, code: int, *, label: str = "error") -> int:
-    """Print one line to stderr and return the exit code."""
+    """Print one line to stderr, with subcommands for modules, and return the exit code."""
+    for module, command in COMMANDS.items():
+        message = message.replace(module, command)
     print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr)
     return code
 

@@ -42,7 +42,7 @@ def pipeline_folder(name_or_path: str | Path, settings: dict[str, Any]) -> Path:
     if path.is_file():
         raise InputError(
             f"{path} is a file; a pipeline is a folder. If it is a checkpoint of the original "
-            "code, convert it first: zeronvs model convert CHECKPOINT -o FOLDER"
+            "code, convert it first with zeronvs.checkpoints.convert"
         )
     if path.is_dir():
         return path
@@ -70,7 +70,7 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     if not index_path.is_file():
         raise InputError(
             f"{folder} is not a pipeline: it has no {INDEX_NAME}. Give a folder written by "
-            "`save_pretrained` or by `zeronvs model convert`."
+            "`save_pretrained` or by zeronvs.checkpoints.convert."
         )
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))

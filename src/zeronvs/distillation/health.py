@@ -60,7 +60,7 @@ def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
             check="finite loss",
             severity="error",
             message=f"the {name} loss became {value} at step {step}. The last good checkpoint is "
-            "kept: resume with --resume; if it happens again, halve the learning rate, bring the "
+            "kept: resume the run; if it happens again, halve the learning rate, bring the "
             "far plane nearer or run in full precision.",
             value=float(step),
         )
@@ -78,7 +78,7 @@ def check_weights(module: nn.Module, step: int) -> list[Finding]:
         return []
     message = (
         f"weights became NaN or infinite by step {step} ({', '.join(broken[:3])}). The last good "
-        "checkpoint is kept: resume with --resume; if it happens again, halve the learning rate."
+        "checkpoint is kept: resume the run; if it happens again, halve the learning rate."
     )
     return [Finding(check="finite weights", severity="error", message=message, value=float(step))]
 

@@ -24,9 +24,9 @@ from zeronvs.protocols import GeometryEstimator
 from zeronvs.shards.loader import PairBatch
 from zeronvs.training.export import add_lora, export_pipeline
 from zeronvs.training.finetune_config import FinetuneConfig
-from zeronvs.training.objective import Objective, ValidationResult, sheet_of
+from zeronvs.training.objective import Objective, ValidationResult, validation_sheet
 from zeronvs.training.training_state import WeightAverage
-from zeronvs.training.view_pairs import ViewPairs, no_scale, pairs_of_shards
+from zeronvs.training.view_pairs import ViewPairs, missing_scale, pairs_of_shards
 
 VALIDATION_DRAWS = 4
 """Noise levels per pair in the validation loss."""
@@ -98,7 +98,7 @@ class DenoisingObjective(Objective):
     @property
     def no_usable_examples(self) -> str:
         """One line for pairs of which none is usable."""
-        return no_scale(self.representation)
+        return missing_scale(self.representation)
 
     def place(self, device: torch.device) -> None:
         """Move the pipeline to the device."""
@@ -141,7 +141,7 @@ class DenoisingObjective(Objective):
         draws = torch.stack([torch.rand(3, generator=generator) for generator in generators])
         clean = pipe.to_latent(pairs.target_view.image, generators)
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
-        keeps_image, keeps_channels = kept(draws[:, 1], config.dropout)
+        keeps_image, keeps_channels = dropout_masks(draws[:, 1], config.dropout)
         return Examples(
             pairs=replace(pairs, scene_scale=torch.nan_to_num(pairs.scene_scale, nan=1.0)),
             usable=pairs.scene_scale.isfinite().float(),
@@ -252,7 +252,7 @@ class DenoisingObjective(Objective):
             self.config = config
             self.train(was_training)
         columns = [pairs.input_view.image, pairs.target_view.image, sampled]
-        return ValidationResult(float(torch.cat(losses).mean()), sheet_of(columns))
+        return ValidationResult(float(torch.cat(losses).mean()), validation_sheet(columns))
 
     def export(self, average: WeightAverage | None, out: Path) -> Path:
         """Write `out/pipeline`."""
@@ -292,7 +292,7 @@ def timesteps(draw: Float[Tensor, " n"], count: int, config: FinetuneConfig) -> 
     return torch.where(draw < 1 - config.pure_noise_share, spread, count - 1)
 
 
-def kept(
+def dropout_masks(
     draw: Float[Tensor, " n"], dropout: float
 ) -> tuple[
     Float[Tensor, " n"],  # 1 where the image embedding stays

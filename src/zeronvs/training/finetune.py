@@ -26,7 +26,7 @@ from zeronvs._core.optional import require
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
 from zeronvs.formats.images import write_image
-from zeronvs.training.finetune_config import FinetuneConfig, advice, is_out_of_memory
+from zeronvs.training.finetune_config import FinetuneConfig, is_out_of_memory, memory_advice
 from zeronvs.training.objective import Batch, BatchStream, Objective
 from zeronvs.training.training_state import (
     FILE_NAME,
@@ -79,7 +79,7 @@ def finetune(run: TrainingRun) -> Path:
         if not is_out_of_memory(error):
             raise
         accelerator = run.accelerator
-        line = advice(run.config, accelerator.device, accelerator.num_processes)
+        line = memory_advice(run.config, accelerator.device, accelerator.num_processes)
         raise HealthError(line) from error
 
 

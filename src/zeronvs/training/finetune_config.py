@@ -1,4 +1,4 @@
-"""Settings of a training run, the presets (data only), and advice when memory runs out."""
+"""Settings of a training run, the presets (data only), and memory_advice when memory runs out."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -232,7 +232,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
+def memory_advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
     """Return one line that names the next setting to reduce memory.
 
     In order: a smaller batch (at the same effective batch), gradient checkpointing, half precision,

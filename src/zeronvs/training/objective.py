@@ -127,7 +127,7 @@ class Objective(nn.Module, ABC):
         """Write the trained model, with averaged weights if there are any; return its path."""
 
 
-def sheet_of(columns: Sequence[Tensor]) -> UInt8[Tensor, "3 h w"]:
+def validation_sheet(columns: Sequence[Tensor]) -> UInt8[Tensor, "3 h w"]:
     """Arrange batches of images in [0, 1] as columns, one example per row, at the last's size."""
     side = int(columns[-1].shape[-1])
     resized = [resize_image(images.float().cpu().clamp(0, 1), (side, side)) for images in columns]

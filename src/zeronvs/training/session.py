@@ -26,7 +26,7 @@ from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import FinetuneConfig, autocast_precision
 from zeronvs.training.starting_weights import StartingPoint, load_start
 from zeronvs.training.training_state import FILE_NAME, data_seed_of
-from zeronvs.training.view_pairs import scale_of
+from zeronvs.training.view_pairs import pair_scales
 
 VALIDATION_TRIES = 8
 """Batches that the validation pairs are chosen from."""
@@ -195,7 +195,7 @@ class Session:
         own = Representation(pipe.cc_projection.config["representation"])
         drawn = itertools.islice(loader, VALIDATION_TRIES)
         # Pairs without a scale cannot be sampled meaningfully.
-        batch = max(drawn, key=lambda pairs: int(scale_of(pairs, own).isfinite().sum()))
+        batch = max(drawn, key=lambda pairs: int(pair_scales(pairs, own).isfinite().sum()))
         loader.close()
         return batch
 

@@ -76,11 +76,11 @@ def pairs_of_shards(
     return ViewPairs(
         View(image, camera, depth_z),
         View(batch.target_image.float() / 255, target),
-        scale_of(batch, representation),
+        pair_scales(batch, representation),
     )
 
 
-def scale_of(batch: PairBatch, representation: Representation) -> Float[Tensor, " n"]:
+def pair_scales(batch: PairBatch, representation: Representation) -> Float[Tensor, " n"]:
     """Return the scale of the representation for each pair, scene units per model unit.
 
     Returns:
@@ -93,13 +93,13 @@ def scale_of(batch: PairBatch, representation: Representation) -> Float[Tensor, 
         return torch.ones_like(batch.fov_y_rad)
     scale = batch.scene_scale.get(representation)
     if scale is None:
-        raise InputError(no_scale(representation))
+        raise InputError(missing_scale(representation))
     if representation is Representation.SIX_DOF_AGG:
         scale = torch.nan_to_num(scale, nan=1.0)  # as published
     return torch.where(scale.isfinite(), scale.clamp_min(LEAST_SCALE), torch.nan)
 
 
-def no_scale(representation: Representation) -> str:
+def missing_scale(representation: Representation) -> str:
     """Return one line for pairs of which none has the scale of a representation."""
     return (
         f'the pairs lack the scale of representation "{representation}": their scenes have no '
