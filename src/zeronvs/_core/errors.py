@@ -32,7 +32,6 @@ class ReadingErrors:
     """
 
     def __init__(self, message: str, *kinds: type[Exception]) -> None:
-        """Keep the start of the message and the kinds; none stands for every exception."""
         self.message, self.kinds = message, kinds or (Exception,)
 
     def __enter__(self) -> None:

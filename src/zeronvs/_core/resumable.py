@@ -55,11 +55,9 @@ class ResumableRun:
                 left.unlink(missing_ok=True)
 
     def __enter__(self) -> "ResumableRun":
-        """Return the run itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Release the folder."""
         self.close()
 
     def close(self) -> None:

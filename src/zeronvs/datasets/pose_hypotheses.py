@@ -64,7 +64,6 @@ class Matches:
     second_uv: Float[Tensor, "n 2"]
 
     def __len__(self) -> int:
-        """How many."""
         return len(self.first_uv)
 
 

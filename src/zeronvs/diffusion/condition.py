@@ -30,7 +30,6 @@ class Condition:
     """Scene units per model unit, > 0."""
 
     def __len__(self) -> int:
-        """Number of input views."""
         return self.latent.shape[0]
 
     def __getitem__(self, index: Index) -> "Condition":
@@ -66,7 +65,6 @@ class CameraCondition:
     of the warped input and the folded validity mask."""
 
     def __len__(self) -> int:
-        """Number of cameras."""
         return self.tokens.shape[0]
 
     def __getitem__(self, index: Index) -> "CameraCondition":

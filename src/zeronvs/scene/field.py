@@ -97,7 +97,6 @@ class HashGridField(nn.Module, RadianceField):
     def __init__(
         self, config: FieldConfig | None = None, generator: torch.Generator | None = None
     ) -> None:
-        """Build the field with random weights."""
         super().__init__()
         self.config = config or FieldConfig()
         self.grid = HashGrid(self.config.grid, generator)

@@ -49,7 +49,6 @@ class ProposalDensity(nn.Module):
     def __init__(
         self, config: ProposalConfig | None = None, generator: torch.Generator | None = None
     ) -> None:
-        """Build it with random weights."""
         super().__init__()
         self.config = config or ProposalConfig()
         self.grid = HashGrid(self.config.grid, generator)

@@ -49,7 +49,6 @@ class PairBatch:
     """Names of the pairs: "category/scene input-frame target-frame"."""
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self.fov_y_rad)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
@@ -230,7 +229,6 @@ class PairReader:
             os.close(self._files.popitem()[1])
 
     def __del__(self) -> None:
-        """Close the files."""
         self.close()
 
     def __getstate__(self) -> dict[str, object]:

@@ -99,7 +99,6 @@ class ShardIndex:
     """Scene units per unit of the stored depth."""
 
     def __len__(self) -> int:
-        """Number of scenes."""
         return len(self.scene_ids)
 
     @property

@@ -64,7 +64,6 @@ class ShardScene:
     frames: tuple[ShardFrame, ...]
 
     def __len__(self) -> int:
-        """Number of frames."""
         return len(self.frames)
 
     @property

@@ -196,7 +196,6 @@ class ShardWriter:
         write_manifest(self._folder, self.manifest)
 
     def __enter__(self) -> "ShardWriter":
-        """Return the writer."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

@@ -59,7 +59,6 @@ class DepthObjective(Objective):
     """Train a depth network; batch statistics of the encoder are frozen."""
 
     def __init__(self, net: DepthNet, config: FinetuneConfig, depth: DepthTrainingConfig) -> None:
-        """Freeze the first stages of the network."""
         super().__init__()
         self.net, self.config, self.depth = net, config, depth
         net.requires_grad_(True)

@@ -36,7 +36,6 @@ class ViewPairs:
     computed them already (see `forward_warp`)."""
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self.scene_scale)
 
     def to(self, device: torch.device | str) -> "ViewPairs":

@@ -58,7 +58,6 @@ class PosedScene:
     sparse_depth_z: np.ndarray
 
     def __len__(self) -> int:
-        """Number of frames."""
         return len(self.frames)
 
     def camera(self, index: int) -> Camera:
@@ -246,7 +245,6 @@ class PosedSource:
     """Folders with a `scene.json`."""
 
     def __init__(self, root: Path) -> None:
-        """Find the scenes: one, or a folder of them."""
         self._scenes = find_scene_folders(root, is_posed, what="scene.json")
 
     def scene_ids(self, split: str | None = None) -> list[str]:
