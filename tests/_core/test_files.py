@@ -25,7 +25,7 @@ def write_half_and_fail(path):
         raise OSError("disk full")
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+def test_a_writer_that_fails_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "kept.bin"
     write_bytes(path, b"old")
     with pytest.raises(OSError, match="disk full"):

@@ -14,6 +14,6 @@ def test_a_sample_gets_the_same_noise_alone_and_in_a_batch():
     assert not torch.equal(together[0], together[1])
 
 
-def test_a_missing_optional_package_says_how_to_get_it():
+def test_a_missing_optional_package_is_reported_with_its_install_command():
     with pytest.raises(ImportError, match=r"no_such_package is not installed\. Run: pip install"):
         require("no_such_package", "train")

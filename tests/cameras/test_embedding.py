@@ -37,7 +37,7 @@ def test_shapes_are_checked_at_the_public_border():
 
 
 @pytest.mark.parametrize("representation", Representation)
-def test_size_says_how_many_numbers_there_are(representation):
+def test_size_is_the_length_of_the_embedding(representation):
     embedding = embed(representation, random_poses(0, 5), random_poses(1, 5))
     assert embedding.shape == (5, representation.size)
 

@@ -31,7 +31,7 @@ def test_shape_checking_is_switched_on():
         invert_pose(torch.eye(3))
 
 
-def test_input_camera_stands_on_plus_x_and_looks_at_the_origin():
+def test_input_camera_is_on_plus_x_and_faces_the_origin():
     pose = orbit_pose(angles(0.0), angles(0.0), angles(1.0))[0]
     expected = torch.tensor(
         [[0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64

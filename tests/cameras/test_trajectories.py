@@ -33,7 +33,7 @@ def turned_rad(cameras):
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 @pytest.mark.parametrize("camera", [input_camera(), tilted_camera()])
-def test_every_path_starts_at_the_input_camera_and_has_the_frames_asked_for(name, camera):
+def test_every_path_starts_at_the_input_camera_and_has_the_given_frames(name, camera):
     for frames in (1, 7):
         cameras = make_trajectory(name, camera, frames)
         assert len(cameras) == frames
@@ -103,7 +103,7 @@ def test_swaying_paths_close_without_a_repeated_frame(name):
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_moves_go_straight_along_their_axis_as_far_as_asked(name):
+def test_moves_follow_their_axis_by_the_given_fraction(name):
     camera = tilted_camera()
     cameras = make_trajectory(name, camera, 5, move_fraction=0.5)
     local = (cameras.position - camera.position) @ camera.camera_to_world[:3, :3]

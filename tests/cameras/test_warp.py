@@ -173,7 +173,7 @@ def test_nearest_filling_takes_a_pixel_that_is_as_near_as_any(share):
     assert float((distance > best + 1e-4).float().mean()) < 0.01
 
 
-def test_a_hole_continues_as_the_mirror_image_of_what_is_beside_it():
+def test_a_hole_is_filled_by_reflection():
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 16, 16, generator=rng)
     validity = torch.ones(1, 1, 16, 16)

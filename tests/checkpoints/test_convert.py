@@ -100,7 +100,7 @@ def test_the_projection_of_zero123_is_recognised_by_its_width(tmp_path):
     assert pipe.cc_projection.config["camera_embed_dim"] == 4
 
 
-def test_the_configuration_beside_the_checkpoint_is_heard_and_written_back(tmp_path):
+def test_the_configuration_of_the_checkpoint_is_read_and_written_back(tmp_path):
     config = {"model": {"params": dict(CONFIG["model"]["params"])}}
     config["model"]["params"]["unet_config"] = {"params": {"image_size": 4, "num_heads": 4}}
     config["model"]["params"]["conditioning_config"] = {"params": {"mode": "7dof"}}
@@ -122,7 +122,7 @@ def test_half_stores_float16_in_both_directions(checkpoint, tmp_path):
     assert state["cc_projection.weight"].dtype == torch.float16
 
 
-def test_conversion_tells_how_far_it_is(checkpoint, tmp_path):
+def test_conversion_reports_its_progress(checkpoint, tmp_path):
     events = []
     convert_checkpoint(checkpoint, tmp_path / "folder", progress=events.append)
     assert [event.step for event in events] == list(range(1, events[-1].total + 1))

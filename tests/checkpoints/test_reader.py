@@ -119,7 +119,7 @@ def test_an_archive_that_was_compressed_again_is_read(tmp_path):
     assert torch.equal(read(tmp_path / "b.pt")["slice"], tensors()["slice"])
 
 
-def test_what_lightning_and_others_leave_beside_the_tensors_is_read_past(tmp_path):
+def test_objects_of_lightning_and_others_are_skipped(tmp_path):
     layer = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()

@@ -42,7 +42,7 @@ def test_the_lens_in_the_file_is_used(tmp_path, capsys):
     assert "EXIF FocalLengthIn35mmFilm" in capsys.readouterr().out
 
 
-def test_the_overlay_and_the_numbers_are_written_where_asked(tmp_path):
+def test_the_overlay_and_the_numbers_are_written_on_request(tmp_path):
     photo = noise(tmp_path / "photo.png")
     assert run(str(photo), "-o", str(tmp_path / "out"), "--fov-deg", "60") == 0
     numbers = json.loads((tmp_path / "out" / "estimate.json").read_text())

@@ -93,6 +93,6 @@ def test_a_bug_keeps_its_traceback(error: Exception):
         guarded(raising(error), [])
 
 
-def test_the_hint_how_to_go_on_can_be_pasted(capsys: pytest.CaptureFixture[str]):
+def test_the_hint_how_to_resume_can_be_pasted(capsys: pytest.CaptureFixture[str]):
     guarded(raising(KeyboardInterrupt()), ["scene", "my photo.jpg", "-o", "out", "--resume"])
     assert "zeronvs scene 'my photo.jpg' -o out --resume\n" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_a_photograph_becomes_a_run_folder_that_renders_and_exports(
             assert view.size == (32, 32)
 
 
-def test_a_flag_wins_over_the_preset_and_says_so(
+def test_a_flag_overrides_the_preset_and_is_printed_as_source(
     zeronvs, photo_path, model_folder, tmp_path, capsys
 ):
     words = ("scene", photo_path, "-o", tmp_path / "out", "--model", model_folder, "--dry-run")

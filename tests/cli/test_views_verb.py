@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_views(zeronvs, photo_path, model_folder, t
     assert first != other
 
 
-def test_a_stopped_run_keeps_its_views_and_goes_on(zeronvs, photo_path, model_folder, tmp_path):
+def test_a_stopped_run_keeps_its_views_and_resumes(zeronvs, photo_path, model_folder, tmp_path):
     words = ("views", photo_path, "--model", model_folder, "--frames", 3, "--steps", 2)
     assert zeronvs(*words, "-o", tmp_path / "whole") == 0
     assert zeronvs(*words, "-o", tmp_path / "cut") == 0

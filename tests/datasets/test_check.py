@@ -124,7 +124,7 @@ def test_depth_of_another_unit_and_inverse_depth_are_named(views):
     assert "inverse depth" in check.problems[0]
 
 
-def test_broken_poses_and_still_cameras_are_told(views):
+def test_broken_poses_and_still_cameras_are_reported(views):
     def broken(pose: torch.Tensor) -> torch.Tensor:
         return torch.full_like(pose, torch.nan)
 

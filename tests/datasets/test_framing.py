@@ -52,7 +52,7 @@ def test_the_new_camera_is_centred_with_square_pixels(size_px: tuple[int, int]):
 
 
 @pytest.mark.parametrize("name", LENSES)
-def test_pixels_land_where_the_new_camera_says(name: str):
+def test_pixels_agree_with_the_new_camera(name: str):
     camera, lens = off_centre_camera(), LENSES[name]
     framing = framing_of(camera, lens)
     # Colours tell the slope of each pixel's ray, found by inverting the lens.
@@ -101,7 +101,7 @@ def test_sparse_depth_keeps_every_point_when_it_shrinks():
     assert found.max() == pytest.approx(2.0)
 
 
-def test_points_behind_or_beside_the_camera_are_not_drawn():
+def test_points_outside_the_frustum_are_not_drawn():
     camera = Camera.from_fov(torch.eye(4), 0.9, (64, 64))
     points = np.array([[0, 0, -2.0], [0, 0, 2.0], [9, 0, -1.0], [0, 0, -3.0], [np.nan, 0, -1]])
     found = framing_of(camera, Lens()).points(points)

@@ -105,7 +105,7 @@ def test_a_cut_model_is_refused_by_the_file(tmp_path: Path, world, name: str):
         source.load(source.scene_ids()[0])
 
 
-def test_an_unknown_camera_model_is_told(tmp_path: Path, world):
+def test_an_unknown_camera_model_is_reported(tmp_path: Path, world):
     root = write_colmap(tmp_path / "s", world, binary=False)
     path = root / "sparse" / "0" / "cameras.txt"
     path.write_text(f"1 THIN_PRISM_FISHEYE {WIDTH} {HEIGHT} " + "1 " * 12)
@@ -299,7 +299,7 @@ def test_the_first_nerfs_angle_and_names_without_ending(tmp_path: Path, world):
         ({"camera_model": "EQUIRECTANGULAR"}, "not supported"),
     ],
 )
-def test_a_frame_that_cannot_be_used_is_told(tmp_path: Path, world, change, says: str):
+def test_a_frame_that_cannot_be_used_is_reported(tmp_path: Path, world, change, says: str):
     root = write_nerfstudio(tmp_path / "s", world)
     content = json.loads((root / "transforms.json").read_text())
     content["frames"][1] |= change
@@ -352,7 +352,7 @@ def test_shards_are_a_source_too(tmp_path: Path, world):
         )
 
 
-def test_a_folder_without_a_scene_is_told(tmp_path: Path):
+def test_a_folder_without_a_scene_is_reported(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for source in (ColmapSource, NerfstudioSource, PosedSource, ShardSource):
         with pytest.raises(InputError, match="there is no s"):

@@ -52,7 +52,7 @@ def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):
     assert bool((spread > 0).all())
 
 
-def test_the_raw_answer_is_positive_disparity_at_half_the_resolution(net: DepthNet):
+def test_the_raw_prediction_is_positive_disparity_at_half_the_resolution(net: DepthNet):
     disparity, fov = net(photographs(1, 64))
     assert disparity.shape == (1, 32, 32)
     assert bool((disparity > 0).all())
@@ -63,7 +63,7 @@ def test_estimating_leaves_no_gradients(net: DepthNet):
     assert not net.estimate(photographs(1, 64)).depth_z.requires_grad
 
 
-def test_a_saved_network_answers_the_same(net: DepthNet, tmp_path: Path):
+def test_a_saved_network_predicts_the_same(net: DepthNet, tmp_path: Path):
     net.save_pretrained(tmp_path)
     loaded = DepthNet.from_pretrained(tmp_path).eval()
     assert loaded.config["input_size_px"] == 64

@@ -66,7 +66,7 @@ def test_several_samples_of_a_camera_stand_side_by_side(pipe):
     assert_close(images[::2], first, atol=1e-4, rtol=1e-4)
 
 
-def test_saved_and_loaded_pipelines_answer_bit_for_bit_the_same(pipe, tmp_path):
+def test_saved_and_loaded_pipelines_predict_bit_for_bit_the_same(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
     loaded = ZeroNVSPipeline.from_pretrained(tmp_path)
@@ -90,7 +90,7 @@ def test_a_saved_pipeline_is_read_by_stock_diffusers_and_transformers(released_p
     assert scheduler.config["steps_offset"] == 1
 
 
-def test_a_dtype_can_be_asked_for_and_float32_is_the_default(released_pipe, tmp_path):
+def test_a_dtype_can_be_given_and_float32_is_the_default(released_pipe, tmp_path):
     released_pipe.to(torch.float16, silence_dtype_warnings=True).save_pretrained(tmp_path)
     assert ZeroNVSPipeline.from_pretrained(tmp_path).unet.dtype == torch.float32
     loaded = ZeroNVSPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -107,36 +107,38 @@ def test_a_bfloat16_denoiser_works_on_float32_latents(pipe):
 
 
 def test_guidance_mixes_with_a_zero_token_and_zero_channels(pipe):
-    told = pipe.prepare(pipe.encode(input_view(), 0.7), orbit(2))
+    camera_condition = pipe.prepare(pipe.encode(input_view(), 0.7), orbit(2))
     noisy = torch.randn(2, pipe.unet.config.out_channels, 8, 8)
     timestep = torch.tensor([3, 400])
-    null = pipe.predict_noise(noisy, timestep, told.null(), 1.0)
-    unguided = pipe.predict_noise(noisy, timestep, told, 0.0)
-    guided = pipe.predict_noise(noisy, timestep, told, 3.0)
-    conditional = pipe.predict_noise(noisy, timestep, told, 1.0)
-    assert not told.null().tokens.any()
-    assert not told.null().concat.any()
+    null = pipe.predict_noise(noisy, timestep, camera_condition.null(), 1.0)
+    unguided = pipe.predict_noise(noisy, timestep, camera_condition, 0.0)
+    guided = pipe.predict_noise(noisy, timestep, camera_condition, 3.0)
+    conditional = pipe.predict_noise(noisy, timestep, camera_condition, 1.0)
+    assert not camera_condition.null().tokens.any()
+    assert not camera_condition.null().concat.any()
     assert_close(unguided, null, atol=1e-5, rtol=1e-5)
     assert_close(guided, null + 3.0 * (conditional - null), atol=1e-4, rtol=1e-4)
 
 
-def test_a_velocity_predictor_answers_the_noise_it_implies(warp_pipe):
-    told = warp_pipe.prepare(warp_pipe.encode(input_view(), 0.7), orbit(1))
+def test_a_velocity_prediction_implies_its_noise(warp_pipe):
+    camera_condition = warp_pipe.prepare(warp_pipe.encode(input_view(), 0.7), orbit(1))
     noisy = torch.randn(1, 12, 8, 8)
     timestep = torch.tensor([500])
-    noise = warp_pipe.predict_noise(noisy, timestep, told, 1.0)
-    inputs = torch.cat([noisy, told.concat], 1)
-    velocity = warp_pipe.unet(inputs, timestep, encoder_hidden_states=told.tokens).sample
+    noise = warp_pipe.predict_noise(noisy, timestep, camera_condition, 1.0)
+    inputs = torch.cat([noisy, camera_condition.concat], 1)
+    velocity = warp_pipe.unet(
+        inputs, timestep, encoder_hidden_states=camera_condition.tokens
+    ).sample
     alpha_bar = warp_pipe.alphas_cumprod[500]
     clean = alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * velocity
     rebuilt = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
     assert_close(rebuilt, noisy, atol=1e-4, rtol=1e-4)
 
 
-def test_the_warp_kind_is_told_the_input_as_the_target_would_see_it(warp_pipe):
+def test_the_warp_kind_is_conditioned_on_the_warped_input(warp_pipe):
     condition = warp_pipe.encode(input_view(), 0.7)
-    told = warp_pipe.prepare(condition, orbit(2))
-    latent, warped, mask = told.concat.split([12, 12, 4], dim=1)
+    camera_condition = warp_pipe.prepare(condition, orbit(2))
+    latent, warped, mask = camera_condition.concat.split([12, 12, 4], dim=1)
     assert_close(latent[:1], condition.latent)
     assert_close(warped[0], latent[0], atol=0.1, rtol=0.0)
     assert mask[0].mean() > 0.9
@@ -160,9 +162,9 @@ def test_missing_depth_comes_from_the_estimator_in_units_of_the_scene_scale(warp
 
 def test_the_pose_reaches_the_token_only_through_the_projection(pipe):
     condition = pipe.encode(input_view(), 0.7)
-    told = pipe.prepare(condition, orbit(3))
-    assert not torch.allclose(told.tokens[0], told.tokens[2])
-    told.tokens.sum().backward()
+    camera_condition = pipe.prepare(condition, orbit(3))
+    assert not torch.allclose(camera_condition.tokens[0], camera_condition.tokens[2])
+    camera_condition.tokens.sum().backward()
     assert pipe.cc_projection.projection.weight.grad is not None
     assert all(weight.grad is None for weight in pipe.image_encoder.parameters())
 
@@ -219,7 +221,7 @@ def test_a_wide_image_is_cut_to_its_central_square(released_pipe):
     assert_close(whole.view.camera.intrinsics_px, square.view.camera.intrinsics_px)
 
 
-def test_callers_are_told_of_every_step(released_pipe):
+def test_the_callback_receives_every_step(released_pipe):
     events, steps = [], []
     condition = released_pipe.encode(input_view(), 0.7)
     released_pipe.sample(
@@ -272,7 +274,7 @@ def test_a_gpu_gives_the_same_sample(pipe):
     assert_close(views(pipe.to("cuda")).cpu(), on_cpu, atol=1e-2, rtol=1e-2)
 
 
-def test_the_package_hands_out_its_names_when_asked():
+def test_the_package_exports_its_names_lazily():
     assert zeronvs.ZeroNVSPipeline is ZeroNVSPipeline
     assert "CameraProjection" in dir(zeronvs)
     with pytest.raises(AttributeError):

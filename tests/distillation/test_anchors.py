@@ -51,7 +51,7 @@ def test_the_nearest_view_is_the_one_that_looks_the_same_way_wherever_it_stands(
     assert nearest_view(targets, known).tolist() == [0, 0, 1, 1, 2, 0, 2]
 
 
-def test_a_view_listens_to_its_nearest_anchor_half_of_the_time():
+def test_a_view_is_conditioned_on_its_nearest_anchor_half_of_the_time():
     nearest = torch.tensor([0, 1, 2]).repeat(2000)
     chosen = choose_conditions(nearest, 0.5, seeded_generator(0))
     assert bool(((chosen == nearest) | (chosen == 0)).all())

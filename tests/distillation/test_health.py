@@ -58,7 +58,7 @@ def test_one_bad_image_warns_and_many_are_an_error(value, kind):
         health.raise_errors(findings)
 
 
-def test_a_model_that_listens_to_the_camera_passes_and_one_that_does_not_is_found(pipe, input_view):
+def test_a_model_that_ignores_the_camera_is_detected(pipe, input_view):
     condition = pipe.encode(input_view.batched(), 0.7)
     assert health.check_camera_conditioning(pipe, condition, ring_cameras([0.5, -0.5])) == []
     same = ring_cameras([0.5, 0.5])

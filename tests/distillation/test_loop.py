@@ -50,7 +50,7 @@ def psnr(scene, view):
     return -10 * math.log10((rgb - view.image).square().mean().item())
 
 
-def test_the_published_recipe_runs_end_to_end_and_tells_of_every_term(
+def test_the_published_recipe_runs_end_to_end_and_logs_every_term(
     pipe, input_view, tiny_config, tmp_path
 ):
     events = []
@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_weights(
     assert [line["step"] for line in log_lines(tmp_path / "parts")] == [1, 2, 3, 4]
 
 
-def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(
+def test_a_run_killed_between_checkpoints_resumes_from_the_last_one(
     pipe, input_view, tiny_config, tmp_path
 ):
     whole = run(pipe, input_view, tiny_config, tmp_path / "whole")
@@ -107,7 +107,7 @@ def test_a_finished_run_is_returned_as_it_is(pipe, input_view, tiny_config, tmp_
     assert same_weights(whole, run(pipe, input_view, tiny_config, tmp_path, resume=True))
 
 
-def test_resuming_with_other_settings_says_what_differs(pipe, input_view, tiny_config, tmp_path):
+def test_resuming_with_other_settings_names_what_differs(pipe, input_view, tiny_config, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(pipe, input_view, tiny_config, tmp_path, progress=stop_after(1))
     other = replace(tiny_config, guidance_scale=7.5)

@@ -89,7 +89,7 @@ def sds_gradient_of_pixels(
     return scene.rgb.grad, markers, nearest_view(poses, cameras.camera_to_world)
 
 
-def test_views_listen_to_their_nearest_anchor_as_often_as_the_probability_tells():
+def test_views_are_conditioned_on_their_nearest_anchor_with_the_given_probability():
     _, markers, nearest = sds_gradient_of_pixels(probability=1.0)
     assert set(nearest.tolist()) == {0, 1, 2}
     assert markers.tolist() == (nearest + 1.0).tolist()

@@ -31,7 +31,7 @@ def test_the_warp_along_true_depth_beats_the_copy(evaluation):
     assert evaluation.metrics == ("PSNR", "SSIM")
 
 
-def test_a_frame_beside_itself_is_copied_perfectly(evaluation):
+def test_a_frame_paired_with_itself_is_copied_perfectly(evaluation):
     same = [pair for pair in evaluation.pairs if pair.name.input == pair.name.target]
     assert len(same) == 1
     assert same[0].scores[COPY] == {"PSNR": 100.0, "SSIM": pytest.approx(1.0)}

@@ -168,7 +168,7 @@ def test_a_path_saved_in_nerfstudios_normalised_world_is_brought_back(tmp_path):
 @pytest.mark.parametrize(
     "content", ["[]", {"scale": 1}, {"transform": EYE, "scale": 0}, {"transform": EYE}, "{"]
 )
-def test_a_broken_normalisation_beside_a_path_is_named(tmp_path, content):
+def test_a_broken_normalisation_of_a_path_is_named(tmp_path, content):
     write_camera_path(tmp_path / "camera_path.json", some_cameras())
     written(tmp_path, content, "dataparser_transforms.json")
     with pytest.raises(InputError, match=r"dataparser_transforms\.json"):

@@ -78,7 +78,7 @@ def test_every_array_of_the_published_loader_is_read(name, golden_dir):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_index_knows_what_the_scenes_say(name, golden_dir, tmp_path):
+def test_the_index_agrees_with_the_scenes(name, golden_dir, tmp_path):
     for original in shards_of(golden_dir, name):
         shutil.copy(original, tmp_path)
         index = open_index(tmp_path / original.name, with_depth=True)

@@ -79,7 +79,7 @@ def test_reading_arguments_does_not_import_torch(verb: str):
     assert result.stdout == "[]\n"
 
 
-def test_help_answers_in_a_moment():
+def test_help_is_fast():
     def seconds() -> float:
         start = time.perf_counter()
         subprocess.run(
@@ -172,7 +172,7 @@ def test_no_file_names_a_place_of_one_machine(repository: Path):
     assert [f.name for f in files if place.search(f.read_text())] == []
 
 
-def test_torchvision_is_not_asked_for(repository: Path):
+def test_torchvision_is_not_a_dependency(repository: Path):
     # Its wheels do not fit a CPU torch, and a torchvision that cannot load breaks diffusers.
     project = (repository / "pyproject.toml").read_text()
     assert "torchvision" not in project
@@ -227,7 +227,7 @@ def test_documents_name_targets_that_exist(document: str, repository: Path):
         assert words[1] in targets or "=" in words[1], " ".join(words)
 
 
-def test_the_readme_says_how_to_make_a_scene_and_how_to_test(repository: Path):
+def test_the_readme_has_the_commands_for_a_scene_and_for_the_tests(repository: Path):
     said = [words[1] for words in commands((repository / "README.md").read_text(), "make")]
     assert "scene" in said
     assert "test" in said

@@ -40,7 +40,7 @@ def rays_from(position, count=16, spread=0.2, seed=0):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 1.0, 40.0])
-def test_even_fog_absorbs_as_the_law_of_beer_and_lambert_says(density):
+def test_even_fog_absorbs_by_the_law_of_beer_and_lambert(density):
     origins, directions = rays_from([3.0, 0.0, 0.0])
     seen = march_rays(Fog(density), None, origins, directions, EVEN)
     expected = 1.0 - math.exp(-density * (EVEN.far - EVEN.near))
@@ -100,7 +100,7 @@ def test_looking_at_surfaces_from_behind_costs_orientation_loss():
     assert seen.mean_orientation_loss > 0.1
 
 
-def test_a_ray_does_not_depend_on_the_rays_beside_it():
+def test_a_ray_does_not_depend_on_the_other_rays():
     origins, directions = rays_from([3.0, 0.0, 0.0])
     ball = SoftBall(10.0, radius=1.0)
     jitter = torch.rand(16, 2) - 0.5

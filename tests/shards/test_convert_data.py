@@ -76,16 +76,16 @@ def test_workers_do_not_change_the_shards(tmp_path: Path, world):
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
 
 
-def test_a_bad_scene_is_told_and_passed_over(tmp_path: Path, world):
+def test_a_bad_scene_is_reported_and_skipped(tmp_path: Path, world):
     source = write_set(tmp_path / "set", world, 3)
     (source / "s1" / "scene.json").write_text("{")
     (source / "s2" / "0001.png").write_bytes(b"broken")
     report = run(source, tmp_path / "out")
     assert [scene.scene_id for scene in report.failed] == ["set/s1", "set/s2"]
     assert report.manifest.scene_ids == {"set/s0"}
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["failed"] == ["set/s1", "set/s2"]
-    assert "scene.json" in told["scenes"][1]["error"]
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["failed"] == ["set/s1", "set/s2"]
+    assert "scene.json" in written["scenes"][1]["error"]
     # Mended, it is done, and nothing else is done again.
     write_posed(source / "s1", world)
     write_posed(source / "s2", world)
@@ -117,7 +117,7 @@ convert(partial(Deadly, Path(sys.argv[1])), Path(sys.argv[2]), config, descripti
 """
 
 
-def test_a_killed_conversion_goes_on_where_it_stopped(tmp_path: Path, world):
+def test_a_killed_conversion_resumes_where_it_stopped(tmp_path: Path, world):
     source = write_set(tmp_path / "set", world, 5)
     run(source, tmp_path / "whole", max_shard_bytes=300_000)
     out = tmp_path / "out"

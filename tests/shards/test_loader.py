@@ -55,7 +55,7 @@ def assert_same(ours, theirs):
         assert all(torch.equal(one.scene_scale[k], v) for k, v in other.scene_scale.items())
 
 
-def test_a_batch_holds_what_the_shard_says(folder):
+def test_a_batch_agrees_with_its_shard(folder):
     config = replace(CONFIG, size_px=256, input_depth=True)
     scenes = {s.scene_id: s for path in sorted(folder.glob("*.tar")) for s in read_shard(path)}
     (batch,) = batches(loader(folder, config=config), 1)
@@ -99,7 +99,7 @@ def test_a_run_gone_on_with_sees_the_pairs_of_an_uninterrupted_one(
     assert_same(batches(second, 9 - stop), straight[stop:])
 
 
-def test_iterating_again_goes_on(folder):
+def test_iterating_again_continues(folder):
     straight = keys(batches(loader(folder), 6))
     ours = loader(folder)
     assert keys(batches(ours, 2)) + keys(batches(ours, 4)) == straight
@@ -209,7 +209,7 @@ def test_pairs_are_uniform_and_as_many_as_published(tmp_path):
     assert np.mean(short) == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_pairs_by_overlap_share_what_was_asked_for(tmp_path):
+def test_pairs_by_overlap_are_in_the_given_range(tmp_path):
     (path,) = made.write_shards(tmp_path, [made.made_scene("room/orbit", 40)])
     table = source_table([open_index(path)])
 
@@ -266,14 +266,14 @@ def test_a_broken_picture_is_replaced_by_another_pair(workers, tmp_path):
     assert keys(batches(loader(tmp_path), 12)) == keys(found)
 
 
-def test_a_source_that_is_all_broken_says_so(tmp_path):
+def test_a_source_without_a_readable_pair_is_an_error(tmp_path):
     (path,) = made.write_shards(tmp_path, [made.made_scene("room/a", image_format="png")])
     break_pictures(path, slice(None))
     with pytest.raises(HealthError, match="check the shards"):
         batches(loader(tmp_path), 1)
 
 
-def test_scales_are_given_for_what_was_asked(folder):
+def test_scales_are_returned_for_the_given_representations(folder):
     every = (Representation.SIX_DOF_AGG, Representation.SIX_DOF_VIEWER)
     without_depth = {
         Representation.THREE_DOF,

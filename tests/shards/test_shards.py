@@ -43,7 +43,7 @@ def test_a_frame_comes_back_with_its_camera_and_depth(size, square, tmp_path):
         assert read.published_fov_rad == pytest.approx(float(expected.fov_y_rad), rel=1e-5)
 
 
-def test_the_published_reader_finds_in_our_shards_what_it_asks_for(tmp_path):
+def test_our_shards_have_what_the_published_reader_needs(tmp_path):
     (path,) = made.write_shards(tmp_path, [made.made_scene("room/a", image_format="png")])
     with tarfile.open(path) as tar:
         names = tar.getnames()
@@ -130,7 +130,7 @@ def test_a_name_that_leads_out_of_the_shard_is_refused(tmp_path):
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_a_stopped_conversion_goes_on_where_shards_are_whole(tmp_path):
+def test_a_stopped_conversion_resumes_after_the_last_complete_shard(tmp_path):
     scenes = [made.made_scene(f"room/s{k}", 2) for k in range(5)]
 
     def stopped_by_hand():
@@ -155,7 +155,7 @@ def test_a_stopped_conversion_goes_on_where_shards_are_whole(tmp_path):
     assert read_manifest(straight) == read_manifest(tmp_path)
 
 
-def test_the_manifest_says_what_lies_in_the_shards(tmp_path):
+def test_the_manifest_lists_the_content_of_the_shards(tmp_path):
     made.simple_shards(tmp_path, 3)
     manifest = read_manifest(tmp_path)
     assert [len(shard.scenes) for shard in manifest.shards] == [2, 1]

@@ -78,7 +78,7 @@ def test_depth_statistics_grow_with_the_unit():
     assert grown.depth_quantiles == pytest.approx(scaled.depth_quantiles)
 
 
-def test_unknown_depth_is_told_and_replaced():
+def test_unknown_depth_is_marked_and_replaced():
     assert depth_statistics(np.zeros((8, 8), np.float32)) is UNKNOWN_DEPTH
     assert math.isnan(aggregate_scale(np.array([np.nan, np.nan])))
     scales = scene_scales(1.5, math.nan, math.nan)

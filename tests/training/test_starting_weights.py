@@ -38,7 +38,7 @@ def test_zero123_weights_get_nineteen_fresh_camera_columns_and_keep_the_rest(tmp
     assert start.pipe.cc_projection.config["representation"] == str(VIEWER)
 
 
-def test_training_goes_on_with_the_weights_as_trained_and_their_average(tmp_path):
+def test_training_resumes_with_the_weights_as_trained_and_their_average(tmp_path):
     path = zero123(tmp_path)
     state = torch.load(path, weights_only=True)["state_dict"]
     start = load_start(str(path), VIEWER, seed=1, work_dir=tmp_path / "run")
@@ -75,7 +75,7 @@ def test_every_representation_is_reached_from_every_other(representation):
             assert torch.equal(new.projection.weight, old.projection.weight)
 
 
-def test_a_fresh_denoiser_stands_beside_the_frozen_parts_of_a_model(tmp_path):
+def test_a_fresh_denoiser_uses_the_frozen_parts_of_a_model(tmp_path):
     pipe = tiny_released()
     pipe.save_pretrained(tmp_path / "model")
     start = load_start(f"scratch:{tmp_path / 'model'}", None, seed=1, work_dir=tmp_path)

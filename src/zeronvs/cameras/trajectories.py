@@ -54,7 +54,7 @@ def make_trajectory(
     - orbit: about the vertical axis, azimuth growing; 360 degrees by default.
     - spiral: winds outwards twice and back, looking at the origin from where it was in the image.
     - lemniscate: a figure of eight, looking likewise.
-    - zoom-in, zoom-out: the field of view narrows or widens; the camera stands still.
+    - zoom-in, zoom-out: the field of view narrows or widens at a fixed pose.
     - dolly-zoom-in, dolly-zoom-out: the field of view narrows while the camera moves back, or
       widens while it moves ahead, so that things at the depth of the origin keep their size.
     - move-forward, -backward, -left, -right, -up, -down: along the camera's own axes.
@@ -74,7 +74,7 @@ def make_trajectory(
         A batch of `frames` cameras.
 
     Raises:
-        InputError: The name is unknown, an amount makes no sense, or the input camera stands at
+        InputError: The name is unknown, an amount is out of range, or the input camera is at
             the origin, or faces away from it where the path needs it ahead.
     """
     if input_camera.batch_shape:
@@ -175,7 +175,7 @@ def _distance(camera: Camera) -> Float[Tensor, ""]:
     distance = camera.position.norm()
     if distance == 0:
         raise InputError(
-            "the input camera stands at the world origin, where this path has no length; "
+            "the input camera is at the world origin, where this path has no length; "
             "place it at the scene's distance first"
         )
     return distance

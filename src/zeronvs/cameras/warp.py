@@ -159,7 +159,7 @@ def splat_points(
     flat = flat.reshape(-1)
     far = torch.finfo(depth_z.dtype).max
     depth_4 = depth_z[..., None].expand(batch, count, 4)
-    # Only corners that get a real share of the point may hide what lies behind them.
+    # Only corners with a substantial share of the point occlude the points behind them.
     candidate = torch.where(weight > 0.1, depth_4, torch.full_like(depth_4, far)).reshape(-1)
     nearest = torch.full((batch * height_px * width_px,), far, device=uv_px.device)
     nearest = nearest.to(depth_z.dtype).scatter_reduce(0, flat, candidate, "amin")

@@ -199,7 +199,7 @@ def _shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Count the different numbers that stand in the place of the pattern's group."""
+    """Count the distinct values of the pattern's group over all names."""
     expression = re.compile(pattern)
     return len({match[1] for name in shapes if (match := expression.match(name))})
 

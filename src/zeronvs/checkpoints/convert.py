@@ -77,7 +77,7 @@ def convert_checkpoint(
     Args:
         checkpoint_path: `zeronvs.ckpt`, or one of Zero-1-to-3; never trusted.
         out_dir: Folder to make; must not exist, or be empty.
-        config_path: YAML file of the checkpoint; by default the one of the same name beside it,
+        config_path: YAML file of the checkpoint; by default that of the same name in its folder,
             and where there is none, what the released models have.
 
     Raises:
@@ -151,7 +151,7 @@ def account_for_keys(
 def export_checkpoint(
     folder: Path, checkpoint_path: Path, *, half: bool = False, progress: Progress = silent
 ) -> None:
-    """Write a diffusers folder as a checkpoint for the original code, with its YAML beside it.
+    """Write a diffusers folder as a checkpoint for the original code, and its YAML file.
 
     The denoiser's weights are written once and named twice, as trained and as moving average. The
     text tower of CLIP is not in the folder and so not in the file; the original code takes it from
@@ -211,12 +211,12 @@ def _check_shapes(
     for component, links in links_of(architecture).items():
         expected = components[component].state_dict()
         for link in links:
-            wanted = tuple(link.to_official([expected[name] for name in link.stored]).shape)
+            shape = tuple(link.to_official([expected[name] for name in link.stored]).shape)
             name = ema_name(link.official) if uses_ema and component == "unet" else link.official
-            if tuple(shapes[name]) != wanted:
+            if tuple(shapes[name]) != shape:
                 raise InputError(
                     f"the checkpoint's tensor {name} has shape {tuple(shapes[name])}; "
-                    f"the model needs {wanted}."
+                    f"the model needs {shape}."
                 )
 
 

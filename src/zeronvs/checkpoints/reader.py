@@ -42,7 +42,7 @@ _DAMAGE = (
 
 
 class _Inert:
-    """Stands for any class or function that is not imported: takes everything, does nothing."""
+    """Stand-in for any class or function that is not imported: accepts every call, does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return super().__new__(cls)

@@ -86,7 +86,7 @@ def write_torch_checkpoint(
 
     Args:
         copies: More names in the `state_dict`, each with the name of the tensor it shares.
-        facts: Plain values beside the `state_dict`.
+        facts: Further entries of the checkpoint, plain values.
     """
     keys = {name: str(index) for index, name in enumerate(tensors)}
     state: OrderedDict[str, _PickledTensor] = OrderedDict()

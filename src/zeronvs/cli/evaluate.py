@@ -13,10 +13,10 @@ from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_dev
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateViewsArguments:
-    """Measure new views of posed scenes, beside the input copied and the input warped."""
+    """Evaluate novel views of posed scenes; baselines: the input copied, the input warped."""
 
     folder: tyro.conf.Positional[Path]
-    """Posed scenes (a scene.json each) beside a pairs.json."""
+    """Folder of posed scenes (a scene.json each) with a pairs.json."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for metrics.json, table.md and contact sheets; not written if not given."""
     model: str = "builtin"

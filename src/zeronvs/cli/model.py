@@ -20,7 +20,7 @@ class ConvertArguments:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make, or the .ckpt file."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Its YAML file; the one beside it, or that of the released models, if not given."""
+    """Its YAML file; the one in its folder, or that of the released models, if not given."""
     half: bool = False
     """Store float16: half the size, and slow on processors."""
 

@@ -169,7 +169,7 @@ def scene_sheet(rows: list[PairRow], title: str, verdict: str, *, good: bool) ->
 
 
 def epipolar_line(uv: Float[Tensor, " 2"], first: Camera, second: Camera) -> Float[ndarray, "n 2"]:
-    """Return where the ray of a pixel of one camera lies in the image of another, pixels.
+    """Return the epipolar line of a pixel of one camera in the image of another, pixels.
 
     Only the part in front of both cameras and inside the image is returned, as a run of points.
     """

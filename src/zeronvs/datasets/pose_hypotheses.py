@@ -19,7 +19,7 @@ from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.warp import project
 
 MATCH_TOLERANCE_PX = 2.0
-"""A match fits when the point where its rays meet lies this near to it in both frames."""
+"""A match fits when its triangulated point projects to within this distance in both frames."""
 AS_GIVEN = "as given"
 
 

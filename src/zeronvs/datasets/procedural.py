@@ -205,7 +205,7 @@ class SyntheticSource:
         if photos is not None:
             ends = (".jpg", ".jpeg", ".png", ".webp")
             self._photos = sorted(p for p in photos.rglob("*") if p.suffix.lower() in ends)
-            # "_teacher" and "_depth" images are maps beside the photographs.
+            # "_teacher" and "_depth" images are maps, not photographs.
             aside = ("_teacher", "_depth")
             self._photos = [path for path in self._photos if not path.stem.endswith(aside)]
             if not self._photos:

@@ -82,7 +82,7 @@ class ConditioningKind(ABC):
     def prediction(
         self, output: Float[Tensor, "n c h w"], camera_condition: CameraCondition
     ) -> Float[Tensor, "n c h w"]:
-        """Return the prediction that the network's raw output stands for."""
+        """Return the prediction for the network's raw output."""
         return output
 
     def keep_known(
@@ -231,7 +231,7 @@ def conditioning_kind(
     ]
     if name is not None and name not in {kind.name for kind in kinds}:
         known = ", ".join(f'"{kind.name}"' for kind in kinds)
-        raise InputError(f'the conditioning is "{name}"; this version knows {known}.')
+        raise InputError(f'the conditioning is "{name}"; this version has {known}.')
     candidates = [kind for kind in kinds if name in (None, kind.name)]
     for kind in candidates:
         if kind.in_channels == in_channels:

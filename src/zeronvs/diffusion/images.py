@@ -87,7 +87,7 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
         input_camera = input_camera.resized(*pixels.shape[-2:])
         image = View(pixels.expand(*input_camera.batch_shape, *pixels.shape), input_camera)
     elif input_camera is not None:
-        raise InputError("input_camera was given beside a View, which has its own; give one.")
+        raise InputError("both a View, which has a camera, and input_camera were given; give one.")
     view = image.batched()
     if len(view) != 1:
         raise InputError(f"{len(view)} input views were given; the pipeline takes one at a time.")

@@ -181,7 +181,7 @@ def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
     inside = cameras_inside(scene, cameras)
     if inside > 0:
         message = (
-            f"{inside:.0%} of the cameras stand inside content. Raise the scene scale, or keep the "
+            f"{inside:.0%} of the cameras are inside content. Raise the scene scale, or keep the "
             "cameras farther out."
         )
         findings.append(

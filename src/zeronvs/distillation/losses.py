@@ -138,7 +138,7 @@ def clearance_loss(
     Args:
         origins: Where rays of known views start, scene units.
         turn_rad: Rays are turned by up to this, either way.
-        share: Nothing should stand within this share of the distance to the world's origin.
+        share: Rays should be empty up to this fraction of the distance to the world's origin.
     """
     draws = torch.rand((2, len(origins)), generator=generator).to(origins.device)
     turn = turn_rad * (2.0 * draws[0] - 1.0)

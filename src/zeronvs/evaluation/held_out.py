@@ -1,6 +1,6 @@
 """Pairs of frames that numbers are reported on: `pairs.json` in a folder of posed scenes.
 
-`pairs.json` is a list of `scene` (a folder beside it), `input` and `target` (files of that scene)
+`pairs.json` is a list of `scene` (a folder next to it), `input` and `target` (files of that scene)
 and `motion_class` (small, medium, large, or any other name). Of both frames the centre square is
 taken, resized by area; cameras change with the crop. The scene scale is given: the 20 % quantile of
 the input's depth, which is a monocular disparity aligned to the scene's triangulated points.

@@ -100,7 +100,7 @@ def evaluate_views(
 
     Args:
         pipe: The model; it is given the scene scale. None measures the baselines alone.
-        folder: Posed scenes beside a `pairs.json`.
+        folder: Posed scenes and their `pairs.json`.
         perceptual: The distance to report; None leaves its column out.
         geometry_estimator: Predicts the depth that the model is given; without one, the model is
             given the depth of the warp baseline.

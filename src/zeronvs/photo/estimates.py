@@ -1,6 +1,6 @@
 """Estimators of field of view, elevation and scene scale: value, source, spread.
 
-Elevation: the camera looks at the scene's origin, so its elevation is the angle by which it is
+Elevation: the camera faces the scene's origin, so its elevation is the angle by which it is
 tilted down: the world's up direction is (0, cos e, sin e) in the camera's frame. A plane is linear
 in disparity: with the ray (x, y, -1) through a pixel, the plane n.P = -h gives
 1/z = -(n_x x + n_y y - n_z) / h. So a linear fit finds the ground in depth of any scale.

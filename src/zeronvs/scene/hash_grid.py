@@ -113,7 +113,7 @@ class HashGrid(nn.Module):
 
     @property
     def layout(self) -> GridLayout:
-        """Where each level lies in the table."""
+        """Position of each level in the table."""
         mask = 2**self.config.log2_table_size - 1
         return GridLayout(self.cells, self.strides, self.offsets, self._dense_levels, mask)
 

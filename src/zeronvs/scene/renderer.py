@@ -42,7 +42,7 @@ class RenderConfig:
     padding: float = 0.01
     """Share of the final samples that is spread over all proposal intervals."""
     chunk_rays: int = 4096
-    """Rays rendered at a time where no gradient is wanted; bounds the memory."""
+    """Rays rendered at a time where gradients are disabled; bounds the memory."""
 
     @classmethod
     def small(cls, near: float = 0.1, far: float = 100.0) -> "RenderConfig":
@@ -182,9 +182,9 @@ def _quantile_distance(weights: Tensor, distances: Tensor, quantile: Tensor | No
     """Return where a share of what is absorbed is absorbed, linear inside of the interval."""
     weights, distances = weights.detach(), distances.detach()
     cumulative = weights.cumsum(dim=-1)
-    wanted = (0.5 if quantile is None else quantile) * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, wanted).clamp(max=weights.shape[-1] - 1)
+    target = (0.5 if quantile is None else quantile) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(1, index)
-    share = (wanted - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
+    share = (target - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
     start, end = distances.gather(1, index), distances.gather(1, index + 1)
     return torch.lerp(start, end, share.clamp(0.0, 1.0))[:, 0]

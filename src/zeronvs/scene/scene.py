@@ -90,7 +90,7 @@ class Scene(nn.Module):
             background: RGB behind the scene, one for all images or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
             with_normals: Also render normals.
-            chunk: Rays at a time; default: all at once where a gradient is wanted, else
+            chunk: Rays at a time; default: all at once where gradients are enabled, else
                 `RenderConfig.chunk_rays`. The result does not depend on it.
         """
         camera = camera.to(self.device)

@@ -1,6 +1,6 @@
 """Random access to the frames of a shard: byte spans, cameras and depth statistics.
 
-An index is made by one pass over the tar's headers and metadata and kept beside the shard as
+An index is built by one pass over the tar's headers and metadata and stored next to the shard as
 `<shard>.index` (safetensors, memory-mapped when read), where the folder can be written. An index
 that does not fit its shard, or holds numbers that no camera has, is made anew.
 """
@@ -117,7 +117,7 @@ class ShardIndex:
 def open_index(
     path: Path, *, with_depth: bool = False, on_damage: OnDamage | None = None
 ) -> ShardIndex:
-    """Return the index of a shard: the one beside it where it fits, else a new one.
+    """Return the index of a shard: the stored one where it is valid, else a new one.
 
     Args:
         with_depth: Compute the statistics of every depth map: where metadata does not have them,
@@ -293,7 +293,7 @@ def _write_index(index: ShardIndex, fingerprint: str) -> None:
 
 
 def _read_index(path: Path, fingerprint: str) -> ShardIndex | None:
-    """Read the index beside a shard; None where there is none that fits it."""
+    """Read the stored index of a shard; None where there is no valid one."""
     index_path = _index_path(path)
     if not index_path.is_file():
         return None
@@ -341,7 +341,7 @@ def _plausible(table: dict[str, np.ndarray]) -> bool:
     rigid = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)) <= ROTATION_TOLERANCE
     bounded = (table["principal_px"], table["published_fov_rad"], pose)
     positive = (table["focal_px"], table["scale_adjustment"])
-    # NaN stands for unknown in depth statistics and scales.
+    # NaN means unknown in depth statistics and scales.
     statistics = (depth, table["radius"], table["aggregate_scale"])
     return bool(
         all((np.abs(values) < LARGEST_NUMBER).all() for values in bounded)

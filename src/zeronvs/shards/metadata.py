@@ -1,6 +1,6 @@
 """JSON of shards: the camera of each frame, and the manifest of a folder of shards.
 
-Two forms are known, told apart by their keys (published code, ldm/data/webdataset_co3d.py and
+Two forms are read, distinguished by their keys (published code, ldm/data/webdataset_co3d.py and
 webdataset_re10k.py):
 
     CO3D            R, T of PyTorch3D (row vectors), focal_length in NDC, principal_point (0, 0) and

@@ -41,7 +41,7 @@ class PairSamplingConfig:
     """Share of the input view that is visible in the target, (least, most) in [0, 1], predicted
     from cameras and depth statistics. None: no limit, as published."""
     overlap_tries: int = 16
-    """So many pairs are tried; where none lies in the range, the nearest is taken."""
+    """Maximum number of pairs tried; if none is in the range, the nearest is taken."""
     seed: int = 42
 
 

@@ -125,7 +125,7 @@ def encode_frame(
 
 
 class ShardWriter:
-    """Writes scenes into numbered shards of a folder, and the manifest beside them.
+    """Writes scenes into numbered shards of a folder, and their manifest.
 
     A shard is written aside and renamed when it is full; the manifest follows. A stopped
     conversion is resumed by opening the folder again and leaving out `done_scene_ids`.

@@ -144,7 +144,7 @@ class FinetuneConfig:
 
 
 def autocast_precision(device_type: str, *, cpu_capability: str, cuda_has_bf16: bool) -> str:
-    """Return the precision that "auto" stands for: "bf16" where the hardware is fast at it.
+    """Return the precision for "auto": "bf16" where the hardware is fast at it.
 
     On a CPU without AVX-512, bfloat16 is emulated and up to 50 times slower than float32.
 

@@ -65,7 +65,7 @@ class PosedScene:
         return _camera(self.frames[index])
 
     def image_path(self, index: int) -> Path:
-        """Return the image of one frame; its depth and disparity lie beside it."""
+        """Return the path of one frame's image, next to which its depth and disparity are."""
         return self.folder / self.frames[index]["file"]
 
     def view(self, index: int) -> View:
