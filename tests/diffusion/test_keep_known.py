@@ -38,6 +38,6 @@ def test_known_pixels_are_the_input_and_holes_are_sampled(answers_difference: Ze
 
 def test_other_kinds_of_network_are_left_alone(pipe: ZeroNVSPipeline):
     view = known_view()
-    camera_condition = pipe.prepare(pipe.encode(view, 1.0), view.camera)
+    told = pipe.prepare(pipe.encode(view, 1.0), view.camera)
     image = torch.rand(1, 3, 16, 16)
-    assert pipe.conditioning.keep_known(image, camera_condition, pipe.to_image) is image
+    assert pipe.conditioning.keep_known(image, told, pipe.to_image) is image

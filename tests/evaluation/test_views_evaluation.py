@@ -117,7 +117,7 @@ def test_a_frame_that_is_not_there_is_named(held_out: Path, tmp_path: Path):
         evaluate_views(None, tmp_path, None, CONFIG)
 
 
-def test_the_report_holds_the_table_the_numbers_and_sheets(evaluation, tmp_path: Path):
+def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_path: Path):
     files = write_views_report(tmp_path, evaluation, source="here", model="none")
     assert {path.name for path in files} == {
         "metrics.json",

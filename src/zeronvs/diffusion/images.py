@@ -1,4 +1,4 @@
-"""Normalisation of the pipeline's inputs (images, cameras, seeds) and conversion of its outputs."""
+"""What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
 
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,13 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
     """Return the input view as a batch of one.
 
     Args:
-        input_camera: Camera of the image; by default at distance 1 from the world's origin,
+        image: A picture, or a view that brings its camera.
+        input_camera: Camera of the picture; by default at distance 1 from the world's origin,
             looking at it horizontally, with the field of view of the first target camera.
+        targets: The cameras that are asked for.
 
     Raises:
-        InputError: The image cannot be used, a view comes with another camera, or several views.
+        InputError: The picture cannot be used, a view comes with another camera, or several views.
     """
     if not isinstance(image, View):
         pixels = picture_to_tensor(image)
@@ -87,7 +89,7 @@ def input_view(image: Picture | View, input_camera: Camera | None, targets: Came
         input_camera = input_camera.resized(*pixels.shape[-2:])
         image = View(pixels.expand(*input_camera.batch_shape, *pixels.shape), input_camera)
     elif input_camera is not None:
-        raise InputError("both a View, which has a camera, and input_camera were given; give one.")
+        raise InputError("input_camera was given beside a View, which has its own; give one.")
     view = image.batched()
     if len(view) != 1:
         raise InputError(f"{len(view)} input views were given; the pipeline takes one at a time.")
@@ -100,6 +102,7 @@ def draw_seeds(generator: Seeds, count: int) -> list[int]:
     Args:
         generator: A seed (sample k gets seed + k), one seed per sample, or a generator to draw
             them from; None draws fresh ones.
+        count: Samples.
 
     Raises:
         InputError: The number of seeds is not the number of samples.

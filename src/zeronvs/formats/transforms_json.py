@@ -35,7 +35,7 @@ NORMALIZED_WORLD_FILE = "dataparser_transforms.json"
 
 
 def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None) -> Camera:
-    """Read the cameras of a file, in its order; image paths in it are ignored.
+    """Read the cameras of a file, in its order; image paths in it are never looked at.
 
     The format is chosen by content: JSON with `camera_path` or with `frames`, else RealEstate10K.
     Lens distortion is dropped: our cameras are pinholes. Where nerfstudio's

@@ -1,10 +1,10 @@
-"""Reading a photograph: any image file to upright sRGB pixels, or one line that says why not.
+"""Reading a photograph: from any file to an upright sRGB picture, or one line saying why not.
 
-`load_photo` opens what Pillow opens, applies the EXIF orientation and the colour profile, and keeps
-the recorded focal length.
+`load_photo` opens what Pillow opens, turns it upright, brings it to sRGB and keeps what the camera
+wrote about its lens. `square_view` cuts the centre square that the model sees and changes the
+camera with the pixels.
 """
 
-import io
 import stat
 import warnings
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
+from zeronvs.photo.colour import to_srgb
 from zeronvs.photo.exif import focal_px_from_exif
 
 MIN_SIDE_PX = 64
@@ -24,7 +25,7 @@ MIN_SIDE_PX = 64
 MAX_SHORT_SIDE_PX = 1536
 """Larger photographs are reduced to this short side: the model sees at most a few hundred."""
 MAX_LONG_SIDE_PX = 8192
-"""Bounds the memory of a panorama."""
+"""Bounds the memory that a panorama can ask for."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +43,7 @@ class Photo:
     focal_source: str | None = None
     """The EXIF field that `focal_px` comes from."""
     notes: tuple[str, ...] = ()
-    """Conversions applied to the image that the user should know of, one sentence each."""
+    """What was done to the picture that its owner may want to know, a sentence each."""
 
 
 def load_photo(path: Path | str) -> Photo:
@@ -51,8 +52,11 @@ def load_photo(path: Path | str) -> Photo:
     Applied: the EXIF rotation, the embedded colour profile, white behind transparent parts, the
     first frame of an animation, 16-bit to float, and a reduction of very large files.
 
+    Args:
+        path: A file in any format that Pillow reads.
+
     Raises:
-        InputError: There is no such file, it cannot be read, it is not a complete image, or it is
+        InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
             smaller than 64 px or larger than about 180 megapixels.
     """
     path = Path(path)
@@ -95,7 +99,7 @@ def photo_from_image(image: Image.Image) -> Photo:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a path that is not a readable, non-empty file."""
+    """Say what is wrong with a path that is no readable file with something in it."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -119,7 +123,7 @@ def _reason(error: Exception) -> str:
 
 
 def _not_a_picture(path: Path) -> str:
-    """Return the message for an undecodable file; HEIC, which phones write, has its own."""
+    """Explain a file that no decoder knows; name the one kind that phones produce."""
     with path.open("rb") as handle:
         head = handle.read(16)
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"heim", b"hevc"):
@@ -181,7 +185,7 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Downscale a very large image to the bounds, keeping its aspect ratio."""
+    """Bring a very large picture down to the bounds, keeping its proportions."""
     factor = min(1.0, MAX_SHORT_SIDE_PX / min(image.size), MAX_LONG_SIDE_PX / max(image.size))
     if factor == 1.0:
         return image
@@ -210,62 +214,3 @@ def _to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     else:
         array /= 255.0
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
-
-
-def to_srgb(image: Image.Image, *, icc_profile: bytes | None, notes: list[str]) -> Image.Image:
-    """Return the image in mode RGB, or in mode F (grey, in [0, 1]) for more than 8 bits.
-
-    Args:
-        notes: Sentences about applied conversions are appended.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image, notes)
-    image = _without_alpha(image, notes)
-    if image.mode == "L":
-        return image.convert("RGB")
-    converted = _by_profile(image, icc_profile, notes) if icc_profile else None
-    if converted is None and image.mode == "CMYK":
-        notes.append("It is in print colours (CMYK); they were converted without a profile.")
-    return converted or image.convert("RGB")
-
-
-def _deep_grey(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Map 16-bit, 32-bit and float grey to [0, 1]."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    values = np.maximum(values, 0.0)
-    highest = float(values.max(initial=0.0))
-    if image.mode == "F" and highest <= 1.0:
-        white = 1.0
-    elif image.mode != "F" and highest <= 65535.0:
-        white = 65535.0
-    else:
-        white = highest
-        notes.append("Its brightness has no fixed range; its brightest pixel was taken as white.")
-    return Image.fromarray((values / white).astype(np.float32))
-
-
-def _without_alpha(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Lay transparent parts on white."""
-    if not image.has_transparency_data:
-        return image.convert("RGB") if image.mode == "P" else image
-    image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() != (255, 255):
-        notes.append("Its transparent parts were laid on white.")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _by_profile(image: Image.Image, icc_profile: bytes, notes: list[str]) -> Image.Image | None:
-    """Convert by the embedded profile; None where it is damaged or does not fit the pixels."""
-    if image.mode not in ("RGB", "CMYK", "LAB"):
-        return None
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        if image.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except Exception:  # littleCMS raises its own kinds for a damaged profile
-        notes.append("Its colour profile is damaged and was not used.")
-        return None
