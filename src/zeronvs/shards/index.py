@@ -28,7 +28,7 @@ from zeronvs.shards.images import (
     image_size,
 )
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
-from zeronvs.shards.scene import OnDamage, stored_depth_statistics
+from zeronvs.shards.scene import stored_depth_statistics
 from zeronvs.shards.statistics import (
     DEPTH_QUANTILES,
     UNKNOWN_DEPTH,
@@ -37,7 +37,15 @@ from zeronvs.shards.statistics import (
     camera_statistics,
     depth_statistics,
 )
-from zeronvs.shards.tar import Member, ShardDamage, open_tar, scan_members
+from zeronvs.shards.tar import (
+    Member,
+    OnDamage,
+    ShardDamage,
+    complete_frames,
+    open_tar,
+    read_member,
+    scan_members,
+)
 
 SUFFIX = ".index"
 FORMAT = "zeronvs shard index 1"
@@ -176,19 +184,11 @@ def _index_scene(
     on_damage: OnDamage,
 ) -> list[dict[str, object]]:
     """Return a row for each usable frame of a scene."""
-    by_frame: dict[str, dict[str, Member]] = {}
-    for member in members:
-        by_frame.setdefault(member.frame, {})[member.kind] = member
     rows, scale_adjustment = [], None
-    for name in sorted(by_frame):
-        parts = by_frame[name]
-        if "image" not in parts or "metadata" not in parts:
-            missing = "image" if "image" not in parts else "metadata"
-            on_damage(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
-            continue
+    for name, parts in complete_frames(path, scene_id, members, on_damage):
         try:
             size_px = _image_size(raw, parts["image"])
-            camera = frame_camera(parse_metadata(_bytes(raw, parts["metadata"])), size_px)
+            camera = frame_camera(parse_metadata(read_member(raw, parts["metadata"])), size_px)
             scale_adjustment = scale_adjustment or camera.scale_adjustment
             statistics = _depth(raw, parts.get("depth"), camera, with_depth)
         except InputError as error:
@@ -250,12 +250,7 @@ def _depth(
         return stored
     if member is None:
         return UNKNOWN_DEPTH
-    return depth_statistics(decode_depth(_bytes(raw, member))) if with_depth else None
-
-
-def _bytes(raw: BinaryIO, member: Member) -> bytes:
-    raw.seek(member.offset)
-    return raw.read(member.size)
+    return depth_statistics(decode_depth(read_member(raw, member))) if with_depth else None
 
 
 def _image_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
@@ -263,7 +258,7 @@ def _image_size(raw: BinaryIO, member: Member) -> tuple[int, int]:
     try:
         return image_size(raw.read(min(HEAD_BYTES, member.size)))
     except InputError:
-        return image_size(_bytes(raw, member))
+        return image_size(read_member(raw, member))
 
 
 def shard_fingerprint(path: Path) -> str:

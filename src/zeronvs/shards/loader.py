@@ -7,7 +7,7 @@ the index lacks.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from zeronvs.shards.batch import PairBatch, PairReader, PairReading
 from zeronvs.shards.index import ShardIndex, open_index
 from zeronvs.shards.overlap import source_table
 from zeronvs.shards.sampler import FramePair, PairSampler, PairSamplingConfig
-from zeronvs.shards.tar import ShardDamage
+from zeronvs.shards.tar import OnDamage, ShardDamage
 
 __all__ = ["PUBLISHED_LOADER", "PairBatch", "PairLoader", "PairLoaderConfig", "open_shards"]
 
@@ -51,7 +51,7 @@ class PairLoader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
-        on_damage: Callable[[ShardDamage], None] | None = None,
+        on_damage: OnDamage | None = None,
         progress: Progress = silent,
     ) -> None:
         """Open the shards of all sources; the first time, each is indexed (see `index`).
@@ -156,7 +156,7 @@ def open_shards(
     source: Path,
     *,
     with_depth: bool = False,
-    on_damage: Callable[[ShardDamage], None] | None = None,
+    on_damage: OnDamage | None = None,
     progress: Progress = silent,
 ) -> list[ShardIndex]:
     """Open all shards of a folder, or one tar file; each is indexed where it is not yet.

@@ -6,11 +6,11 @@ shards, ours or the authors', the interface of a data set.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -25,10 +25,15 @@ from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, Scene
 from zeronvs.shards.images import ImageFormat, decode_depth, decode_image, image_size
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
-from zeronvs.shards.tar import Member, ShardDamage, open_tar, scan_members
-
-OnDamage = Callable[[ShardDamage], None]
-"""Callback for damage; damaged parts are skipped."""
+from zeronvs.shards.tar import (
+    Member,
+    OnDamage,
+    ShardDamage,
+    complete_frames,
+    open_tar,
+    read_member,
+    scan_members,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +145,7 @@ def read_shard(path: Path, on_damage: OnDamage | None = None) -> Iterator[ShardS
     try:
         with open_tar(path) as tar:
             for scene_id, members in scan_members(path, on_damage):
-                contents = [_read(tar, member) for member in members]
-                scene = _scene(path, scene_id, contents, on_damage)
+                scene = _scene(path, tar, scene_id, members, on_damage)
                 if scene is not None:
                     yield scene
     except OSError as error:
@@ -162,33 +166,24 @@ def read_scene(
         OSError: The tar cannot be read.
     """
     with open_tar(path) as tar:
-        contents = [_read(tar, member) for member in members]
-    return _scene(path, scene_id, contents, on_damage)
-
-
-def _read(tar: Any, member: Member) -> tuple[Member, bytes]:
-    tar.seek(member.offset)
-    return member, tar.read(member.size)
+        return _scene(path, tar, scene_id, members, on_damage)
 
 
 def _scene(
-    path: Path, scene_id: str, contents: list[tuple[Member, bytes]], on_damage: OnDamage
+    path: Path, tar: BinaryIO, scene_id: str, members: list[Member], on_damage: OnDamage
 ) -> ShardScene | None:
-    """Assemble the members of one scene; incomplete frames are skipped."""
-    by_frame: dict[str, dict[str, tuple[ImageFormat, bytes]]] = {}
-    for member, content in contents:
-        by_frame.setdefault(member.frame, {})[member.kind] = (member.extension, content)
+    """Read one scene; incomplete frames are skipped."""
     frames = []
-    for name in sorted(by_frame):
-        parts = by_frame[name]
-        if "image" not in parts or "metadata" not in parts:
-            missing = "image" if "image" not in parts else "metadata"
-            on_damage(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing}"))
-            continue
-        extension, image = parts["image"]
-        depth = parts["depth"][1] if "depth" in parts else None
+    for name, parts in complete_frames(path, scene_id, members, on_damage):
+        content = {kind: read_member(tar, member) for kind, member in parts.items()}
         try:
-            frame = ShardFrame(name, image, extension, depth, parse_metadata(parts["metadata"][1]))
+            frame = ShardFrame(
+                name,
+                content["image"],
+                parts["image"].extension,
+                content.get("depth"),
+                parse_metadata(content["metadata"]),
+            )
             _ = frame.camera  # raises for a damaged header or camera, so that the frame is skipped
         except InputError as error:
             on_damage(ShardDamage(path, f"{scene_id}/{name}", str(error)))

@@ -37,6 +37,10 @@ class ShardDamage(Exception):
         return type(self), (self.shard, self.where, self.reason)
 
 
+OnDamage = Callable[[ShardDamage], None]
+"""Callback for damage; damaged parts are skipped."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One file of a scene: its kind and the span of its bytes."""
@@ -60,9 +64,7 @@ def open_tar(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def scan_members(
-    path: Path, on_damage: Callable[[ShardDamage], None]
-) -> Iterator[tuple[str, list[Member]]]:
+def scan_members(path: Path, on_damage: OnDamage) -> Iterator[tuple[str, list[Member]]]:
     """Yield the scenes of a tar as (scene id, members), reading headers only.
 
     Args:
@@ -98,6 +100,27 @@ def scan_members(
             yield scene_id, members
 
 
+def complete_frames(
+    path: Path, scene_id: str, members: list[Member], on_damage: OnDamage
+) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Yield name and members (by kind) of the frames of a scene that have image and metadata."""
+    by_frame: dict[str, dict[str, Member]] = {}
+    for member in members:
+        by_frame.setdefault(member.frame, {})[member.kind] = member
+    for name, parts in sorted(by_frame.items()):
+        missing = [kind for kind in ("image", "metadata") if kind not in parts]
+        if missing:
+            on_damage(ShardDamage(path, f"{scene_id}/{name}", f"has no {missing[0]}"))
+        else:
+            yield name, parts
+
+
+def read_member(raw: BinaryIO, member: Member) -> bytes:
+    """Return the content of a member of an open tar."""
+    raw.seek(member.offset)
+    return raw.read(member.size)
+
+
 class _HeaderReader:
     """File object for `tarfile` that bounds the memory a header can request."""
 
@@ -114,9 +137,7 @@ class _HeaderReader:
 class _Scan:
     """One pass over the headers of a tar."""
 
-    def __init__(
-        self, path: Path, raw: BinaryIO, length: int, on_damage: Callable[[ShardDamage], None]
-    ) -> None:
+    def __init__(self, path: Path, raw: BinaryIO, length: int, on_damage: OnDamage) -> None:
         self._path, self._raw, self._length, self._on_damage = path, raw, length, on_damage
         self.cut_short = False
 
