@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -26,7 +26,7 @@ class _Shape:
         return {key: getattr(self, name) for name, key in self._keys.items()}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **others: Any) -> Self:
+    def from_config(cls, config: Mapping[str, Any], **others: Any) -> Any:
         """Read the sizes from a configuration; `KeyError` where one is missing."""
         return cls(**{name: config[key] for name, key in cls._keys.items()}, **others)
 
