@@ -77,7 +77,7 @@ class PixelSplatSource:
         for clip in read_chunk(path):
             if str(clip.get("key")) == key:
                 return _views(scene_id, clip)
-        raise InputError(f"{path.name} lacks {key!r}, which index.json assigns to it")
+        raise InputError(f"{path.name} does not hold {key!r}, which index.json assigns to it")
 
     def _clips(self, split: str) -> dict[str, tuple[Path, str]]:
         if split not in self._chunks:
