@@ -1,11 +1,14 @@
-"""Protocols that rooms above depend on instead of on each other: where depth comes from."""
+"""Protocols that rooms above depend on instead of on each other: depth estimators and scenes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.scene_scale import viewer_scale
 
 
@@ -49,4 +52,41 @@ class GeometryEstimator(Protocol):
 
     def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
         """Return the geometry of images in [0, 1], in float32 on the device of the images."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rendering:
+    """Images of a scene."""
+
+    rgb: Float[Tensor, "b 3 h w"]
+    """RGB in [0, 1], over the background."""
+    opacity: Float[Tensor, "b h w"]
+    """In [0, 1]."""
+    depth_z: Float[Tensor, "b h w"]
+    """Depth along the optical axis, scene units."""
+
+
+@runtime_checkable
+class Scene(Protocol):
+    """Anything that renders a camera: splats or a radiance field."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is rendered."""
+        ...
+
+    def render(
+        self, camera: Camera, *, background: Float[Tensor, "*#b 3"] | None = None
+    ) -> Rendering:
+        """Render images, one for each camera of the batch.
+
+        Args:
+            camera: A batch of cameras (or one, which gives a batch of one).
+            background: RGB behind the scene, one for all images or one each; None: black.
+        """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the scene to a safetensors file, whole or not at all."""
         ...

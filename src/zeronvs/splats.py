@@ -1,6 +1,7 @@
 """3D Gaussian splats as a value (Kerbl et al., arXiv:2308.04079), without view dependence."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,20 @@ class GaussianSplats:
         return GaussianSplats(
             **{item.name: getattr(self, item.name)[index] for item in fields(self)}
         )
+
+    @staticmethod
+    def cat(clouds: "Sequence[GaussianSplats]") -> "GaussianSplats":
+        """Return one cloud that holds the splats of all, in order."""
+        return GaussianSplats(
+            **{
+                item.name: torch.cat([getattr(cloud, item.name) for cloud in clouds])
+                for item in fields(GaussianSplats)
+            }
+        )
+
+    def with_colors(self, colors: Float[Tensor, "n 3"]) -> "GaussianSplats":
+        """Return the same splats in other colours."""
+        return replace(self, colors=colors)
 
     def to(self, device: torch.device | str) -> "GaussianSplats":
         """Return the same splats with their tensors on `device`."""

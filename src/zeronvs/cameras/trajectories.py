@@ -1,7 +1,7 @@
 """Camera paths by name: how a camera that starts at the input view moves through the scene.
 
-Every path pivots at the world origin, starts at the input camera and keeps its intrinsics, but for
-the zooms, which are about them. Closed paths (orbit, roll, spiral, lemniscate) are evenly spaced
+Every path but around pivots at the world origin; all start at the input camera and keep its
+intrinsics, but for the zooms, which are about them. Closed paths (orbit, around, roll, spiral, lemniscate) are evenly spaced
 without a last frame that repeats the first, so that a video of them loops.
 """
 
@@ -27,6 +27,7 @@ _MOVES = {
 
 TRAJECTORIES = (
     "orbit",
+    "around",
     "spiral",
     "lemniscate",
     "zoom-in",
@@ -52,6 +53,8 @@ def make_trajectory(
     """Return the cameras of a path that starts at the input camera.
 
     - orbit: about the vertical axis, azimuth growing; 360 degrees by default.
+    - around: the camera stays near where it stands and turns about its own vertical axis, to the
+      left, along a small circle that makes near things move against far ones.
     - spiral: winds outwards twice and back, looking at the origin from where it was in the image.
     - lemniscate: a figure of eight, looking likewise.
     - zoom-in, zoom-out: the field of view narrows or widens at a fixed pose.
@@ -64,11 +67,12 @@ def make_trajectory(
         name: One of `TRAJECTORIES`.
         input_camera: One camera, not a batch.
         frames: Number of cameras, >= 1.
-        turns: Full circles of orbit and roll and rounds of spiral and lemniscate; negative goes
+        turns: Full circles of orbit, around and roll and rounds of spiral and lemniscate; negative goes
             the other way round. A path that does not close ends with its last camera.
         zoom_factor: Last focal length over the first, or the reverse when zooming out; > 0.
         move_fraction: Length of a move, in units of the distance from camera to origin.
-        sway_fraction: Reach of spiral and lemniscate, in the same units.
+        sway_fraction: Reach of spiral and lemniscate, in the same units; the circle of around is
+            half as wide.
 
     Returns:
         A batch of `frames` cameras.
@@ -84,6 +88,16 @@ def make_trajectory(
         up = _tensor(input_camera, (0.0, 0.0, 1.0))
         turn = _turn_about(up, _angles_rad(input_camera, frames, turns))
         return input_camera.with_poses(turn @ input_camera.camera_to_world)
+    if name == "around":
+        up = _tensor(input_camera, (0.0, 0.0, 1.0))
+        turn = _turn_about(up, _angles_rad(input_camera, frames, turns))[:, :3, :3]
+        # The circle touches the input camera, and its centre lies behind it.
+        radius = 0.25 * sway_fraction * _distance(input_camera)
+        forward = -input_camera.camera_to_world[:3, 2] * _tensor(input_camera, (1.0, 1.0, 0.0))
+        pose = input_camera.camera_to_world.repeat(frames, 1, 1)
+        pose[:, :3, :3] = turn @ pose[:, :3, :3]
+        pose[:, :3, 3] += radius * (turn @ forward - forward)
+        return input_camera.with_poses(pose)
     if name == "roll":
         axis = _tensor(input_camera, (0.0, 0.0, 1.0))
         turn = _turn_about(axis, _angles_rad(input_camera, frames, turns))

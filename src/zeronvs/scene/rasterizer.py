@@ -79,12 +79,36 @@ def rasterize(
     """
     config = config or RasterConfig()
     camera = camera.to(splats.means.device).batched()
-    images = [_draw(splats, camera[item], config) for item in range(len(camera))]
+    draw = _draw_compiled if _compiled(splats) else _draw
+    images = [draw(splats, camera[item], config) for item in range(len(camera))]
     rgb, opacity, depth = (torch.stack(part) for part in zip(*images, strict=True))
     if background is not None:
         background = background.to(rgb.device).expand(len(camera), 3)
         rgb = rgb + (1.0 - opacity)[:, None] * background[:, :, None, None]
     return rgb, opacity, depth / opacity.clamp(min=1e-6)
+
+
+def _compiled(splats: GaussianSplats) -> bool:
+    """Return whether the compiled twin draws: on a CPU, where no gradient is wanted."""
+    wants_gradient = torch.is_grad_enabled() and any(
+        part.requires_grad for part in vars(splats).values()
+    )
+    return splats.means.device.type == "cpu" and not wants_gradient
+
+
+def _draw_compiled(
+    splats: GaussianSplats, camera: Camera, config: RasterConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw as `_draw` does, with compiled loops."""
+    from zeronvs.scene import rasterizer_cpu  # loads a compiler: at the moment of use
+
+    arrays = [
+        part.detach().float().contiguous().numpy()
+        for part in (*vars(splats).values(), camera.camera_to_world, camera.intrinsics_px)
+    ]
+    canvas = rasterizer_cpu.draw(*arrays, camera.image_size_px, config.near)
+    rgb, depth, opacity = torch.from_numpy(canvas).permute(2, 0, 1).split([3, 1, 1])
+    return rgb, opacity[0], depth[0]
 
 
 def project_splats(splats: GaussianSplats, camera: Camera, near: float) -> ProjectedSplats:

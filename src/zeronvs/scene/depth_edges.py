@@ -1,0 +1,155 @@
+"""Depth with its edges where the photograph has its own.
+
+A depth network predicts at a fraction of the photograph's resolution, and its edges are ramps.
+Lifted to 3D as they are, ramps become rubber sheets between a thing and what lies behind it.
+"""
+
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from zeronvs.cameras.view import View, resize_image
+
+LEVELS = 32
+"""Levels of disparity between which the median is interpolated."""
+COARSE_SIDE_PX = 224
+"""Longer side at which the filter's coefficients are computed (fast guided filter)."""
+EPSILON = 1e-3
+"""Colour variance below which the filter smooths (He et al. 2010, Eq. 5)."""
+
+
+PASSES = ((512, 9), (1024, 5))
+"""Longer side of the image and radius at `COARSE_SIDE_PX` of each pass."""
+
+
+def refine_depth(view: View) -> View:
+    """Return a view whose depth has its edges where its image has them.
+
+    A weighted median of disparity, the weights from the image: each level of disparity is filtered
+    with a guided filter (Ma et al., ICCV 2013, section 4; He & Sun, arXiv:1505.00996), and the
+    median of the histogram of each pixel is its disparity. A median lies on one of two surfaces
+    where a mean would lie between them.
+
+    Args:
+        view: One view with depth everywhere.
+    """
+    if view.depth_z is None:
+        raise ValueError("the view has no depth to refine")
+    size_px = view.camera.image_size_px
+    disparity = 1.0 / view.depth_z[None]
+    for side_px, radius_px in PASSES:
+        factor = min(1.0, side_px / max(size_px))
+        pass_px = (max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor)))
+        image = resize_image(view.image, pass_px)
+        disparity = resize_image(disparity, pass_px)
+        disparity = weighted_median(disparity[0], image, radius_px)[None]
+    disparity = F.interpolate(sharpen_steps(disparity[0])[None, None], size_px, mode="nearest")
+    return view.with_depth(1.0 / disparity[0, 0])
+
+
+def weighted_median(
+    values: Float[Tensor, "h w"], guide: Float[Tensor, "3 h w"], radius_px: int
+) -> Float[Tensor, "h w"]:
+    """Return the median of the values around each pixel, weighted by likeness in the guide.
+
+    Args:
+        values: What is filtered.
+        guide: RGB in [0, 1].
+        radius_px: Half the window, in pixels of the guide at `COARSE_SIDE_PX`.
+    """
+    low, high = values.amin(), values.amax()
+    if high - low < 1e-6 * high.abs().clamp_min(1e-6):
+        return values
+    factor = min(1.0, COARSE_SIDE_PX / max(guide.shape[-2:]))
+    coarse_px = tuple(max(1, round(side * factor)) for side in guide.shape[-2:])
+    level = resize_image(values[None], coarse_px)[0]
+    level = (level - low) / (high - low) * (LEVELS - 1)
+    # Each value is shared between the two levels next to it, so that the median can lie between.
+    indices = torch.arange(LEVELS, device=values.device, dtype=values.dtype)
+    histogram = (1 - (level - indices[:, None, None]).abs()).clamp_min(0)
+    coefficients = _guided_filter(histogram, resize_image(guide, coarse_px), radius_px)
+    counts = []
+    for one in coefficients:
+        fine = F.interpolate(one[None], guide.shape[-2:], mode="bilinear", align_corners=False)[0]
+        counts.append((fine[:3] * guide).sum(0).add_(fine[3]).clamp_min_(0))
+    half = 0.5 * torch.stack(counts).sum(0)
+    below, median = torch.zeros_like(half), torch.full_like(half, -1.0)
+    for index, count in enumerate(counts):
+        within = ((half - below) / count.clamp_min(1e-6)).clamp(0, 1)
+        reached = (median < 0) & (below + count >= half)
+        median = torch.where(reached, index - 0.5 + within, median)
+        below = below + count
+    return low + (high - low) * median.clamp(0, LEVELS - 1) / (LEVELS - 1)
+
+
+def _guided_filter(
+    inputs: Float[Tensor, "l h w"], guide: Float[Tensor, "3 h w"], radius_px: int
+) -> Float[Tensor, "l 4 h w"]:
+    """Return the linear coefficients of a guided filter with a colour guide (He et al., Eq. 19)."""
+    mean = box_mean(guide, radius_px)
+    products = box_mean((guide[:, None] * guide[None]).flatten(0, 1), radius_px).unflatten(0, (3, 3))
+    covariance = (products - mean[:, None] * mean[None]).permute(2, 3, 0, 1)
+    covariance = covariance + EPSILON * torch.eye(3, device=guide.device)
+    input_mean = box_mean(inputs, radius_px)
+    cross = box_mean((inputs[:, None] * guide).flatten(0, 1), radius_px).unflatten(0, (-1, 3))
+    cross = cross - input_mean[:, None] * mean
+    slope = torch.einsum("hwij,ljhw->lihw", torch.linalg.inv(covariance), cross)
+    offset = input_mean - (slope * mean).sum(1)
+    joined = torch.cat([slope, offset[:, None]], dim=1)
+    return box_mean(joined.flatten(0, 1), radius_px).unflatten(0, (-1, 4))
+
+
+def sharpen_steps(
+    disparity: Float[Tensor, "h w"], radius_px: int = 2, ratio: float = 1.03
+) -> Float[Tensor, "h w"]:
+    """Move each pixel on the ramp between two surfaces to the nearer value of the two.
+
+    A toggle mapping (Kramer & Bruckner 1975) where the window's extremes differ by more than
+    `ratio`.
+    """
+    for _ in range(2):
+        low, high = lowest(disparity, radius_px), highest(disparity, radius_px)
+        toggled = torch.where(disparity - low < high - disparity, low, high)
+        # Only on ramps: a slanted plane lies in the middle of its window everywhere, and stays.
+        curved = (disparity - 0.5 * (low + high)).abs() > 0.15 * (high - low)
+        disparity = torch.where((high > low * ratio) & curved, toggled, disparity)
+    return disparity
+
+
+def box_mean(image: Float[Tensor, "c h w"], radius_px: int) -> Float[Tensor, "c h w"]:
+    """Return the mean over a square window, borders repeated."""
+    side = 2 * radius_px + 1
+    padded = F.pad(image[None], (radius_px,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (1, side), 1), (side, 1), 1)[0]
+
+
+def highest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:
+    """Return the highest value in a square window."""
+    side = 2 * radius_px + 1
+    pooled = F.max_pool2d(image[None, None], (1, side), 1, (0, radius_px))
+    return F.max_pool2d(pooled, (side, 1), 1, (radius_px, 0))[0, 0]
+
+
+def lowest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:
+    """Return the lowest value in a square window."""
+    return -highest(-image, radius_px)
+
+
+def steps(
+    disparity: Float[Tensor, "h w"], focal_px: float, motion: float
+) -> Bool[Tensor, "h w"]:
+    """Return the pixels on the near side of a depth edge.
+
+    An edge is where neighbouring pixels come apart by more than two pixels when the camera moves:
+    between them, something else becomes visible.
+
+    Args:
+        disparity: Inverse depth, per scene unit.
+        focal_px: Focal length.
+        motion: How far the camera moves, scene units.
+    """
+    return (disparity - lowest(disparity, 1)) * focal_px * motion > 2.0
+
+

@@ -1,0 +1,82 @@
+"""A scene of Gaussian splats, rendered through cameras."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zeronvs._core.errors import InputError
+from zeronvs._core.files import write_aside
+from zeronvs.cameras.camera import Camera
+from zeronvs.protocols import Rendering
+from zeronvs.scene.rasterizer import rasterize
+from zeronvs.splats import GaussianSplats
+
+FORMAT = "zeronvs-splats-1"
+
+
+@dataclass(frozen=True, eq=False)
+class SplatScene:
+    """Gaussian splats that can be looked at, saved and loaded."""
+
+    splats: GaussianSplats
+
+    @property
+    def device(self) -> torch.device:
+        """Where the splats are."""
+        return self.splats.means.device
+
+    def render(
+        self, camera: Camera, *, background: Float[Tensor, "*#b 3"] | None = None
+    ) -> Rendering:
+        """Render images, one for each camera of the batch.
+
+        Args:
+            camera: A batch of cameras (or one, which gives a batch of one).
+            background: RGB behind the scene, one for all images or one each; None: black.
+        """
+        rgb, opacity, depth_z = rasterize(self.splats, camera, background)
+        return Rendering(rgb=rgb.clamp(0, 1), opacity=opacity, depth_z=depth_z)
+
+    def save(self, path: Path) -> None:
+        """Write the splats to a safetensors file, whole or not at all.
+
+        Positions keep full precision; everything else has more digits in half precision than a
+        viewer shows.
+        """
+        tensors = {
+            item.name: getattr(self.splats, item.name).detach().cpu().contiguous()
+            for item in fields(self.splats)
+        }
+        tensors = {k: v if k == "means" else v.half() for k, v in tensors.items()}
+        with write_aside(path) as aside:
+            save_file(tensors, aside, {"format": FORMAT})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "SplatScene":
+        """Read splats that `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = (file.metadata() or {}).get("format", "unknown")
+                if found != FORMAT:
+                    raise InputError(
+                        f"{path} holds no splats of this program (format {found!r}); pass the "
+                        "scene.safetensors of a preview."
+                    )
+                parts = {k.name: file.get_tensor(k.name).float() for k in fields(GaussianSplats)}
+            splats = GaussianSplats(**parts)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read as a scene: {error}") from error
+        lengths = {len(part) for part in parts.values()}
+        finite = all(bool(part.isfinite().all()) for part in parts.values())
+        if len(lengths) != 1 or not finite or splats.means.shape[1:] != (3,):
+            raise InputError(f"{path} is damaged: its splats do not belong together.")
+        return cls(splats.to(device))
