@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from zeronvs._core.errors import HealthError, InputError
 
@@ -28,15 +29,20 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     """
     _quieten()
     try:
-        work()
+        try:
+            work()
+        except SystemExit:  # of the argument parser, after help or a wrong flag
+            _flush_output()
+            raise
+        _flush_output()
     except InputError as error:
         return fail(_with_flag(error), WRONG_INPUT)
     except HealthError as error:
         return fail(str(error), WENT_WRONG)
     except KeyboardInterrupt:
         return fail(_how_to_go_on(words), STOPPED, label="stopped")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _abandon(sys.stdout)
         return DONE
     except OSError as error:
         return fail(_os_error(error), WRONG_INPUT)
@@ -65,8 +71,29 @@ def _with_flag(error: InputError) -> str:
 
 def fail(message: str, code: int, *, label: str = "error") -> int:
     """Print one line to stderr and return the exit code."""
-    print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        _flush_output()
+    except OSError:
+        _abandon(sys.stdout)
+    try:
+        print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        _abandon(sys.stderr)
     return code
+
+
+def _flush_output() -> None:
+    """Write out what was printed, while an error of it can still be reported."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _abandon(stream: TextIO) -> None:
+    """Send the rest of a stream to nowhere, so that Python does not fail on it when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        pass
 
 
 def _how_to_go_on(words: Sequence[str]) -> str:
