@@ -8,6 +8,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
 from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
@@ -102,3 +105,22 @@ def evaluated(pipe: ZeroNVSPipeline) -> ZeroNVSPipeline:
     for component in (pipe.vae, pipe.image_encoder, pipe.unet, pipe.cc_projection):
         component.eval()
     return pipe
+
+
+def orbit(count: int, size_px: int = 16) -> Camera:
+    azimuth_rad = torch.linspace(0.0, 0.5, count)
+    pose = orbit_pose(azimuth_rad, torch.full((count,), 0.2), torch.ones(count))
+    return Camera.from_fov(pose, 0.9, (size_px, size_px))
+
+
+def input_view(size_px: int = 16) -> View:
+    ramp = torch.linspace(0.1, 0.9, size_px)
+    image = torch.stack(
+        [ramp.expand(size_px, -1), ramp[:, None].expand(-1, size_px), ramp * ramp[:, None]]
+    )
+    return View(image, orbit(1, size_px)[0], torch.full((size_px, size_px), 1.0))
+
+
+def views(pipe, count=3, **settings):
+    settings = {"num_inference_steps": 4, "output_type": "pt", "generator": 7} | settings
+    return pipe(input_view(), orbit(count), **settings).images

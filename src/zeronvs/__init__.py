@@ -6,6 +6,7 @@ The names below are imported when they are first used, so that `import zeronvs` 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from zeronvs._core import diffusers_lookup
 from zeronvs._core.version import __version__
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ _HOMES = {
     "prepare_photo": "zeronvs.recipes.prepare",
     "reconstruct": "zeronvs.recipes.reconstruct",
 }
+
+
+diffusers_lookup.register()
 
 
 def __getattr__(name: str) -> Any:

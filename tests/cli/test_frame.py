@@ -1,6 +1,8 @@
 """The frame of the command line: one clear line and the right exit code, whatever happens."""
 
 import errno
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -96,3 +98,35 @@ def test_a_bug_keeps_its_traceback(error: Exception):
 def test_the_hint_how_to_resume_can_be_pasted(capsys: pytest.CaptureFixture[str]):
     guarded(raising(KeyboardInterrupt()), ["scene", "my photo.jpg", "-o", "out", "--resume"])
     assert "zeronvs scene 'my photo.jpg' -o out --resume\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "estimate --help", "doctor", "nosuch"])
+def test_a_full_disk_behind_the_output_gives_one_line(words: str):
+    command = [sys.executable, "-m", "zeronvs.cli", *words.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("zeronvs: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["--help", "estimate --help"])
+def test_a_reader_that_leaves_early_is_no_error(words: str):
+    command = f"{sys.executable} -m zeronvs.cli {words} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("verb", ["views", "render"])
+def test_a_wrong_path_is_found_before_anything_else(verb: str, tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    words = {
+        "views": ["photo.jpg", "-o", str(tmp_path), "--path", "spirale"],
+        "render": [str(tmp_path), "--path", "spirale"],
+    }[verb]
+    assert exit_code(verb, *words) == 2
+    assert "--path: 'spirale' is neither a named path nor a file" in capsys.readouterr().err
+    broken = tmp_path / "path.json"
+    broken.write_text("{", encoding="utf-8")
+    assert exit_code(verb, *words[:-1], str(broken)) == 2
+    assert "path.json is not valid JSON" in capsys.readouterr().err

@@ -1,7 +1,12 @@
 """Views in a run folder come back exactly, or say that they are damaged."""
 
+import json
+import os
+
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from sphere_world import ring_cameras, sphere_views
 
 from zeronvs._core.errors import InputError
@@ -62,6 +67,50 @@ def test_a_damaged_folder_says_so_and_what_to_do(views, tmp_path):
     (tmp_path / "001.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"is damaged .*Delete it"):
         load_views(tmp_path)
+
+
+def edited(folder, change) -> None:
+    path = folder / "transforms.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def replaced_by_pipe(folder) -> None:
+    (folder / "001.png").unlink()
+    os.mkfifo(folder / "001.png")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "transforms.json").write_text('{"frames": [', encoding="utf-8"),
+        lambda f: (f / "transforms.json").write_text("[" * 100_000, encoding="utf-8"),
+        lambda f: edited(f, lambda c: c["frames"][0].update(file_path="/etc/hostname")),
+        lambda f: edited(f, lambda c: c["frames"][0].update(file_path="../000.png")),
+        lambda f: edited(f, lambda c: c["frames"][0].update(transform_matrix=3)),
+        lambda f: edited(f, lambda c: c["frames"].append(None)),
+        lambda f: edited(f, lambda c: c["frames"].pop()),  # depth of one more
+        lambda f: Image.new("RGB", (13, 12)).save(f / "001.png"),
+        lambda f: Image.new("L", (9000, 9000)).save(f / "001.png"),
+        lambda f: (f / "001.png").write_bytes((f / "001.png").read_bytes()[:90]),
+        replaced_by_pipe,
+        lambda f: (f / "depth.safetensors").unlink(),
+        lambda f: save_file({"depth": torch.ones(3, 12, 12)}, f / "depth.safetensors"),
+        lambda f: save_file({"depth_z": torch.ones(3, 12, 9)}, f / "depth.safetensors"),
+        lambda f: save_file({"depth_z": torch.ones(3, 12, 12) / 0}, f / "depth.safetensors"),
+        lambda f: (f / "trust.safetensors").write_bytes(b"junk"),
+        lambda f: save_file({"confidence": torch.ones(3, 9, 12)}, f / "trust.safetensors"),
+        lambda f: save_file({"weight": torch.ones(2)}, f / "trust.safetensors"),
+        lambda f: save_file({"weight": torch.ones(3) / 0}, f / "trust.safetensors"),
+    ],
+)
+def test_damage_of_every_kind_says_so_and_what_to_do(views, tmp_path, damage):
+    save_supervised(tmp_path, SupervisedViews(views, confidence=torch.rand(3, 12, 12)))
+    damage(tmp_path)
+    with pytest.raises(InputError, match=r"is damaged .*Delete it") as caught:
+        load_supervised(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def drawn_images(rows, progress):

@@ -88,7 +88,9 @@ def test_a_depth_network_stands_in_where_no_disparity_lies(held_out: Path, tmp_p
     ("content", "says"),
     [
         (None, "has no pairs.json"),
-        ("{", "not a list of pairs"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("3", "not a list of pairs"),
         ("[]", "holds no pairs"),
         ('[{"scene": "room"}]', "not a list of pairs"),
         (
@@ -115,6 +117,24 @@ def test_a_frame_that_is_not_there_is_named(held_out: Path, tmp_path: Path):
     (tmp_path / "pairs.json").write_text(json.dumps(wrong))
     with pytest.raises(InputError, match=r"7\.png of room"):
         evaluate_views(None, tmp_path, None, CONFIG)
+
+
+def test_pairs_that_cannot_be_read_are_named_and_the_others_are_measured(
+    held_out: Path, tmp_path: Path, evaluation
+):
+    pairs = json.loads((held_out / "pairs.json").read_text())
+    wrong = [{**pairs[0], "scene": "none"}, {**pairs[0], "target": "7.png"}]
+    (tmp_path / "pairs.json").write_text(json.dumps([wrong[0], pairs[0], wrong[1], *pairs[1:]]))
+    for scene in ("room", "hall"):
+        (tmp_path / scene).symlink_to(held_out / scene)
+    found = evaluate_views(None, tmp_path, None, CONFIG)
+    assert [pair.name for pair in found.pairs] == [pair.name for pair in evaluation.pairs]
+    assert found.mean("small", COPY, "PSNR") == evaluation.mean("small", COPY, "PSNR")
+    assert [pair.name.scene for pair in found.left_out] == ["none", "room"]
+    write_views_report(tmp_path / "out", found, source="here", model="none")
+    left_out = json.loads((tmp_path / "out" / "metrics.json").read_text())["left_out"]
+    assert "7.png" in left_out[1]["reason"]
+    assert "Left out: 2 pairs" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_path: Path):

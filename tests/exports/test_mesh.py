@@ -9,6 +9,7 @@ import torch
 import trimesh
 
 from zeronvs._core.errors import HealthError
+from zeronvs._core.progress import ProgressEvent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
@@ -99,7 +100,10 @@ def test_small_floating_parts_are_dropped():
 
 def test_the_file_stands_upright_in_gltf_with_linear_unlit_colours(tmp_path):
     scene = ball_scene()
-    mesh = write_mesh(tmp_path / "mesh.glb", scene, resolution=28, config=SMALL)
+    events: list[ProgressEvent] = []
+    path = tmp_path / "mesh.glb"
+    mesh = write_mesh(path, scene, resolution=28, config=SMALL, progress=events.append)
+    assert [event.step for event in events] == list(range(1, 21))  # one for each camera
     (loaded,) = trimesh.load_scene(tmp_path / "mesh.glb").geometry.values()
     assert len(loaded.faces) == len(mesh.faces)
     top_here = mesh.vertices[:, 2].max().item()

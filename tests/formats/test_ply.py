@@ -50,12 +50,19 @@ def test_what_is_written_is_read_back(tmp_path, up, sh_degree):
 
 
 def test_the_properties_are_those_of_the_published_layout_in_order(tmp_path):
-    write_splat_ply(tmp_path / "scene.ply", random_splats())
+    write_splat_ply(tmp_path / "scene.ply", random_splats(), sh_degree=3)
     _, names = plain_vertices(tmp_path / "scene.ply")
     expected = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
     expected += [f"f_rest_{k}" for k in range(45)]
     expected += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     assert names == expected
+
+
+def test_no_harmonics_that_would_all_be_zero_are_written(tmp_path):
+    write_splat_ply(tmp_path / "scene.ply", random_splats())
+    _, names = plain_vertices(tmp_path / "scene.ply")
+    assert not any(name.startswith("f_rest") for name in names)
+    assert len(names) == 17
 
 
 def test_values_are_stored_as_viewers_decode_them(tmp_path):

@@ -159,7 +159,10 @@ def test_a_path_saved_in_nerfstudios_normalised_world_is_brought_back(tmp_path):
     transform = torch.cat([rotation, shift[:, None]], dim=1)
     similarity = {"transform": transform.tolist(), "scale": scale}
     written(tmp_path, similarity, "dataparser_transforms.json")
-    assert_same_cameras(read_camera_path(tmp_path / "camera_path.json"), cameras)
+    notes: list[str] = []
+    read = read_camera_path(tmp_path / "camera_path.json", notes=notes)
+    assert_same_cameras(read, cameras)
+    assert ["brought back" in note for note in notes] == [True]
     # transforms.json is in the world of the images, whatever lies beside it.
     write_transforms(tmp_path / "transforms.json", cameras, [tmp_path / "a.png"] * 5)
     assert_same_cameras(read_camera_path(tmp_path / "transforms.json"), cameras)
@@ -173,6 +176,19 @@ def test_a_broken_normalisation_of_a_path_is_named(tmp_path, content):
     written(tmp_path, content, "dataparser_transforms.json")
     with pytest.raises(InputError, match=r"dataparser_transforms\.json"):
         read_camera_path(tmp_path / "camera_path.json")
+
+
+def test_a_path_of_a_viewer_without_its_similarity_is_noted(tmp_path):
+    path = tmp_path / "camera_path.json"
+    write_camera_path(path, some_cameras())
+    notes: list[str] = []
+    read_camera_path(path, notes=notes)
+    assert notes == []  # our own
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"keyframes": [{"fov": 50}]}), encoding="utf-8")
+    read_camera_path(path, notes=notes)
+    assert len(notes) == 1
+    assert "dataparser_transforms.json beside it" in notes[0]
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path):

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ DOCUMENTS = (
     "docs/conventions.md",
     "docs/log.md",
     "docs/numbers.md",
+    "docs/package.md",
     "docs/tour.md",
     "docs/training.md",
     "src/zeronvs/models/builtin/README.md",
@@ -238,6 +240,15 @@ def test_links_between_documents_lead_somewhere(document: str, repository: Path)
     page = repository / document
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_for_package_indexes_has_absolute_links_only(repository: Path):
+    with (repository / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    text = (repository / project["readme"]).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert all(link.startswith("https://") for link in [*links, *project["urls"].values()])
 
 
 def test_the_api_page_is_that_of_the_docstrings(repository: Path):

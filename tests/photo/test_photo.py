@@ -194,6 +194,9 @@ def bad_file(kind: str, folder: Path) -> Path:
         path.write_bytes(png_header(60000, 60000))
     elif kind == "heic":
         path.write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(64))
+    elif kind == "raw":
+        path = path.with_suffix(".cr3")
+        path.write_bytes(b"\x00\x00\x00\x18ftypcrx " + bytes(64))
     elif kind == "drawing":
         path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\n")
     elif kind == "pipe":
@@ -212,6 +215,7 @@ BAD = {
     "sliver": "shorter side",
     "bomb": "too large",
     "heic": "HEIC",
+    "raw": "raw file",
     "drawing": "drawing",
     "pipe": "not an ordinary file",
 }

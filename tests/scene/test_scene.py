@@ -1,7 +1,11 @@
 """Scenes: rendering through cameras, learning from images, saving."""
 
+import json
+import math
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from zeronvs._core.errors import InputError
@@ -123,3 +127,75 @@ def test_a_gpu_renders_what_the_cpu_renders():
         on_cpu = scene.render(cameras).rgb
         on_gpu = scene.to("cuda").render(cameras).rgb.cpu()
     torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)
+
+
+def test_the_same_scene_is_written_in_the_same_bytes(tmp_path):
+    scene = tiny_scene()
+    for name in ("a", "b"):
+        scene.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert list(file.metadata()) == ["scene"]  # several are written in any order
+
+
+def test_a_scene_file_of_the_first_version_is_read(tmp_path):
+    scene = tiny_scene()
+    scene.save(tmp_path / "new")
+    with safe_open(tmp_path / "new", framework="pt") as file:
+        settings = json.loads(file.metadata()["scene"])
+    older = {name: v if name == "format" else json.dumps(v) for name, v in settings.items()}
+    save_file(scene.state_dict(), tmp_path / "old", older)
+    for name, tensor in Scene.load(tmp_path / "old").state_dict().items():
+        assert torch.equal(tensor, scene.state_dict()[name])
+
+
+def changed(*path: str, to: object):
+    """Return a change of the settings in a scene file."""
+
+    def change(settings: dict, tensors: dict) -> None:
+        for name in path[:-1]:
+            settings = settings[name]
+        settings[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings, tensors: settings.pop("field"),
+        lambda settings, tensors: settings["field"].pop("grid"),
+        lambda settings, tensors: tensors.pop(min(tensors)),
+        lambda settings, tensors: tensors.update(extra=torch.zeros(3)),
+        lambda settings, tensors: tensors.update({min(tensors): torch.full((1,), 1.0)}),
+        lambda settings, tensors: tensors[min(tensors)].fill_(math.nan),
+        changed("field", to=[]),
+        changed("field", "nonsense", to=1),
+        changed("field", "radius", to="wide"),
+        changed("field", "radius", to=1e300),
+        changed("field", "grid", "levels", to=10**9),
+        changed("field", "grid", "levels", to=0),
+        changed("field", "grid", "log2_table_size", to=40),
+        changed("field", "grid", "base_resolution", to=10**5),
+        changed("field", "hidden_width", to=10**6),
+        changed("field", "hidden_width", to=-1),
+        changed("render", to=None),
+        changed("render", "chunk_rays", to=0),
+        changed("render", "near", to=-1),
+        changed("format", to=["x"]),
+    ],
+)
+def test_a_scene_file_with_wrong_settings_or_tensors_is_refused(tmp_path, change):
+    scene = tiny_scene()
+    scene.save(tmp_path / "good")
+    with safe_open(tmp_path / "good", framework="pt") as file:
+        settings = json.loads(file.metadata()["scene"])
+    tensors = {name: tensor.clone() for name, tensor in scene.state_dict().items()}
+    change(settings, tensors)
+    save_file(tensors, tmp_path / "bad", {"scene": json.dumps(settings)})
+    with pytest.raises(InputError, match="bad") as caught:
+        Scene.load(tmp_path / "bad")
+    assert "\n" not in str(caught.value)
+    save_file(tensors, tmp_path / "bad", {"scene": "[" * 100_000})
+    with pytest.raises(InputError, match="bad"):
+        Scene.load(tmp_path / "bad")

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from zeronvs._core.errors import InputError
 from zeronvs._core.version import __version__
-from zeronvs.cli.frame import fail, guarded
+from zeronvs.cli.frame import guarded
 
 VERBS = {
     "scene": "a walkable 360-degree scene of one photograph",
@@ -36,18 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 1 the run went wrong, 2 wrong input, 130 stopped."""
     os.environ.setdefault("GOMP_SPINCOUNT", THREAD_SPINS)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    raise SystemExit(guarded(lambda: _run(words), words))
+
+
+def _run(words: Sequence[str]) -> None:
     verb = words[0] if words else "--help"
     if verb in ("--help", "-h", "help"):
         print(help_text())
-        code = 0
     elif verb in ("--version", "-V"):
         print(f"zeronvs {__version__}")
-        code = 0
     elif verb in VERBS:
-        code = guarded(lambda: importlib.import_module(f"zeronvs.cli.{verb}").run(words[1:]), words)
+        importlib.import_module(f"zeronvs.cli.{verb}").run(words[1:])
     else:
-        code = fail(_unknown(verb), 2)
-    raise SystemExit(code)
+        raise InputError(_unknown(verb))
 
 
 def help_text() -> str:

@@ -101,6 +101,24 @@ def check_sampling(
         raise InputError(f"--eta is {eta:g}; it must lie between 0 and 1")
 
 
+def check_path(path: str) -> None:
+    """Refuse a camera path that does not exist or cannot be read; print what to know of it.
+
+    Raises:
+        InputError: It is neither a named path nor a file with cameras.
+    """
+    if path == "orbit":
+        return
+    from zeronvs.formats.camera_path import path_file
+    from zeronvs.formats.transforms_json import read_camera_path
+
+    notes: list[str] = []
+    if (file := path_file(path)) is not None:
+        read_camera_path(file, image_size_px=(64, 64), notes=notes)
+    for note in notes:
+        print(f"note: {note}")
+
+
 def check_new_folder(out: Path, *, resume: bool) -> None:
     """Refuse to mix two runs: a run needs a new or empty folder, or resumes in its own.
 

@@ -63,7 +63,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
-    from zeronvs.evaluation.views_report import table_rows, write_views_report
+    from zeronvs.evaluation.views_report import left_out_lines, table_rows, write_views_report
     from zeronvs.perceptual import PerceptualDistance
 
     weights = arguments.perceptual_weights or find_perceptual_weights()
@@ -92,6 +92,11 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             geometry_estimator=geometry_estimator,
         )
     print_table(table_rows(evaluation))
+    left_out = left_out_lines(evaluation)
+    for line in left_out[:10]:
+        print(f"left out: {line}")
+    if len(left_out) > 10:
+        print(f"left out: {len(left_out) - 10} more; with -o, metrics.json names them all")
     if perceptual is None:
         print(
             "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from zeronvs._core.errors import HealthError, InputError
 
@@ -33,15 +34,20 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     """
     _quieten()
     try:
-        work()
+        try:
+            work()
+        except SystemExit:  # of the argument parser, after help or a wrong flag
+            _flush_output()
+            raise
+        _flush_output()
     except InputError as error:
         return fail(_with_flag(error), WRONG_INPUT)
     except HealthError as error:
         return fail(str(error), WENT_WRONG)
     except KeyboardInterrupt:
         return fail(_how_to_resume(words), STOPPED, label="stopped")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _abandon(sys.stdout)
         return DONE
     except OSError as error:
         return fail(_os_error(error), WRONG_INPUT)
@@ -72,8 +78,29 @@ def fail(message: str, code: int, *, label: str = "error") -> int:
     """Print one line to stderr, with subcommands for modules, and return the exit code."""
     for module, command in COMMANDS.items():
         message = message.replace(module, command)
-    print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        _flush_output()
+    except OSError:
+        _abandon(sys.stdout)
+    try:
+        print(f"zeronvs: {label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        _abandon(sys.stderr)
     return code
+
+
+def _flush_output() -> None:
+    """Write out what was printed, while an error of it can still be reported."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _abandon(stream: TextIO) -> None:
+    """Send the rest of a stream to nowhere, so that Python does not fail on it when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        pass
 
 
 def _how_to_resume(words: Sequence[str]) -> str:

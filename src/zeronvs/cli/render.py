@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from zeronvs.cli.arguments import Count, Device, check_counts, check_device, parse
+from zeronvs.cli.arguments import Count, Device, check_counts, check_device, check_path, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ def run(words: Sequence[str]) -> None:
     """Parse the arguments and render."""
     arguments = parse(RenderArguments, words, "render")
     check_counts(frames=arguments.frames, size=arguments.size, fps=arguments.fps)
+    check_path(arguments.path)
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
     from zeronvs.cli.resolve import best_device

@@ -10,6 +10,7 @@ from zeronvs.cli.arguments import (
     check_counts,
     check_device,
     check_new_folder,
+    check_path,
     check_sampling,
     parse,
 )
@@ -45,6 +46,7 @@ def run(words: Sequence[str]) -> None:
         batch_size=arguments.batch_size,
     )
     check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale, eta=arguments.eta)
+    check_path(arguments.path)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from skimage.feature import ORB, match_descriptors
 from torch import Tensor
 
 from zeronvs.cameras.camera import Camera
@@ -79,6 +78,8 @@ class Matcher:
         (first_uv, first_words), (second_uv, second_words) = self._get(first), self._get(second)
         pairs = np.zeros((0, 2), np.int64)
         if len(first_uv) > 8 and len(second_uv) > 8:
+            from skimage.feature import match_descriptors  # slow to import
+
             pairs = match_descriptors(first_words, second_words, cross_check=True, max_ratio=0.8)
         return Matches(
             first,
@@ -90,6 +91,8 @@ class Matcher:
     def _get(self, index: int) -> tuple[ndarray, ndarray]:
         if index not in self._corners_of:
             grey = self._images[index].astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
+            from skimage.feature import ORB  # slow to import
+
             finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
             try:
                 finder.detect_and_extract(grey)

@@ -1,12 +1,13 @@
 """What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
@@ -15,7 +16,8 @@ from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 
 Picture = Image.Image | str | Path | np.ndarray | Tensor
-Seeds = int | list[int] | torch.Generator | None
+Seeds = int | list[int] | torch.Generator | list[torch.Generator] | None
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
@@ -27,11 +29,20 @@ def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
         InputError: It is none of these, or its values lie outside their range.
     """
     if isinstance(picture, str | Path):
+        path = Path(picture)
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise InputError(f"{path} is not a file; give an image.")
         try:
-            picture = Image.open(picture)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{picture} cannot be read as an image ({error}).") from error
+            with Image.open(path) as opened:
+                picture = ImageOps.exif_transpose(opened)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path} cannot be read as an image ({error}).") from error
     if isinstance(picture, Image.Image):
+        if picture.mode[0] in "IF":
+            raise InputError(
+                f"the image has pixels of mode {picture.mode}, of no fixed range; "
+                "zeronvs.prepare_photo reads such images."
+            )
         picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, np.ndarray):
         picture = torch.from_numpy(picture.copy())
@@ -52,56 +63,85 @@ def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
 
 
 def tensor_to_pictures(images: Float[Tensor, "n 3 h w"], output_type: str) -> Any:
-    """Return images in [0, 1] as "pil" (a list), "np" ("n h w 3" array) or "pt" (the tensor).
-
-    Raises:
-        InputError: The output type is none of these.
-    """
+    """Return images in [0, 1] as "pil" (a list), "np" ("n h w 3" array) or "pt" (the tensor)."""
     if output_type == "pt":
         return images
     array = images.detach().float().cpu().movedim(1, -1).numpy()
     if output_type == "np":
         return array
-    if output_type == "pil":
-        return [Image.fromarray(image) for image in (array * 255.0).round().astype(np.uint8)]
-    raise InputError(f'output_type is "{output_type}"; choose "pil", "np" or "pt".')
+    return [Image.fromarray(image) for image in (array * 255.0).round().astype(np.uint8)]
 
 
-def input_view(image: Picture | View, input_camera: Camera | None, targets: Camera) -> View:
-    """Return the input view as a batch of one.
+def input_views(
+    image: Picture | View | Sequence[Picture], input_camera: Camera | None, targets: Camera
+) -> list[View]:
+    """Return the input views, each as a batch of one.
 
     Args:
-        image: A picture, or a view that brings its camera.
-        input_camera: Camera of the picture; by default at distance 1 from the world's origin,
-            looking at it horizontally, with the field of view of the first target camera.
-        targets: The cameras that are asked for.
+        image: A picture, several (a list, or an array or tensor with a leading axis), or views
+            that bring their cameras.
+        input_camera: Camera of the pictures, one for all or one each; by default at distance 1 from
+            the world's origin, looking at it horizontally, with the field of view of the first
+            target camera.
+        targets: The target cameras.
 
     Raises:
-        InputError: The picture cannot be used, a view comes with another camera, or several views.
+        InputError: A picture cannot be used, views come with other cameras, or there is none.
     """
-    if not isinstance(image, View):
-        pixels = picture_to_tensor(image)
+    if isinstance(image, View):
+        if input_camera is not None:
+            raise InputError("input_camera was given beside a View, which has its own; give one.")
+        view = image.batched()
+        return [view[[index]] for index in range(len(view))]
+    is_batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4
+    listed: Any = image if is_batch or isinstance(image, list | tuple) else [image]
+    pictures = [picture_to_tensor(picture) for picture in listed]
+    if not pictures:
+        raise InputError("the list of images is empty; give at least one.")
+    if input_camera is not None:
+        input_camera = input_camera.batched()
+        if len(input_camera) not in (1, len(pictures)):
+            raise InputError(
+                f"{len(input_camera)} input cameras were given for {len(pictures)} images; give "
+                "one for all, or one each."
+            )
+    pose = orbit_pose(torch.zeros(1), torch.zeros(1), torch.ones(1))
+    fov_y_rad = targets.fov_y_rad[:1].float().cpu()
+    views = []
+    for index, pixels in enumerate(pictures):
+        height_px, width_px = pixels.shape[-2:]
         if input_camera is None:
-            pose = orbit_pose(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(1.0))
-            fov_y_rad = targets.fov_y_rad[0].float().cpu()
-            height_px, width_px = pixels.shape[-2:]
-            input_camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
-        input_camera = input_camera.resized(*pixels.shape[-2:])
-        image = View(pixels.expand(*input_camera.batch_shape, *pixels.shape), input_camera)
-    elif input_camera is not None:
-        raise InputError("input_camera was given beside a View, which has its own; give one.")
-    view = image.batched()
-    if len(view) != 1:
-        raise InputError(f"{len(view)} input views were given; the pipeline takes one at a time.")
-    return view
+            camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
+        else:
+            camera = input_camera[[index % len(input_camera)]].resized(height_px, width_px)
+        views.append(View(pixels[None], camera))
+    return views
+
+
+def check_latents(
+    latents: Float[Tensor, "n c h w"] | None, shape: tuple[int, ...]
+) -> Float[Tensor, "n c h w"] | None:
+    """Return the initial noise that the caller brings.
+
+    Raises:
+        InputError: It is not of this shape, or not finite.
+    """
+    if latents is None:
+        return None
+    if tuple(latents.shape) != shape or not bool(latents.isfinite().all()):
+        raise InputError(
+            f"latents has shape {tuple(latents.shape)}; this call needs finite noise of shape "
+            f"{shape}."
+        )
+    return latents.float()
 
 
 def draw_seeds(generator: Seeds, count: int) -> list[int]:
     """Return one seed per sample.
 
     Args:
-        generator: A seed (sample k gets seed + k), one seed per sample, or a generator to draw
-            them from; None draws fresh ones.
+        generator: A seed (sample k gets seed + k), one seed or generator per sample, or a
+            generator to draw all seeds from; None draws fresh ones.
         count: Samples.
 
     Raises:
@@ -112,9 +152,13 @@ def draw_seeds(generator: Seeds, count: int) -> list[int]:
     if isinstance(generator, list):
         if len(generator) != count:
             raise InputError(f"{len(generator)} seeds were given for {count} samples.")
-        return generator
+        return [_drawn(g, 1)[0] if isinstance(g, torch.Generator) else g for g in generator]
     if generator is None:
         generator = torch.Generator()
         generator.seed()
+    return _drawn(generator, count)
+
+
+def _drawn(generator: torch.Generator, count: int) -> list[int]:
     device = generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()

@@ -1,9 +1,9 @@
 """The diffusion model as a diffusers pipeline: one view and cameras in, views out."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -17,17 +17,20 @@ from zeronvs._core.progress import Progress, ProgressEvent
 from zeronvs._core.random import draw_noise, seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.condition import Condition
+from zeronvs.diffusion.condition import Condition, join_conditions
 from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
+    OUTPUT_TYPES,
     Picture,
     Seeds,
+    check_latents,
     draw_seeds,
-    input_view,
+    input_views,
     tensor_to_pictures,
 )
 from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
+from zeronvs.diffusion.model_card import write_model_card
 from zeronvs.diffusion.sampling import OnStep, ddim_sample
 from zeronvs.protocols import GeometryEstimator
 
@@ -38,6 +41,8 @@ class ZeroNVSPipeline(ViewDenoiser):
     `encode` looks at the input view once, `prepare` at the cameras, `sample` draws views; calling
     the pipeline does all three. `predict_noise` is what score distillation and training ask.
     """
+
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,9 +75,13 @@ class ZeroNVSPipeline(ViewDenoiser):
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, **kwargs: Any
     ) -> None:
-        """Write the components as diffusers does (safetensors), without drawing progress bars."""
+        """Write the components as diffusers does (safetensors), with a model card, README.md.
+
+        A README.md that is there already is kept. No progress bars are drawn.
+        """
         with _without_progress_bars():
             super().save_pretrained(save_directory, **kwargs)
+        write_model_card(self, Path(save_directory))
 
     @torch.no_grad()
     def sample(
@@ -86,9 +95,11 @@ class ZeroNVSPipeline(ViewDenoiser):
         eta: float | None = None,
         batch_size: int = 8,
         warped: Warped | None = None,
+        latents: Float[Tensor, "n z h w"] | None = None,
+        decode: bool = True,
         callback: Progress | None = None,
         on_step: OnStep | None = None,
-    ) -> Float[Tensor, "n 3 H W"]:
+    ) -> Float[Tensor, "n c H W"]:
         """Draw one view per camera; a sample depends on its seed, not on its batch.
 
         Args:
@@ -100,6 +111,8 @@ class ZeroNVSPipeline(ViewDenoiser):
             eta: DDIM's eta in [0, 1].
             batch_size: Samples at a time, which bounds the memory.
             warped: For the warp kind, what is known of the n targets (see `prepare`).
+            latents: Initial noise instead of that of the seeds.
+            decode: Return images; else the scaled latents.
             callback: Told of each step of each batch.
             on_step: May change the latents after each step.
         """
@@ -122,7 +135,8 @@ class ZeroNVSPipeline(ViewDenoiser):
                 None if warped is None else (warped[0][rows], warped[1][rows]),
             )
             generators = [seeded_generator(seed) for seed in seeds[rows]]
-            shape = (int(self.unet.config["out_channels"]), *camera_condition.concat.shape[-2:])
+            noise = draw_noise(generators, self._latent_shape)  # later noise follows, in any case
+            noise = noise if latents is None else latents[rows]
 
             def after_step(
                 index: int, timestep: int, latent: Tensor, done: int = len(images)
@@ -137,21 +151,27 @@ class ZeroNVSPipeline(ViewDenoiser):
                     x, t, camera_condition, guidance
                 ),
                 self.scheduler,
-                draw_noise(generators, shape).to(camera_condition.concat),
+                noise.to(camera_condition.concat),
                 generators,
                 num_inference_steps=steps,
                 eta=defaults.eta if eta is None else eta,
                 on_step=after_step,
             )
-            images.append(
-                self.conditioning.keep_known(self.to_image(latent), camera_condition, self.to_image)
-            )
+            if decode:
+                image = self.to_image(latent)
+                latent = self.conditioning.keep_known(image, camera_condition, self.to_image)
+            images.append(latent)
         return torch.cat(images)
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        size = int(self.unet.config["sample_size"])
+        return int(self.unet.config["out_channels"]), size, size
 
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | View,
+        image: Picture | View | Sequence[Picture],
         cameras: Camera,
         *,
         input_camera: Camera | None = None,
@@ -162,20 +182,22 @@ class ZeroNVSPipeline(ViewDenoiser):
         eta: float | None = None,
         num_images_per_camera: int = 1,
         generator: Seeds = None,
+        latents: Float[Tensor, "n c h w"] | None = None,
         batch_size: int = 8,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Make views of the scene in `image` from `cameras`.
 
         Args:
-            image: The input view; cut to its central square.
+            image: The input view, or several; each is cut to its central square.
             cameras: n target cameras (or one), in the world of the input camera, of square images;
                 the views get their size.
-            input_camera: Camera of `image`; by default it is at distance 1 from the world's origin
-                and looks at it horizontally, with the field of view of the first target camera. A
-                `View` brings its own.
+            input_camera: Camera of `image`, one for all or one each; by default it is at distance 1
+                from the world's origin and looks at it horizontally, with the field of view of the
+                first target camera. A `View` brings its own.
             geometry_estimator: Estimates the depth of `image` where the model needs it
                 (`pipe.conditioning.needs_depth`) and no View brings it.
             scene_scale: Scene units per model unit; 0.7 to 1.0 suits most photographs (paper, A.1).
@@ -183,17 +205,28 @@ class ZeroNVSPipeline(ViewDenoiser):
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             num_images_per_camera: Samples per camera.
-            generator: A seed (sample k uses seed + k), one seed per sample, or a generator that
-                seeds are drawn from; None draws fresh ones.
+            generator: A seed (sample k uses seed + k), one seed or generator per sample, or a
+                generator that seeds are drawn from; None draws fresh ones.
+            latents: Initial noise, one a sample, instead of that of the generator.
             batch_size: Samples at a time, which bounds the memory.
-            output_type: "pil", "np" or "pt".
+            output_type: "pil", "np", "pt", or "latent": the scaled latents before the autoencoder.
             return_dict: Return an `ImagePipelineOutput`, else a tuple.
             callback_on_step_end: As in diffusers: (pipe, step, timestep, {"latents": ...}) -> dict;
-                latents that it returns are used.
+                latents that it returns are used. Steps are counted anew in each batch.
+            callback_on_step_end_tensor_inputs: As in diffusers; there are only "latents".
 
         Returns:
             Images camera by camera: sample j of camera i is number i * num_images_per_camera + j.
+            With several input views, all these of the first come first.
         """
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f'output_type is "{output_type}"; choose one of {OUTPUT_TYPES}.')
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise InputError(
+                f"callback_on_step_end_tensor_inputs names {sorted(unknown)[0]!r}; there are only "
+                f"{self._callback_tensor_inputs}."
+            )
         cameras = cameras.batched()
         height_px, width_px = cameras.image_size_px
         if height_px != width_px:
@@ -201,10 +234,16 @@ class ZeroNVSPipeline(ViewDenoiser):
                 f"the cameras have images of {height_px}x{width_px} pixels; the model makes square "
                 "ones. Give cameras with as many rows as columns."
             )
-        view = input_view(image, input_camera, cameras)
-        condition = self.encode(view, scene_scale, geometry_estimator)
-        repeated = cameras[torch.arange(len(cameras)).repeat_interleave(num_images_per_camera)]
+        views = input_views(image, input_camera, cameras)
+        each = torch.arange(len(cameras)).repeat_interleave(num_images_per_camera)
+        repeated = cameras[each.repeat(len(views))]
+        latents = check_latents(latents, (len(repeated), *self._latent_shape))
         seeds = draw_seeds(generator, len(repeated))
+        condition = join_conditions(
+            [self.encode(view, scene_scale, geometry_estimator) for view in views]
+        )
+        if len(views) > 1:
+            condition = condition[torch.arange(len(views)).repeat_interleave(len(each))]
 
         def on_step(index: int, timestep: int, latent: Tensor) -> Tensor:
             if callback_on_step_end is None:
@@ -220,9 +259,14 @@ class ZeroNVSPipeline(ViewDenoiser):
             guidance_scale=guidance_scale,
             eta=eta,
             batch_size=batch_size,
+            latents=latents,
+            decode=output_type != "latent",
             on_step=on_step,
         )
-        pictures = tensor_to_pictures(resize_image(images, (height_px, width_px)), output_type)
+        if output_type == "latent":
+            pictures: Any = images
+        else:
+            pictures = tensor_to_pictures(resize_image(images, (height_px, width_px)), output_type)
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
 

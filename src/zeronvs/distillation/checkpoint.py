@@ -5,6 +5,7 @@ checkpoint. No pickle. Random numbers need no state: every step seeds its own fr
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside
-from zeronvs._core.resumable import differences
+from zeronvs._core.files import parse_json, write_aside
+from zeronvs._core.resumable import checked_step, differences
 
 FILE_NAME = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
@@ -57,7 +58,12 @@ def capture(
 def restore(
     checkpoint: Checkpoint, scene: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Put the state back into a scene and optimisers built from the same settings."""
+    """Put the state back into a scene and optimisers built from the same settings.
+
+    Raises:
+        InputError: The tensors are not those of this scene and these optimisers.
+    """
+    _check_tensors(checkpoint, scene, optimizers)
     weights = {
         name.removeprefix(_SCENE): tensor
         for name, tensor in checkpoint.tensors.items()
@@ -75,12 +81,47 @@ def restore(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def _check_tensors(
+    checkpoint: Checkpoint, scene: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> None:
+    """Compare names, shapes and numbers of all tensors with those that are expected.
+
+    Adam keeps a state for each parameter that has had a gradient: `exp_avg`, `exp_avg_sq`, `step`.
+    """
+    wanted = {_SCENE + name: tuple(value.shape) for name, value in scene.state_dict().items()}
+    for optimizer_name, optimizer in optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, parameter in enumerate(parameters):
+            prefix = f"{_OPTIMIZER}{optimizer_name}.{index}."
+            shape = tuple(parameter.shape)
+            state = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}
+            of_state = {prefix + key: shape for key, shape in state.items()}
+            if any(name in checkpoint.tensors for name in of_state):
+                wanted |= of_state
+        prefix = f"{_OPTIMIZER}{optimizer_name}."
+        if checkpoint.step and not any(name.startswith(prefix) for name in checkpoint.tensors):
+            raise InputError(f"the checkpoint lacks the state of the optimiser {optimizer_name!r}")
+    for name in [*wanted, *checkpoint.tensors]:
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None or name not in wanted or tuple(tensor.shape) != wanted[name]:
+            raise InputError(
+                f"the checkpoint does not fit this run: {name} is missing, unknown or of another "
+                "shape. Run again without --resume"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"the checkpoint holds numbers that are not finite ({name}). Run again without "
+                "--resume"
+            )
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint, whole or not at all."""
     header = {
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "identity": checkpoint.identity,
+        "tensors": len(checkpoint.tensors),
     }
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     with write_aside(path) as aside:
@@ -95,9 +136,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["run"])
+            header = parse_json(file.metadata()["run"], "its header")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return Checkpoint(tensors=tensors, **header)
+        seconds = float(header["seconds"])
+        if not isinstance(header["identity"], dict) or not 0 <= seconds < math.inf:
+            raise ValueError("its header is damaged")
+        if header["tensors"] != len(tensors):
+            raise ValueError(f"{len(tensors)} of {header['tensors']} tensors are there")
+        step = checked_step(header["step"], path)
+        return Checkpoint(step=step, seconds=seconds, identity=header["identity"], tensors=tensors)
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         message = f"{path} cannot be read as a checkpoint ({error}). Run again without --resume."
         raise InputError(message) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeronvs._core.errors import Cancelled
+from zeronvs._core.errors import Cancelled, InputError
 from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
@@ -208,6 +208,8 @@ def _start_run(
     if resume and path.is_file():
         state = checkpoints.load_checkpoint(path)
         checkpoints.check_same_run(state.identity, identity, path)
+        if state.step > config.steps:
+            raise InputError(f"{path} is at step {state.step} of {config.steps}; it is damaged")
         checkpoints.restore(state, scene, run.optimizers)
         run.step, run.seconds = state.step, state.seconds
     else:

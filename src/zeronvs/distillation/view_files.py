@@ -25,6 +25,9 @@ from zeronvs.cameras.view import View
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.formats.transforms_json import frame_camera, read_frames, write_transforms
 
+MAX_IMAGE_PX = 2**26
+"""A view that a run keeps has at most a few hundred thousand."""
+
 
 def save_views(folder: Path, views: View) -> None:
     """Write a batch of views; `transforms.json` comes last and marks the folder as whole.
@@ -59,14 +62,19 @@ def load_views(folder: Path) -> View | None:
         names = [str(frame.get("file_path")) for frame in frames]
         if not names or any(Path(name).name != name for name in names):
             raise InputError("its transforms.json should name images of the same folder")
-        images = [_read_image(folder / name) for name in names]
+        cameras = [frame_camera(frame, str(listing)) for frame in frames]
+        sizes = [camera.image_size_px for camera in cameras]
+        images = [_read_image(folder / n, size) for n, size in zip(names, sizes, strict=True)]
         has_depth = any(frame.get("has_depth") for frame in frames)
         depths = folder / "depth.safetensors"
         depth_z = safetensors.torch.load_file(depths)["depth_z"] if has_depth else None
-        camera = Camera.stack([frame_camera(frame, str(listing)) for frame in frames])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        if depth_z is not None and (
+            tuple(depth_z.shape) != (len(names), *sizes[0]) or not bool(depth_z.isfinite().all())
+        ):
+            raise InputError("depth.safetensors does not fit the images, or is not finite")
+        return View(torch.stack(images), Camera.stack(cameras), depth_z)
+    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise _damaged(folder, error) from error
-    return View(torch.stack(images), camera, depth_z)
 
 
 def sample_kept(
@@ -127,7 +135,7 @@ def load_image(path: Path) -> Float[Tensor, "3 h w"]:
     """
     try:
         return _read_image(path)
-    except OSError as error:
+    except ValueError as error:
         raise _damaged(path.parent, error) from error
 
 
@@ -151,7 +159,11 @@ def load_supervised(folder: Path) -> SupervisedViews | None:
         return None
     try:
         trust = safetensors.torch.load_file(folder / "trust.safetensors")
-    except (OSError, safetensors.SafetensorError) as error:
+        shapes = {"weight": (len(views),), "confidence": (len(views), *views.image.shape[-2:])}
+        for name, values in trust.items():
+            if tuple(values.shape) != shapes.get(name) or not bool(values.isfinite().all()):
+                raise InputError(f"trust.safetensors has no usable {name}")
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise _damaged(folder, error) from error
     return SupervisedViews(views, trust.get("weight"), trust.get("confidence"))
 
@@ -161,8 +173,23 @@ def _damaged(folder: Path, error: Exception) -> InputError:
     return InputError(f"{folder} is damaged ({error}). Delete it and start the run anew.")
 
 
-def _read_image(path: Path) -> torch.Tensor:
-    """Return an 8-bit image file as `3 h w` in [0, 1]."""
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
+def _read_image(path: Path, size_px: tuple[int, int] | None = None) -> torch.Tensor:
+    """Return an 8-bit image file as `3 h w` in [0, 1].
+
+    Raises:
+        InputError: It is damaged, no file, or not of this size, (height, width).
+    """
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise InputError(f"{path.name} is not a file")
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_IMAGE_PX:
+                raise InputError(f"{path.name} has {image.width}x{image.height} pixels")
+            if size_px is not None and size_px != (image.height, image.width):
+                raise InputError(f"{path.name} is {image.size}, its camera's image {size_px[::-1]}")
+            pixels = np.array(image.convert("RGB"))
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        raise InputError(f"{path.name}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0

@@ -6,7 +6,6 @@ taken, resized by area; cameras change with the crop. The scene scale is given: 
 the input's depth, which is a monocular disparity aligned to the scene's triangulated points.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_json
 from zeronvs.cameras.scene_scale import viewer_scale
 from zeronvs.cameras.view import View
 from zeronvs.datasets.sources.posed import (
@@ -60,12 +60,12 @@ def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
         InputError: The file is missing, or is not such a list.
     """
     path = folder / "pairs.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{folder} has no pairs.json; name a folder of posed scenes that has one")
+    content: Any = read_json(path)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
         names = [PairName(*(str(entry[key]) for key in KEYS)) for entry in content]
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise InputError(
             f"{path} is not a list of pairs with {', '.join(KEYS)}: {error!r}"
         ) from error

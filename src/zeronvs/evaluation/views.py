@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
@@ -59,6 +60,15 @@ class PairScore:
     scores: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A pair without scores."""
+
+    name: PairName
+    reason: str
+    """One line."""
+
+
 @dataclass(frozen=True, eq=False)
 class ViewsEvaluation:
     """Scores of all pairs, and sheets of some."""
@@ -71,6 +81,8 @@ class ViewsEvaluation:
     metrics: tuple[str, ...]
     sheets: dict[str, list[Float[Tensor, "columns 3 h w"]]] = field(default_factory=dict)
     """Class -> images of some pairs: input, truth, then the methods other than the copy."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Pairs that could not be read, so that nothing of them was measured."""
 
     def mean(self, motion_class: str, method: str, metric: str) -> float:
         """Return the mean over the pairs of a class."""
@@ -96,7 +108,7 @@ def evaluate_views(
     *,
     geometry_estimator: GeometryEstimator | None = None,
 ) -> ViewsEvaluation:
-    """Measure new views of every pair of a folder of posed scenes.
+    """Measure new views of every pair of a folder of posed scenes; pairs that it cannot are named.
 
     Args:
         pipe: The model; it is given the scene scale. None measures the baselines alone.
@@ -106,7 +118,7 @@ def evaluate_views(
             given the depth of the warp baseline.
 
     Raises:
-        InputError: The folder cannot be read.
+        InputError: The list of pairs cannot be read, or none of its pairs.
     """
     if pipe is not None:
         config = _resolved(config, pipe.conditioning.sampling_defaults)
@@ -116,21 +128,41 @@ def evaluate_views(
     scores: list[PairScore] = []
     sheets = defaultdict(list)
     methods: tuple[str, ...] = ()
+    left_out: list[LeftOut] = []
     for start in range(0, len(names), config.batch_size):
-        pairs = [scenes.pair(name) for name in names[start : start + config.batch_size]]
-        seeds = [config.seed + start + offset for offset in range(len(pairs))]
+        found = _read_pairs(scenes, names[start : start + config.batch_size], left_out)
+        if not found:
+            continue
+        pairs = list(found.values())
+        seeds = [config.seed + start + offset for offset in found]
         predictions = _predictions(pipe, pairs, seeds, config, geometry_estimator)
         methods = tuple(predictions)
         measured = _measure(predictions, pairs, perceptual)
-        for offset, pair in enumerate(pairs):
-            scores.append(PairScore(pair.name, measured[offset]))
-            if start + offset in shown[pair.name.motion_class]:
-                images = [predictions[method][offset] for method in methods if method != COPY]
-                row = [pair.input_view.image, pair.target_view.image, *images]
-                sheets[pair.name.motion_class].append(torch.stack(row))
-        progress(ProgressEvent("evaluate views", start + len(pairs), len(names)))
+        for row, (offset, pair) in enumerate(found.items()):
+            scores.append(PairScore(pair.name, measured[row]))
+            if start + offset in wanted[pair.name.motion_class]:
+                shown = [predictions[method][row] for method in methods if method != COPY]
+                images = [pair.input_view.image, pair.target_view.image, *shown]
+                sheets[pair.name.motion_class].append(torch.stack(images))
+        done = min(start + config.batch_size, len(names))
+        progress(ProgressEvent("evaluate views", done, len(names)))
+    if not scores:
+        raise InputError(f"none of the {len(names)} pairs can be measured: {left_out[0].reason}")
     metrics = ("PSNR", "SSIM") if perceptual is None else ("PSNR", "SSIM", "ST-LPIPS")
-    return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets))
+    return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets), tuple(left_out))
+
+
+def _read_pairs(
+    scenes: HeldOutScenes, names: Sequence[PairName], left_out: list[LeftOut]
+) -> dict[int, HeldOutPair]:
+    """Return the pairs that can be read, by their place among the names; note the others."""
+    found = {}
+    for offset, name in enumerate(names):
+        try:
+            found[offset] = scenes.pair(name)
+        except InputError as error:
+            left_out.append(LeftOut(name, str(error)))
+    return found
 
 
 def _resolved(config: ViewsEvaluationConfig, usual: SamplingDefaults) -> ViewsEvaluationConfig:

@@ -47,7 +47,19 @@ def markdown_table(evaluation: ViewsEvaluation) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     better = ", ".join(f"{metric}: {BETTER[metric]} is better" for metric in evaluation.metrics)
-    return "\n".join(lines) + f"\n\nMeans over the pairs of a class. {better}.\n"
+    text = "\n".join(lines) + f"\n\nMeans over the pairs of a class. {better}.\n"
+    if evaluation.left_out:
+        text += f"\nLeft out: {len(evaluation.left_out)} pairs.\n\n"
+        text += "".join(f"- {line}\n" for line in left_out_lines(evaluation))
+    return text
+
+
+def left_out_lines(evaluation: ViewsEvaluation) -> list[str]:
+    """Return a line for each pair that was not measured, with the reason."""
+    return [
+        f"{pair.name.scene} {pair.name.input} -> {pair.name.target}: {pair.reason}"
+        for pair in evaluation.left_out
+    ]
 
 
 def write_views_report(
@@ -74,6 +86,7 @@ def write_views_report(
             "settings": asdict(evaluation.config),
             "means": means,
             "pairs": pairs,
+            "left_out": [asdict(p.name) | {"reason": p.reason} for p in evaluation.left_out],
         },
     )
     write_bytes(out / "table.md", markdown_table(evaluation).encode())

@@ -69,11 +69,11 @@ def export(
     for name in formats:
         progress(ProgressEvent(f"export {name}", 0, 1))
         if name == "ply":
-            path, _ = write_splats(scene, cameras, folder, steps=splat_steps)
+            path, _ = write_splats(scene, cameras, folder, steps=splat_steps, progress=progress)
         elif name == "glb":
             path = folder / "scene" / "mesh.glb"
             around = cameras.resized(MESH_SIZE_PX, MESH_SIZE_PX)
-            write_mesh(path, scene, cameras=around, resolution=mesh_resolution)
+            write_mesh(path, scene, cameras=around, resolution=mesh_resolution, progress=progress)
         else:
             images, depths = render_frames(scene, cameras, progress)
             path = write_view_files(folder, images, depths, cameras)
@@ -100,10 +100,13 @@ def render_frames(
     return torch.cat(images), torch.cat(depths)
 
 
-def write_splats(scene: Scene, cameras: Camera, folder: Path, *, steps: int) -> tuple[Path, float]:
+def write_splats(
+    scene: Scene, cameras: Camera, folder: Path, *, steps: int, progress: Progress = silent
+) -> tuple[Path, float]:
     """Write scene/scene.ply; return its path and the PSNR (dB) of splats against the field."""
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
-    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=steps))
+    config = FieldSplatsConfig(refine_steps=steps)
+    splats = splats_from_scene(scene, cameras, config, progress=progress)
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_splat_ply(path, splats)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import HealthError
 from zeronvs._core.files import write_bytes
+from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.rays import camera_rays
@@ -62,7 +63,11 @@ class SurfaceMesh:
 
 
 def extract_mesh(
-    scene: Scene, cameras: Camera | None = None, config: MeshConfig | None = None
+    scene: Scene,
+    cameras: Camera | None = None,
+    config: MeshConfig | None = None,
+    *,
+    progress: Progress = silent,
 ) -> SurfaceMesh:
     """Return the surface that a scene shows to some cameras.
 
@@ -71,6 +76,7 @@ def extract_mesh(
         cameras: A batch from all sides that matter; None: a ring at distance 1, where the photo was
             taken from, and some above.
         config: How the surface is found.
+        progress: Called for each camera.
 
     Raises:
         HealthError: The cameras see no surface inside of the box.
@@ -79,7 +85,10 @@ def extract_mesh(
 
     config = config or MeshConfig()
     cameras = _sized(cameras or _cameras_around(), config.resolution).to(scene.device)
-    depths = [_median_depth(scene, cameras[index]) for index in range(len(cameras))]
+    depths = []
+    for index in range(len(cameras)):
+        depths.append(_median_depth(scene, cameras[index]))
+        progress(ProgressEvent("look at the surface", index + 1, len(cameras)))
     centre, half_side = _box(scene, cameras, depths, config)
     distance, known = _fused_distance(cameras, depths, centre, half_side, config)
     if not (known & (distance <= 0)).any() or not (known & (distance > 0)).any():
@@ -104,6 +113,7 @@ def write_mesh(
     cameras: Camera | None = None,
     resolution: int | None = None,
     config: MeshConfig | None = None,
+    progress: Progress = silent,
 ) -> SurfaceMesh:
     """Write the surface of a scene as .glb, whole or not at all, and return it.
 
@@ -113,6 +123,7 @@ def write_mesh(
         cameras: As in `extract_mesh`.
         resolution: Shorthand for `MeshConfig.resolution`.
         config: How the surface is found.
+        progress: Called for each camera.
 
     Raises:
         HealthError: There is no surface.
@@ -120,7 +131,7 @@ def write_mesh(
     config = config or MeshConfig()
     if resolution is not None:
         config = replace(config, resolution=resolution)
-    mesh = extract_mesh(scene, cameras, config)
+    mesh = extract_mesh(scene, cameras, config, progress=progress)
     write_bytes(path, _glb(mesh))
     return mesh
 

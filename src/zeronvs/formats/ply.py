@@ -1,9 +1,10 @@
 """The standard PLY file of 3D Gaussian splats, as public viewers read it.
 
 Binary little-endian, one vertex a splat, float32 properties named x y z nx ny nz f_dc_0..2
-f_rest_0..44 opacity scale_0..2 rot_0..3: opacity as a logit, scales as logarithms, rotations as
-quaternions w x y z, colours as the constant spherical harmonic. We see no view dependence; the
-f_rest are zeros, and are there because the published reader insists on them.
+opacity scale_0..2 rot_0..3: opacity as a logit, scales as logarithms, rotations as quaternions
+w x y z, colours as the constant spherical harmonic. We see no view dependence: the f_rest_0..44
+between colour and opacity, three quarters of the file and all zero, are left out. Viewers read that
+as degree 0, the published code with `--sh_degree 0`.
 
 Axes: our world has z up. Viewers expect the world of COLMAP captures, where y points down, so by
 default x, y, z is written as x, -z, y and converted back on reading; a comment in the file says so.
@@ -40,7 +41,7 @@ _TYPES = {
 
 
 def write_splat_ply(
-    path: Path, splats: GaussianSplats, *, up: Up = "-y", sh_degree: int = 3
+    path: Path, splats: GaussianSplats, *, up: Up = "-y", sh_degree: int = 0
 ) -> int:
     """Write splats, whole or not at all, and return how many were written.
 
@@ -49,8 +50,7 @@ def write_splat_ply(
 
     Args:
         up: Axes of the file.
-        sh_degree: How many (zero) harmonics to write, 0 to 3; 0 makes the file a quarter as large,
-            which most viewers accept.
+        sh_degree: Degree of the (zero) harmonics to write, 0 to 3; for readers that insist on 3.
 
     Raises:
         HealthError: No splat is left to write.

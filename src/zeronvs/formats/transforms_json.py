@@ -34,7 +34,12 @@ NORMALIZED_WORLD_FILE = "dataparser_transforms.json"
 """nerfstudio's similarity from the world of the images to that of its viewer."""
 
 
-def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None) -> Camera:
+def read_camera_path(
+    path: Path,
+    *,
+    image_size_px: tuple[int, int] | None = None,
+    notes: list[str] | None = None,
+) -> Camera:
     """Read the cameras of a file, in its order; image paths in it are never looked at.
 
     The format is chosen by content: JSON with `camera_path` or with `frames`, else RealEstate10K.
@@ -46,6 +51,7 @@ def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None
         image_size_px: (height, width) of the returned cameras. The vertical field of view is kept
             and the image cropped or widened at its sides. None keeps the size in the file;
             RealEstate10K files have none.
+        notes: Sentences are appended for what the path's owner may want to know.
 
     Returns:
         A batch of cameras, float32, all of one image size.
@@ -61,7 +67,7 @@ def read_camera_path(path: Path, *, image_size_px: tuple[int, int] | None = None
     if not text.strip():
         raise InputError(f"{path.name} is empty; it should hold a camera path")
     if text.lstrip()[:1] in ("{", "["):
-        return _cameras_from_json(text, path, image_size_px)
+        return _cameras_from_json(text, path, image_size_px, [] if notes is None else notes)
     if path.suffix.lower() == ".json":
         raise InputError(f"{path.name} is not JSON: it should begin with '{{'")
     return camera_path_from_re10k(text, path.name, image_size_px)
@@ -220,7 +226,9 @@ def _intrinsics_fields(intrinsics_px: list[list[float]]) -> dict[str, float]:
     return {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy}
 
 
-def _cameras_from_json(text: str, path: Path, image_size_px: tuple[int, int] | None) -> Camera:
+def _cameras_from_json(
+    text: str, path: Path, image_size_px: tuple[int, int] | None, notes: list[str]
+) -> Camera:
     """Read either kind of JSON."""
     name = path.name
     content = parse_json(text, name)
@@ -250,14 +258,25 @@ def _cameras_from_json(text: str, path: Path, image_size_px: tuple[int, int] | N
             "give the image size that all shall have"
         )
     cameras = Camera.stack(cameras)
+    if read is not _camera_of_path:
+        return cameras
     beside = path.with_name(NORMALIZED_WORLD_FILE)
-    return _in_scene_world(cameras, beside) if read is _camera_of_path else cameras
+    if beside.exists():
+        notes.append(
+            f"{name} was saved in the world of nerfstudio's viewer; it was brought back to that of "
+            f"the scene by {NORMALIZED_WORLD_FILE} beside it."
+        )
+        return _in_scene_world(cameras, beside)
+    if content.get("keyframes"):
+        notes.append(
+            f"{name} was saved in a viewer. If nerfstudio had rotated, centred or scaled the "
+            f"scene, put its {NORMALIZED_WORLD_FILE} beside it, or the path leads elsewhere."
+        )
+    return cameras
 
 
 def _in_scene_world(cameras: Camera, path: Path) -> Camera:
-    """Undo nerfstudio's similarity, x_viewer = scale * (rotation x + shift), where it is known."""
-    if not path.exists():
-        return cameras
+    """Undo nerfstudio's similarity, x_viewer = scale * (rotation x + shift)."""
     content = read_json(path)
     frame = content if isinstance(content, dict) else {}
     scale = _number(frame, "scale", path.name)

@@ -27,17 +27,29 @@ def to_srgb(image: Image.Image, *, icc_profile: bytes | None, notes: list[str]) 
 
 def _deep_grey(image: Image.Image, notes: list[str]) -> Image.Image:
     """Map 16-bit, 32-bit and float grey to [0, 1]."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+    usual_white = 1.0 if image.mode == "F" else 65535.0
+    return Image.fromarray(_to_unit_range(np.asarray(image), usual_white, notes))
+
+
+def float_to_rgb(values: np.ndarray, notes: list[str]) -> Image.Image:
+    """Return floats "h w" or "h w 3 (or 4)" as a picture in mode RGB; a fourth is left out.
+
+    Args:
+        values: sRGB in [0, 1], or of any range, whose brightest is then white.
+        notes: A sentence is appended where the range had to be found.
+    """
+    unit = _to_unit_range(values[..., :3] if values.ndim == 3 else values, 1.0, notes)
+    return Image.fromarray((unit * 255.0).round().astype(np.uint8)).convert("RGB")
+
+
+def _to_unit_range(values: np.ndarray, usual_white: float, notes: list[str]) -> np.ndarray:
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     values = np.maximum(values, 0.0)
-    highest = float(values.max(initial=0.0))
-    if image.mode == "F" and highest <= 1.0:
-        white = 1.0
-    elif image.mode != "F" and highest <= 65535.0:
-        white = 65535.0
-    else:
+    white, highest = usual_white, float(values.max(initial=0.0))
+    if highest > usual_white:
         white = highest
         notes.append("Its brightness has no fixed range; its brightest pixel was taken as white.")
-    return Image.fromarray((values / white).astype(np.float32))
+    return (values / white).astype(np.float32)
 
 
 def _without_alpha(image: Image.Image, notes: list[str]) -> Image.Image:

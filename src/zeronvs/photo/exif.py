@@ -1,12 +1,28 @@
-"""What a camera wrote about its lens, as a focal length in pixels."""
+"""What a camera wrote about its lens, as a focal length in pixels; and where not to believe it."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
 _MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}  # FocalPlaneResolutionUnit: inch, cm, mm
+_MAX_LENS_RATIO = 2.4
+"""Sensors and their usual crops are at most 21:9; a wider picture was stitched or cut."""
+_PANORAMA_XMP = b"ns.google.com/photos/1.0/panorama"
+_PROJECTION = re.compile(rb"ProjectionType\s*(?:=\s*[\"']|>)\s*([A-Za-z]+)")
+_STITCHERS = re.compile(
+    r"hugin|ptgui|autopano|autostitch|image composite editor|panorama|photo ?sphere|pano2vr|"
+    r"insta360|kolor",
+    re.IGNORECASE,
+)
+_APPLE_PANORAMA = 6
+"""Value of EXIF CustomRendered; the standard has 0 and 1 only."""
+_DNG_VERSION, _XMP_IN_TIFF = 50706, 700
+RAW_SUFFIXES = frozenset(
+    ".dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .3fr .iiq .rwl".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +47,21 @@ def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFo
         image: An opened picture.
         file_size: (width, height) of the file, before any reduction at decoding.
     """
-    try:
-        tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
-        numbers = {int(tag): value for tag, value in tags.items()}
-    except Exception:  # EXIF blocks are often damaged
-        return ExifFocal()
+    numbers = _exif_tags(image)
+    other = other_than_one_lens(image)
+    if other is not None:
+        return ExifFocal(note=f"Its metadata says that it is {other}; lens data was not used.")
     recorded = _size(numbers)
     if recorded is not None and _was_cropped(recorded, file_size):
         return ExifFocal(note="It was cropped after it was taken, so its lens data was not used.")
     equivalent_mm = _number(numbers.get(ExifTags.Base.FocalLengthIn35mmFilm))
+    has_lens = equivalent_mm or _number(numbers.get(ExifTags.Base.FocalLength))
+    ratio = max(file_size) / min(file_size)
+    if has_lens and ratio > _MAX_LENS_RATIO:
+        return ExifFocal(
+            note=f"Its sides are {ratio:.1f} to 1, as of a panorama or a strip cut from a "
+            "photograph, so its lens data was not used."
+        )
     if equivalent_mm is not None:
         return _checked(
             equivalent_mm / _DIAGONAL_35MM * math.hypot(*file_size),
@@ -54,6 +76,63 @@ def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFo
     resized = max(file_size) / max(recorded) if recorded else 1.0
     focal_px = focal_mm * resolution / _MM_PER_UNIT[int(unit)] * resized
     return _checked(focal_px, "EXIF FocalLength and FocalPlaneXResolution", file_size)
+
+
+def other_than_one_lens(image: Image.Image) -> str | None:
+    """Return what the picture is, where its metadata says that no lens saw it as it is.
+
+    A photo sphere (GPano metadata), a panorama that a phone or a program stitched, the preview in a
+    raw file. None for an ordinary photograph.
+    """
+    xmp = _xmp(image)
+    if _PANORAMA_XMP in xmp:
+        found = _PROJECTION.search(xmp)
+        kind = f"GPano, {found[1].decode().lower()}" if found else "GPano"
+        return f"a panorama ({kind}), in which straight lines are bent: cut a flat view out of it"
+    base = _tags(image)
+    if _exif_tags(image).get(ExifTags.Base.CustomRendered) == _APPLE_PANORAMA:
+        return "a panorama stitched by the phone (EXIF CustomRendered)"
+    for tag in (ExifTags.Base.Software, ExifTags.Base.ProcessingSoftware):
+        if isinstance(name := base.get(tag), str) and _STITCHERS.search(name):
+            return f"a panorama (written by {' '.join(name.split())[:40]})"
+    reduced = base.get(ExifTags.Base.NewSubfileType, 0)
+    suffix = str(getattr(image, "filename", "")).lower()
+    if (
+        (isinstance(reduced, int) and reduced & 1)
+        or _DNG_VERSION in base
+        or suffix.endswith(tuple(RAW_SUFFIXES))
+    ):
+        return "the small preview in a raw file: develop the raw file to a JPEG or TIFF"
+    return None
+
+
+def _tags(image: Image.Image) -> dict[int, object]:
+    try:
+        return {int(tag): value for tag, value in image.getexif().items()}
+    except Exception:  # EXIF blocks are often damaged
+        return {}
+
+
+def _exif_tags(image: Image.Image) -> dict[int, object]:
+    try:
+        tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        return {int(tag): value for tag, value in tags.items()}
+    except Exception:  # EXIF blocks are often damaged
+        return {}
+
+
+def _xmp(image: Image.Image) -> bytes:
+    """Return the XMP block, without the zero bytes of UTF-16."""
+    for value in (
+        image.info.get("xmp"),
+        image.info.get("XML:com.adobe.xmp"),
+        _tags(image).get(_XMP_IN_TIFF),
+    ):
+        if isinstance(value, str):
+            value = value.encode("utf-8", "replace")
+        if isinstance(value, bytes) and value:
+            return value.replace(b"\0", b"")
+    return b""
 
 
 def _number(value: object) -> float | None:

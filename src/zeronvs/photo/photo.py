@@ -1,8 +1,7 @@
 """Reading a photograph: from any file to an upright sRGB picture, or one line saying why not.
 
-`load_photo` opens what Pillow opens, turns it upright, brings it to sRGB and keeps what the camera
-wrote about its lens. `square_view` cuts the centre square that the model sees and changes the
-camera with the pixels.
+`load_photo` opens an image file (`decode`), turns it upright, brings it to sRGB and keeps what the
+camera wrote about its lens.
 """
 
 import stat
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs.photo.colour import to_srgb
+from zeronvs.photo.decode import open_image
 from zeronvs.photo.exif import focal_px_from_exif
 
 MIN_SIDE_PX = 64
@@ -53,11 +53,11 @@ def load_photo(path: Path | str) -> Photo:
     first frame of an animation, 16-bit to float, and a reduction of very large files.
 
     Args:
-        path: A file in any format that Pillow reads.
+        path: A file in any format that Pillow reads; HEIC with the extra `heic`.
 
     Raises:
         InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
-            smaller than 64 px or larger than about 180 megapixels.
+            smaller than 64 px or larger than 178 megapixels (300 as JPEG).
     """
     path = Path(path)
     _check_file(path)
@@ -68,12 +68,6 @@ def load_photo(path: Path | str) -> Photo:
             return _read(path)
     except InputError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise InputError(_not_a_picture(path)) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path.name} is too large: over 178 megapixels. Give a smaller copy of it."
-        ) from error
     except MemoryError as error:
         raise InputError(f"{path.name} does not fit into memory. Give a smaller copy.") from error
     except Exception as error:  # a damaged file can raise anything in a decoder
@@ -122,25 +116,10 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def _not_a_picture(path: Path) -> str:
-    """Explain a file that no decoder knows; name the one kind that phones produce."""
-    with path.open("rb") as handle:
-        head = handle.read(16)
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"heim", b"hevc"):
-        return (
-            f"{path.name} is a HEIC picture, which cannot be read here. Save it as JPEG or PNG, "
-            "or set the phone to take JPEG (most compatible)."
-        )
-    return (
-        f"{path.name} is not a picture that can be read (tried every format of Pillow). "
-        "Give a JPEG, PNG, WebP or TIFF file."
-    )
-
-
 def _read(path: Path) -> Photo:
     """Decode the file; any error of the decoder passes through."""
     notes: list[str] = []
-    with Image.open(path) as image:
+    with open_image(path, notes) as image:
         if image.format in ("EPS", "WMF"):  # drawings: Pillow would run another program on them
             raise InputError(f"{path.name} is a drawing ({image.format}), not a photograph")
         return _decoded(image, path.name, notes)
@@ -153,6 +132,8 @@ def _decoded(image: Image.Image, name: str, notes: list[str]) -> Photo:
         notes.append("It holds several images; the first one is used.")
     file_size = image.size
     image.draft("RGB", (2 * MAX_SHORT_SIDE_PX, 2 * MAX_SHORT_SIDE_PX))
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise InputError(f"{name} is too large to decode. Give a smaller copy of it.")
     image.load()
     focal = focal_px_from_exif(image, file_size)
     pixels = _upright(_reduced(image, notes), notes)

@@ -14,7 +14,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import read_json
 from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
+from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.cameras.view import View
 from zeronvs.distillation.surround import free_orbit
 from zeronvs.exports.export import (
@@ -22,6 +22,7 @@ from zeronvs.exports.export import (
     export,
     render_frames,
 )
+from zeronvs.formats.camera_path import path_file
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import write_video
 from zeronvs.scene.scene import Scene
@@ -142,15 +143,10 @@ def path_cameras(
     camera = input_camera.resized(size_px, size_px)
     if path == "orbit" and orbit is not None:
         return _orbit_at_distances(camera, frames, orbit)
-    if path in TRAJECTORIES:
+    file = path_file(path)
+    if file is None:
         return make_trajectory(path, camera, frames)
-    if not Path(path).exists():
-        raise InputError(
-            f"{path!r} is neither a named path nor a file; the named paths are "
-            f"{', '.join(TRAJECTORIES)}",
-            argument="path",
-        )
-    return read_camera_path(Path(path), image_size_px=(size_px, size_px))
+    return read_camera_path(file, image_size_px=(size_px, size_px))
 
 
 def _orbit_at_distances(camera: Camera, frames: int, distances: Tensor) -> Camera:

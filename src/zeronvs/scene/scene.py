@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside
+from zeronvs._core.files import parse_json, write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
 from zeronvs.scene.field import FieldConfig, HashGridField
@@ -167,12 +167,13 @@ class Scene(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights and settings to a safetensors file, whole or not at all."""
-        metadata = {
-            "format": _FORMAT,
-            "field": json.dumps(asdict(self.field.config)),
-            "render": json.dumps(asdict(self.render_config)),
-            "proposal": json.dumps(asdict(self.proposal.config)),
+        settings = {
+            "field": asdict(self.field.config),
+            "render": asdict(self.render_config),
+            "proposal": asdict(self.proposal.config),
         }
+        # One entry: safetensors writes several in another order each time.
+        metadata = {"scene": json.dumps({"format": _FORMAT, **settings})}
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
         with write_aside(path) as aside:
             save_file(tensors, aside, metadata)
@@ -186,25 +187,69 @@ class Scene(nn.Module):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(
-                        f"{path} is not a scene of this program (format "
-                        f"{metadata.get('format', 'unknown')!r}); pass a scene.safetensors."
-                    )
+                settings = _scene_settings(file.metadata() or {}, path)
+                configs = (
+                    FieldConfig(**_with_grid(settings["field"])),
+                    RenderConfig(**_numbers(settings["render"])),
+                    ProposalConfig(**_with_grid(settings["proposal"])),
+                )
+                _check_render_config(configs[1])
+                with torch.device("meta"):  # sizes first: the settings may ask for any memory
+                    wanted = cls(*configs).state_dict()
+                for name in sorted({*wanted, *file.keys()}):
+                    shape = file.get_slice(name).get_shape() if name in file.keys() else None
+                    if name not in wanted or shape != list(wanted[name].shape):
+                        raise ValueError(f"the tensor {name} is missing or does not fit")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} cannot be read as a scene: {error}") from error
-        settings = {name: json.loads(metadata[name]) for name in ("field", "render", "proposal")}
-        scene = cls(
-            FieldConfig(**_with_grid(settings["field"])),
-            RenderConfig(**settings["render"]),
-            ProposalConfig(**_with_grid(settings["proposal"])),
-        )
-        scene.load_state_dict(tensors)
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                raise ValueError("it holds numbers that are not finite")
+            scene = cls(*configs)
+            scene.load_state_dict(tensors)
+        except InputError:
+            raise
+        except (
+            *(OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError),
+            *(RuntimeError, ArithmeticError),
+        ) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} cannot be read as a scene: {reason}") from error
         return scene.to(device)
+
+
+def _scene_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    if "scene" in metadata:
+        settings = parse_json(metadata["scene"], str(path))
+    else:  # files of older versions have an entry for each
+        settings = {name: metadata[name] for name in ("format",) if name in metadata}
+        names = [name for name in ("field", "render", "proposal") if name in metadata]
+        settings |= {name: parse_json(metadata[name], str(path)) for name in names}
+    form = settings.get("format", "unknown") if isinstance(settings, dict) else "unknown"
+    if form != _FORMAT:
+        raise InputError(
+            f"{path} is not a scene of this program (format {str(form)[:40]!r}); pass a "
+            "scene.safetensors."
+        )
+    return settings
 
 
 def _with_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the nested grid settings back into their dataclass."""
-    return {**settings, "grid": HashGridConfig(**settings["grid"])}
+    grid = HashGridConfig(**_numbers(settings["grid"]))
+    if not (1 <= grid.levels <= 64 and grid.growth > 0 and grid.base_resolution >= 1):
+        raise ValueError("its hash grid is out of range")
+    plain = {name: value for name, value in settings.items() if name != "grid"}
+    return {**_numbers(plain), "grid": grid}
+
+
+def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, all of which must be numbers of a sensible size (or None)."""
+    for name, value in settings.items():
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= 1e6):
+            raise ValueError(f"its {name} is {str(value)[:40]!r}")
+    return dict(settings)
+
+
+def _check_render_config(config: RenderConfig) -> None:
+    counts = (config.final_samples, config.chunk_rays)
+    if min(counts) < 1 or config.proposal_samples < 0 or not 0 < config.near < config.far:
+        raise ValueError("its settings of rendering are out of range")

@@ -1,0 +1,76 @@
+"""The model card that is saved with a pipeline: README.md, in the form of model hubs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zeronvs._core.files import write_bytes
+from zeronvs._core.version import __version__
+
+if TYPE_CHECKING:
+    from zeronvs.diffusion.denoiser import ViewDenoiser
+
+CARD = """\
+---
+library_name: diffusers
+pipeline_tag: image-to-3d
+tags:
+- novel-view-synthesis
+- zeronvs
+---
+
+# A view-conditioned diffusion model
+
+New views of a scene from one view of it, after ZeroNVS (arXiv 2310.17994). Saved by zeronvs
+{version}.
+
+| | |
+|---|---|
+| images | {size} x {size} pixels |
+| camera representation | {representation} |
+| conditioning | {conditioning} |
+| depth of the input view | {depth} |
+| sampling defaults | {steps} DDIM steps, guidance {guidance:g}, eta {eta:g} |
+
+{parts}
+
+```python
+from zeronvs import ZeroNVSPipeline, make_trajectory, prepare_photo
+
+pipe = ZeroNVSPipeline.from_pretrained("this folder")
+photo = prepare_photo("photo.jpg")
+camera = photo.view.camera.center_square().resized(pipe.image_size_px, pipe.image_size_px)
+cameras = make_trajectory("orbit", camera, 8)
+views = pipe(photo.view, cameras, scene_scale=photo.estimates.scene_scale.value).images
+```
+
+After `import zeronvs`, `diffusers.DiffusionPipeline.from_pretrained("this folder")` loads it too.
+
+## Training data, licence, limits
+
+Not stated here: fill in how these weights came about before you publish them. What the input view
+does not show is invented.
+"""
+
+
+def write_model_card(pipe: "ViewDenoiser", folder: Path) -> None:
+    """Write README.md for a saved pipeline; one that is there already is kept."""
+    path = folder / "README.md"
+    if path.exists():
+        return
+    defaults = pipe.conditioning.sampling_defaults
+    lines = ["| part | class | parameters |", "|---|---|---|"]
+    for name, part in pipe.components.items():
+        count = sum(p.numel() for p in part.parameters()) if hasattr(part, "parameters") else 0
+        lines.append(f"| `{name}` | `{type(part).__name__}` | {count:,} |")
+    card = CARD.format(
+        version=__version__,
+        size=pipe.image_size_px,
+        representation=pipe.cc_projection.config["representation"],
+        conditioning=pipe.conditioning.name,
+        depth="needed" if pipe.conditioning.needs_depth else "not needed",
+        steps=defaults.num_inference_steps,
+        guidance=defaults.guidance_scale,
+        eta=defaults.eta,
+        parts="\n".join(lines),
+    )
+    write_bytes(path, card.encode())
