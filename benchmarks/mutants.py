@@ -12,6 +12,7 @@ import argparse
 import ast
 import copy
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,7 +25,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -264,31 +264,35 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def mutants_of(path: Path, room: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module, in the order of its lines."""
-    text = path.read_text(encoding="utf-8")
-    sites = _Sites()
-    sites.visit(ast.parse(text))
-    for number in range(len(sites.found)):
-        tree, again = ast.parse(text), _Sites()
-        again.visit(tree)
-        node, kind = again.found[number]
-        new = _changed(node, kind)
-        before = ast.unparse(node) if not isinstance(node, ast.keyword) else str(node.arg)
-        line = node.lineno  # type: ignore[attr-defined]
-        changed = ast.fix_missing_locations(_Replace(node, new).visit(tree))
-        yield Mutant(
-            room=room,
-            path=str(path.relative_to(REPOSITORY)),
-            line=line,
-            kind=kind,
-            before=before.splitlines()[0],
-            after="" if new is None else ast.unparse(new).splitlines()[0],
-            source=ast.unparse(changed) + "\n",
-        )
+def _sites(path: Path) -> tuple[ast.Module, list[tuple[ast.AST, str]]]:
+    """Return the tree of a module and the places of it that can be changed."""
+    tree, sites = ast.parse(path.read_text(encoding="utf-8")), _Sites()
+    sites.visit(tree)
+    return tree, sites.found
 
 
-def drawn_mutants(count: int, seed: int, only: str = "", skip: tuple[str, ...] = ()) -> list[Mutant]:
+def mutant_at(path: Path, room: str, number: int) -> Mutant:
+    """Return the mutant of one place of a module."""
+    tree, sites = _sites(path)
+    node, kind = sites[number]
+    new = _changed(node, kind)
+    before = ast.unparse(node) if not isinstance(node, ast.keyword) else str(node.arg)
+    line = node.lineno  # type: ignore[attr-defined]
+    changed = ast.fix_missing_locations(_Replace(node, new).visit(tree))
+    return Mutant(
+        room=room,
+        path=str(path.relative_to(REPOSITORY)),
+        line=line,
+        kind=kind,
+        before=before.splitlines()[0],
+        after="" if new is None else ast.unparse(new).splitlines()[0],
+        source=ast.unparse(changed) + "\n",
+    )
+
+
+def drawn_mutants(
+    count: int, seed: int, only: str = "", skip: tuple[str, ...] = ()
+) -> list[Mutant]:
     """Draw mutants of all rooms; a larger count with the same seed adds to a smaller one.
 
     Args:
@@ -297,15 +301,33 @@ def drawn_mutants(count: int, seed: int, only: str = "", skip: tuple[str, ...] =
         only: Modules whose path holds this.
         skip: But none whose path holds one of these.
     """
-    everything = [
-        mutant
+    places = [
+        (path, room, number)
         for room in ROOMS
         for path in sorted((REPOSITORY / "src/zeronvs" / room).rglob("*.py"))
         if only in str(path) and not any(part in str(path) for part in skip)
-        for mutant in mutants_of(path, room)
+        for number in range(len(_sites(path)[1]))
     ]
-    random.Random(seed).shuffle(everything)
-    return everything[:count]
+    random.Random(seed).shuffle(places)
+    drawn = (mutant_at(*place) for place in places)
+    telling = (m for m in drawn if (m.kind, m.before) != ("dropped keyword", "strict"))
+    return list(itertools.islice(telling, count))
+
+
+def ordered_tests(folder: Path, room: str, path: str) -> list[str]:
+    """Return the test files of a room, those that are likeliest to fail for a module first."""
+    module = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+    found = []
+    for name in ROOMS[room]:
+        place = folder / name
+        found += [place] if place.is_file() else sorted(place.rglob("test_*.py"))
+
+    def rank(test: Path) -> int:
+        if not path or test.stem == f"test_{Path(path).stem}":
+            return 0
+        return 1 if f"from {module} import" in test.read_text(encoding="utf-8") else 2
+
+    return [str(test.relative_to(folder)) for test in sorted(found, key=rank)]
 
 
 def _pytest(folder: Path, tests: list[str], output: Path) -> None:
@@ -332,10 +354,7 @@ class Worker:
 
     def run(self, room: str, timeout: float, path: str = "") -> tuple[str, float, str]:
         """Run the tests of a room; return the outcome, the seconds and the first failing test."""
-        tests = [name for name in ROOMS[room] if (self.folder / name).exists()]
-        mirrored = f"tests/{room}/test_{Path(path).stem}.py"
-        if path and (self.folder / mirrored).is_file():
-            tests.insert(0, mirrored)
+        tests = ordered_tests(self.folder, room, path)
         output = self.folder / "output.txt"
         process = self.context.Process(target=_pytest, args=(self.folder, tests, output))
         began = time.monotonic()
@@ -377,8 +396,18 @@ def _kill(process: ForkServerProcess) -> None:
     process.join()
 
 
-def run_all(mutants: list[Mutant], log: Path, workers: int, timeout: float) -> None:
-    """Test mutants in parallel, each result a line of the log."""
+def run_all(
+    mutants: list[Mutant], log: Path, workers: int, timeout: float, *, check: bool = True
+) -> None:
+    """Test mutants in parallel, each result a line of the log.
+
+    Args:
+        mutants: Which.
+        log: Results are appended.
+        workers: Processes at a time.
+        timeout: Seconds for the tests of one mutant.
+        check: Whether the unchanged tests of each room must pass first.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     waiting: queue.Queue[Mutant] = queue.Queue()
@@ -397,7 +426,9 @@ def run_all(mutants: list[Mutant], log: Path, workers: int, timeout: float) -> N
             with lock:
                 first = mutant.room not in checked
                 event = checked.setdefault(mutant.room, threading.Event())
-            if first:  # the tests must pass as they are
+            if first and not check:
+                event.set()
+            elif first:  # the tests must pass as they are
                 outcome, seconds, killer = worker.run(mutant.room, timeout)
                 print(f"{mutant.room}: unchanged, {outcome} in {seconds} s {killer}", flush=True)
                 if outcome != "survived":
@@ -464,6 +495,7 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], help="parts of paths to leave out")
     parser.add_argument("--log", type=Path, default=REPOSITORY / "out" / "mutants.jsonl")
     parser.add_argument("--retry", action="store_true", help="repeat what survived")
+    parser.add_argument("--unchecked", action="store_true", help="do not run unchanged tests first")
     parser.add_argument("--list", action="store_true", help="print the mutants, run nothing")
     options = parser.parse_args()
     mutants = drawn_mutants(options.count, options.seed, options.only, tuple(options.skip))
@@ -476,7 +508,7 @@ def main() -> None:
     repeated = ("survived",) if options.retry else ()
     left = [m for m in mutants if m.key not in known or known[m.key].outcome in repeated]
     if left:
-        run_all(left, options.log, options.workers, options.timeout)
+        run_all(left, options.log, options.workers, options.timeout, check=not options.unchecked)
     known = read_log(options.log)
     print_table([known[m.key] for m in mutants if m.key in known])
 

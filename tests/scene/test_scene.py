@@ -126,7 +126,7 @@ def test_a_gpu_renders_what_the_cpu_renders():
 
 
 class TiltedWall(torch.nn.Module, RadianceField):
-    """Solid behind the plane normal . x = -1, which cuts the optical axis of a camera at an angle."""
+    """Solid behind the plane normal . x = -1, which is tilted against every axis."""
 
     normal = torch.nn.functional.normalize(torch.tensor([1.0, 0.5, -0.3]), dim=-1)
 
