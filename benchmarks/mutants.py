@@ -349,6 +349,7 @@ class Worker:
 
     def __init__(self, context: ForkServerContext, folder: Path) -> None:
         self.context, self.folder, self.written = context, folder, 0
+        self.process: ForkServerProcess | None = None
         ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "out")
         shutil.copytree(REPOSITORY, folder, ignore=ignored, symlinks=True)
 
@@ -356,17 +357,19 @@ class Worker:
         """Run the tests of a room; return the outcome, the seconds and the first failing test."""
         tests = ordered_tests(self.folder, room, path)
         output = self.folder / "output.txt"
+        output.write_text("")
         process = self.context.Process(target=_pytest, args=(self.folder, tests, output))
-        began = time.monotonic()
+        began, self.process = time.monotonic(), process
         process.start()
         process.join(timeout)
         seconds = round(time.monotonic() - began, 1)
         if process.is_alive():
             _kill(process)
+            process.join()
             return "timeout", seconds, ""
         text = output.read_text(errors="replace")
         failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        killer = failed[0].split(" - ")[0] if failed else text[-200:]
+        killer = failed[0].split(" - ")[0] if failed else text[-200:] or f"{process.exitcode}"
         return ("survived", seconds, "") if process.exitcode == 0 else ("killed", seconds, killer)
 
     def test(self, mutant: Mutant, timeout: float) -> Result:
@@ -391,9 +394,8 @@ def _kill(process: ForkServerProcess) -> None:
     if process.pid is not None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except ProcessLookupError:  # it has not started its own group yet
             process.kill()
-    process.join()
 
 
 def run_all(
@@ -414,10 +416,12 @@ def run_all(
     for mutant in mutants:
         waiting.put(mutant)
     lock, done, folders = threading.Lock(), Counter(), Path(tempfile.mkdtemp(prefix="mutants-"))
+    started: list[Worker] = []
     checked: dict[str, threading.Event] = {}
 
     def work(number: int) -> None:
         worker = Worker(context, folders / str(number))
+        started.append(worker)
         while True:
             try:
                 mutant = waiting.get_nowait()
@@ -445,13 +449,19 @@ def run_all(
                     flush=True,
                 )
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(workers)
+    ]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:
+    finally:  # after an interruption, end the tests that are running
+        for worker in started:
+            if worker.process is not None and worker.process.is_alive():
+                _kill(worker.process)
         shutil.rmtree(folders, ignore_errors=True)
 
 

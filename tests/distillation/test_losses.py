@@ -141,3 +141,16 @@ def test_distrusted_rays_cost_less_before_the_known_depth():
     assert free_space_loss(Fog(0.4, -1.0), half, 0.2, seeded_generator(0)) == pytest.approx(
         0.5 * whole.item()
     )
+
+
+@pytest.mark.parametrize("name", ["normal_smoothness", "orientation"])
+def test_any_weight_on_a_term_of_normals_needs_normals(name):
+    off = {"normal_smoothness": 0.0, "orientation": 0.0}
+    assert LossWeights(**(off | {name: 0.5})).needs_normals
+
+
+def test_a_step_down_and_a_step_across_cost_the_same():
+    across = torch.zeros(1, 3, 4, 4)
+    across[..., 2:] = 1.5
+    down = across.mT.contiguous()
+    assert normal_smoothness_loss(down) == normal_smoothness_loss(across) > 0
