@@ -458,11 +458,14 @@ def run_all(
             thread.start()
         for thread in threads:
             thread.join()
-    finally:  # after an interruption, end the tests that are running
+    except (KeyboardInterrupt, SystemExit):
+        lock.acquire()  # what is ended now is no result
         for worker in started:
             if worker.process is not None and worker.process.is_alive():
                 _kill(worker.process)
         shutil.rmtree(folders, ignore_errors=True)
+        os._exit(130)
+    shutil.rmtree(folders, ignore_errors=True)
 
 
 def read_log(log: Path) -> dict[str, Result]:

@@ -124,3 +124,15 @@ def test_psnr_of_splats_is_that_of_their_images():
         expected.append(-10 * math.log10(float(error.square().mean())))
     found = splat_psnr(splats, scene, cameras, grey)
     assert found == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_refined_splats_have_unit_rotations_and_lie_near_where_they_were():
+    config = FieldSplatsConfig(max_splats=300, refine_steps=8)
+    cameras = orbit_cameras(3, (16, 16))
+    raw = splats_from_scene(ball_scene(), cameras, replace(config, refine_steps=0))
+    refined = splats_from_scene(ball_scene(), cameras, config)
+    torch.testing.assert_close(refined.rotations.norm(dim=-1), torch.ones(len(refined)))
+    assert not torch.equal(refined.rotations, raw.rotations)
+    assert not torch.equal(refined.means, raw.means)
+    assert float((refined.means - raw.means).norm(dim=-1).max()) < float(raw.scales.max()) * 10
+    assert not refined.means.requires_grad

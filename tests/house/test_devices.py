@@ -172,8 +172,8 @@ SHORT = FinetuneConfig(
 def trained(
     objective: Objective, accelerator: Accelerator, out: Path, config, data, **more
 ) -> Path:
-    """Train and resume once; return the path of the model."""
-    for steps in (config.steps - 1, config.steps):
+    """Train, resumed after each step; return the path of the model."""
+    for steps in range(1, config.steps + 1):
         path = finetune(
             TrainingRun(
                 objective=objective,
@@ -234,7 +234,7 @@ def test_the_builtin_denoiser_is_trained_on_the_gpu(accelerator, tmp_path: Path)
 def test_the_depth_network_is_trained_on_the_gpu(accelerator, tmp_path: Path):
     pack, loss = make_pack(), DepthTrainingConfig()
     config = replace(
-        BUILTIN_DEPTH.shortened(2), effective_batch=4, batch=4, checkpoint_every=1, log_every=1
+        BUILTIN_DEPTH.shortened(1), effective_batch=2, batch=2, checkpoint_every=1, log_every=1
     )
     objective = DepthObjective(tiny_depth(), config, loss)
     path = trained(

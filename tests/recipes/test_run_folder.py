@@ -5,13 +5,20 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.view import View
 from zeronvs.recipes.prepare import canonical_camera
-from zeronvs.recipes.run_folder import export_cameras, open_run, orbit_distances, path_cameras
+from zeronvs.recipes.run_folder import (
+    export_cameras,
+    open_run,
+    orbit_distances,
+    path_cameras,
+    render_run,
+)
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.scene import Scene
@@ -144,3 +151,19 @@ def test_a_run_without_its_scene_is_told_how_to_be_finished(run_dir: Path):
     (run_dir / "scene" / "scene.safetensors").unlink()
     with pytest.raises(InputError, match="--resume"):
         open_run(run_dir)
+
+
+def test_a_video_of_a_run_has_the_frames_size_and_rate_that_are_given(run_dir: Path):
+    path = render_run(open_run(run_dir), path="spiral", frames=3, size_px=16, frames_per_second=7)
+    assert path == run_dir / "renders" / "spiral.mp4"
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert stream.average_rate == 7
+    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 3
+    elsewhere = run_dir / "mine.mp4"
+    assert render_run(open_run(run_dir), frames=1, out=elsewhere) == elsewhere
+    with av.open(str(elsewhere)) as video:
+        assert video.streams.video[0].average_rate == 24
+        (frame,) = video.decode(video=0)
+        assert (frame.width, frame.height) == (48, 48)  # as the run was rendered
