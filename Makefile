@@ -1,6 +1,7 @@
 # make scene   a 360-degree scene of the example photograph, in out/coffee
 # make test    the tests
 # make lint    style, types and import floors
+# make mutants COUNT=60   change the code at random places, and see a test fail (SEED, LOG, WORKERS)
 # make clean   remove the virtual environment and the caches (not your scenes)
 #
 # PYTHON=/path/to/python chooses the Python; WORKERS=1 runs the tests one at a time.
@@ -8,7 +9,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: scene test lint clean
+COUNT ?= 60
+SEED ?= 0
+LOG ?= out/mutants.jsonl
+.PHONY: scene test lint mutants clean
 
 scene: .venv/.ready
 	$(BIN)/zeronvs scene examples/coffee.png -o out/coffee --resume
@@ -21,6 +25,9 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+mutants: .venv/.ready-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --count $(COUNT) --seed $(SEED) --log $(LOG) --workers $(WORKERS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis

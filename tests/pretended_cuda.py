@@ -5,7 +5,6 @@ values stay in the memory of the CPU. An operation that mixes marked and unmarke
 what CUDA would raise, as does NumPy on a marked tensor, or a CPU generator that fills one.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -121,7 +120,8 @@ class _Function(TorchFunctionMode):
                 rest.append(value)
         if other is not None:
             target, rest = (CUDA if is_marked(other) else "cpu"), [other.dtype, *rest]
-        rest = [value for value in rest if value is not None]
+        # Positional flags (non_blocking, copy) follow a device, and change no value.
+        rest = [value for value in rest if value is not None and not isinstance(value, bool)]
         result = tensor
         if rest or kwargs:
             outer, self.inside_marked = self.inside_marked, is_marked(tensor)
@@ -153,8 +153,8 @@ class _Function(TorchFunctionMode):
             return _copied(tensor, marked=device.type == "cuda")
 
 
-def _changes(rest: Iterable[Any], kwargs: dict[str, Any]) -> bool:
-    return any(not isinstance(value, bool) for value in rest) or bool(kwargs)
+def _changes(rest: list[Any], kwargs: dict[str, Any]) -> bool:
+    return bool(rest) or bool(kwargs)
 
 
 class PretendedCuda:

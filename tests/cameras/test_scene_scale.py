@@ -8,6 +8,7 @@ from zeronvs.cameras.scene_scale import (
     align_disparity,
     camera_norm_scale,
     fill_depth,
+    fit_disparity,
     metric_scale,
     viewer_scale,
 )
@@ -109,3 +110,19 @@ def test_filling_keeps_what_is_known():
     filled = fill_depth(known, torch.full_like(depth_z, 9.0))
     assert torch.equal(filled[known > 0], known[known > 0])
     assert (filled[known == 0] == 9.0).all()
+
+
+def test_a_robust_fit_of_disparity_is_not_moved_by_strong_outliers():
+    """Three in ten matches are wrong, all on one side and far off."""
+    generator = torch.Generator().manual_seed(0)
+    relative = 0.5 + torch.rand(400, generator=generator)
+    wanted = 0.7 * relative + 0.1
+    wanted[:120] += 5.0 + 5.0 * torch.rand(120, generator=generator)
+    scale, shift = fit_disparity(relative, wanted)
+    assert scale == pytest.approx(0.7, abs=0.03)
+    assert shift == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_fit_that_would_turn_near_and_far_around_is_the_median():
+    relative = torch.linspace(1.0, 2.0, 11)
+    assert fit_disparity(relative, 3.0 - relative) == (0.0, pytest.approx(1.5))

@@ -41,3 +41,19 @@ def test_other_kinds_of_network_are_left_alone(pipe: ZeroNVSPipeline):
     told = pipe.prepare(pipe.encode(view, 1.0), view.camera)
     image = torch.rand(1, 3, 16, 16)
     assert pipe.conditioning.keep_known(image, told, pipe.to_image) is image
+
+
+def test_known_pixels_fade_into_a_hole_over_three_pixels(answers_difference: ZeroNVSPipeline):
+    view = known_view()
+    condition = answers_difference.encode(view, 1.0)
+    known = torch.ones(1, 1, 16, 16)
+    known[..., 10:] = 0
+    warped = (torch.ones(1, 3, 16, 16), known)
+    prepared = answers_difference.prepare(condition, view.camera, warped=warped)
+    kept = answers_difference.conditioning.keep_known(
+        torch.zeros(1, 3, 16, 16), prepared, answers_difference.to_image
+    )
+    shares = torch.tensor([1.0] * 7 + [6 / 7, 5 / 7, 4 / 7] + [0.0] * 6)
+    inner = kept[:, :, 3:-3]  # what lies outside of the image counts as known
+    torch.testing.assert_close(inner, shares.expand_as(inner), atol=1e-5, rtol=0)
+    assert bool((kept[..., 0, 7:10] > shares[7:10]).all())

@@ -10,6 +10,7 @@ from sphere_world import ring_cameras, sphere_views
 from zeronvs._core.errors import HealthError
 from zeronvs._core.random import seeded_generator
 from zeronvs.distillation import health
+from zeronvs.scene.field import RadianceField
 from zeronvs.scene.scene import Scene
 
 
@@ -85,3 +86,51 @@ def test_cameras_inside_dense_content_are_found_and_cameras_in_the_open_are_not(
     assert health.cameras_inside(scene_of_density(tiny_config, -10.0), cameras) == 0.0
     assert health.cameras_inside(dense, cameras) == 1.0
     assert ("cameras inside", "warn") in names(health.check_scene(dense, cameras))
+
+
+def scene_with_even_fog(tiny_config, light_left: float) -> Scene:
+    """Return a scene of one density, of which `light_left` passes to the near plane."""
+    density = -math.log(light_left) / tiny_config.render_config.near
+    scene = scene_of_density(tiny_config, math.log(math.expm1(density)))
+    torch.nn.init.zeros_(scene.field.density_head.weights[-1])
+    return scene
+
+
+@pytest.mark.parametrize(("light_left", "inside"), [(0.53, 0.0), (0.47, 1.0)])
+def test_a_camera_is_inside_where_less_than_half_of_the_light_reaches_its_near_plane(
+    tiny_config, light_left, inside
+):
+    scene = scene_with_even_fog(tiny_config, light_left)
+    assert health.cameras_inside(scene, ring_cameras([0.0, 2.0])) == inside
+
+
+class FogBeside(torch.nn.Module, RadianceField):
+    """Dense wherever y is above a bound."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def density(self, points):
+        return 100.0 * (points[..., 1] > self.bound).float()
+
+
+@pytest.mark.parametrize(("bound", "inside"), [(0.01, 0.0), (-0.01, 1.0)])
+def test_a_camera_is_inside_where_most_of_its_rays_are_blocked(tiny_config, bound, inside):
+    scene = scene_with_even_fog(tiny_config, 0.9)
+    scene.field = FogBeside(bound)  # beside one column of rays of three, or two of them
+    assert health.cameras_inside(scene, ring_cameras([0.0])) == inside
+
+
+def test_a_thin_scene_is_a_warning_and_a_solid_one_is_none(tiny_config):
+    far = replace(tiny_config.render_config, far=1.0)
+    config = replace(tiny_config, render_config=far)
+    cameras = ring_cameras([0.0])
+    found = {
+        light: names(health.check_scene(scene_with_even_fog(config, light), cameras))
+        for light in (0.98, 0.8, 0.45)
+    }
+    # Between 0.5 and 1 the scene absorbs 1 - light_left.
+    assert found[0.98] == [("empty scene", "error")]
+    assert found[0.8] == [("empty scene", "warn")]
+    assert ("empty scene", "warn") not in found[0.45]

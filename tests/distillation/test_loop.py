@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sphere_world import ring_cameras, sphere_views
+from sphere_world import FOV_Y_RAD, ring_cameras, sphere_views
 
 from zeronvs._core.errors import HealthError, InputError
+from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.view import View
-from zeronvs.distillation.loop import distill
+from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
+from zeronvs.distillation.loop import distill, make_optimizers, obtain_anchors
 from zeronvs.distillation.losses import LossWeights
-from zeronvs.distillation.noise_levels import constant
+from zeronvs.distillation.noise_levels import PiecewiseLinear, constant
 from zeronvs.distillation.supervision import SupervisedViews
+from zeronvs.distillation.view_files import load_views
 from zeronvs.protocols import Geometry
 from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.scene import Scene
 
 
 def run(pipe, view, config, folder, **settings):
@@ -204,3 +208,99 @@ def test_views_around_a_known_scene_make_it_appear_in_views_that_were_held_out(
     lines = log_lines(tmp_path / "b")
     assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
     assert psnr(after, held_out) > psnr(before, held_out) + 3.5
+
+
+def test_the_optimisers_are_the_published_ones(tiny_config):
+    config = replace(tiny_config, field_learning_rate=constant(1e-3))
+    scene = Scene(config.field_config, config.render_config, config.proposal_config)
+    optimizers = make_optimizers(scene, config)
+    field, proposal = optimizers["field"].defaults, optimizers["proposal"].defaults
+    assert (field["lr"], field["betas"], field["eps"]) == (1e-3, (0.9, 0.99), 1e-8)
+    assert field["weight_decay"] == 0
+    assert (proposal["lr"], proposal["betas"], proposal["eps"]) == (5e-3, (0.9, 0.999), 1e-15)
+    assert proposal["weight_decay"] == 1e-6
+
+
+@pytest.mark.parametrize("still", ["field", "proposal"])
+def test_field_and_proposal_learn_at_rates_of_their_own(input_view, tiny_config, tmp_path, still):
+    weights = LossWeights(sds=0.0, normal_smoothness=0.0, orientation=0.0)
+    config = replace(
+        tiny_config, weights=weights, reference_rays=64, **{f"{still}_learning_rate": constant(0.0)}
+    )
+    fresh = run(None, input_view, replace(config, steps=1), tmp_path / "a")
+    later = run(None, input_view, replace(config, steps=3), tmp_path / "b")
+    moved = {
+        part: not torch.equal(fresh.state_dict()[name], later.state_dict()[name])
+        for part, name in (("field", "field.grid.table"), ("proposal", "proposal.grid.table"))
+    }
+    assert moved == {"field": still != "field", "proposal": still != "proposal"}
+
+
+def test_the_rate_of_a_step_is_read_before_it_is_taken(input_view, tiny_config, tmp_path):
+    """A schedule that is 0 at step 0 leaves the field of a run of one step as it was made."""
+    weights = LossWeights(sds=0.0, normal_smoothness=0.0, orientation=0.0)
+    rising = PiecewiseLinear(((0, 0.0), (1, 1e-2)))
+    config = replace(
+        tiny_config, weights=weights, reference_rays=64, field_learning_rate=rising, steps=1
+    )
+    made = Scene(
+        config.field_config,
+        config.render_config,
+        config.proposal_config,
+        generator=seeded_generator(3),
+    )
+    one = run(None, input_view, config, tmp_path / "a")
+    assert torch.equal(one.field.grid.table, made.field.grid.table)
+    two = run(None, input_view, replace(config, steps=2), tmp_path / "b")
+    assert not torch.equal(two.field.grid.table, made.field.grid.table)
+
+
+def test_anchors_are_those_of_the_seed_at_the_height_of_the_photo(
+    pipe, input_view, tiny_config, tmp_path
+):
+    anchors = obtain_anchors(pipe, input_view, 0.3, 0.7, tiny_config, run_dir=tmp_path, seed=3)
+    cameras = anchor_cameras(
+        2, elevation_rad=0.3, distance=1.0, fov_y_rad=FOV_Y_RAD, image_size_px=(16, 16)
+    )
+    torch.testing.assert_close(anchors.camera.camera_to_world, cameras.camera_to_world)
+    torch.testing.assert_close(anchors.camera.intrinsics_px, cameras.intrinsics_px)
+    expected = sample_anchors(
+        pipe,
+        input_view.batched(),
+        0.7,
+        cameras,
+        config=tiny_config.anchors,
+        seeds=[3000, 3001],
+    )
+    assert torch.equal(anchors.image, expected.image)
+    kept = load_views(tmp_path / "anchors")
+    assert kept is not None
+    assert torch.equal(kept.image, anchors.image)
+    darker = View(0.5 * input_view.image, input_view.camera)
+    resumed = obtain_anchors(
+        pipe, darker, 0.3, 0.7, tiny_config, run_dir=tmp_path, seed=4, resume=True
+    )
+    assert torch.equal(resumed.image, anchors.image)  # read, not sampled again
+    three = replace(tiny_config, anchors=replace(tiny_config.anchors, count=3))
+    again = obtain_anchors(pipe, input_view, 0.3, 0.7, three, run_dir=tmp_path, seed=3, resume=True)
+    assert len(again) == 3
+    none = replace(tiny_config, anchors=replace(tiny_config.anchors, count=0))
+    assert obtain_anchors(pipe, input_view, 0.3, 0.7, none, run_dir=tmp_path, seed=3) is None
+
+
+def test_the_log_has_a_line_every_so_many_steps_and_one_at_the_end(
+    input_view, tiny_config, tmp_path
+):
+    weights = LossWeights(sds=0.0, normal_smoothness=0.0, orientation=0.0)
+    config = replace(tiny_config, weights=weights, reference_rays=32, steps=5, log_every=2)
+    events = []
+    run(None, input_view, config, tmp_path, progress=events.append)
+    lines = log_lines(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [event.step for event in events] == [1, 2, 3, 4, 5]
+    assert all(line["seconds"] >= 0 for line in lines)
+    assert sorted({line["seconds"] for line in lines}) == [line["seconds"] for line in lines]
+    assert lines[0]["field gradient"] > 0
+    for line in lines:
+        terms = set(line) - {"step", "seconds", "loss", "field gradient"}
+        assert line["loss"] == pytest.approx(sum(line[name] for name in terms), rel=1e-5)

@@ -1,6 +1,7 @@
 """Each term of the loss has the value and the gradient its definition gives."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,3 +116,41 @@ def test_content_before_a_camera_that_no_view_stands_at_costs_the_light_it_takes
     assert everywhere == pytest.approx(1 - math.exp(-2.0 * 0.25), rel=1e-4)
     all_round = clearance_loss(fog, origins, directions, math.pi, seeded_generator(0))
     assert 0 < float(all_round) < float(everywhere)
+
+
+@pytest.mark.parametrize("knee", [0.1, 0.3])
+def test_the_huber_penalty_has_no_step_at_its_knee_and_is_straight_beyond(knee):
+    around = knee * torch.tensor([1.0 - 1e-6, 1.0 + 1e-6])
+    torch.testing.assert_close(robust_error(around, "huber", knee), around.square())
+    beyond = torch.tensor([2.0, -5.0]) * knee
+    expected = knee**2 * torch.tensor([3.0, 9.0])  # knee^2 + 2 knee (|d| - knee)
+    torch.testing.assert_close(robust_error(beyond, "huber", knee), expected)
+
+
+def test_the_depth_penalty_is_the_huber_of_the_log_ratio():
+    error = depth_error(torch.tensor([1.05, 4.0]), torch.tensor([1.0, 2.0]))
+    log_ratio = math.log(1.05), math.log(2.0)
+    assert error[0] == pytest.approx(log_ratio[0] ** 2, rel=1e-4)
+    assert error[1] == pytest.approx(0.1 * (2 * log_ratio[1] - 0.1), rel=1e-4)
+
+
+def test_distrusted_rays_cost_less_before_the_known_depth():
+    pixels = rays_along_x(torch.full((64,), 2.0))
+    half = replace(pixels, trust=torch.full((64,), 0.5))
+    whole = free_space_loss(Fog(0.4, -1.0), pixels, 0.2, seeded_generator(0))
+    assert free_space_loss(Fog(0.4, -1.0), half, 0.2, seeded_generator(0)) == pytest.approx(
+        0.5 * whole.item()
+    )
+
+
+@pytest.mark.parametrize("name", ["normal_smoothness", "orientation"])
+def test_any_weight_on_a_term_of_normals_needs_normals(name):
+    off = {"normal_smoothness": 0.0, "orientation": 0.0}
+    assert LossWeights(**(off | {name: 0.5})).needs_normals
+
+
+def test_a_step_down_and_a_step_across_cost_the_same():
+    across = torch.zeros(1, 3, 4, 4)
+    across[..., 2:] = 1.5
+    down = across.mT.contiguous()
+    assert normal_smoothness_loss(down) == normal_smoothness_loss(across) > 0

@@ -21,6 +21,7 @@ from zeronvs.distillation.losses import LossWeights
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.viewpoints import ViewpointConfig
+from zeronvs.scene.field import HashGridField
 from zeronvs.scene.scene import Rendering, Scene
 
 SIZE, VIEWS = 16, 8
@@ -183,3 +184,35 @@ def test_each_term_is_proportional_to_its_weight(fitted, name: str):
     assert changed == expected
     for term in changed:
         assert thrice[term] == pytest.approx(3 * once[term], rel=1e-5)
+
+
+class CountedField(HashGridField):
+    """A field that remembers how many single points it was asked for."""
+
+    def density(self, points):
+        if points.ndim == 2:
+            self.counts = [*getattr(self, "counts", []), len(points)]
+        return super().density(points)
+
+
+def test_free_space_before_new_cameras_is_measured_on_a_quarter_of_the_rays(
+    tiny_config: DistillConfig,
+):
+    off = dict.fromkeys(vars(LossWeights()), 0.0)
+    config = replace(
+        tiny_config,
+        weights=LossWeights(**(off | {"supervised_rgb": 1.0, "free_space": 1.0})),
+        supervised_rays=64,
+    )
+    scene = Scene(config.field_config, config.render_config, config.proposal_config)
+    scene.field = CountedField(config.field_config)
+    objective = Objective(
+        scene=scene,
+        config=config,
+        seed=0,
+        input_view=sphere_views(ring_cameras([0.0], 12))[0],
+        elevation_rad=ELEVATION_RAD,
+        supervised=SupervisedViews(sphere_views(ring_cameras([1.0, 2.0], 12))),
+    )
+    list(objective.parts(0))
+    assert scene.field.counts == [16]

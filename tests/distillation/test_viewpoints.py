@@ -79,3 +79,45 @@ def test_the_distance_in_azimuth_is_symmetric_and_wraps():
 
 def test_compressing_moves_the_end_of_the_progress():
     assert ViewpointConfig().compressed(0.25).progressive_until_step == 250
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_a_share_of_the_cameras_is_uniform_on_the_sphere_and_the_rest_in_degrees(probability):
+    low, high = 0.0, 80 * DEGREE
+    views = draw(
+        step=1000,
+        count=40_000,
+        sphere_probability=probability,
+        elevation_range_rad=(low, high),
+    )
+    on_sphere = 0.5 * (math.sin(low) + math.sin(high))
+    in_degrees = (math.cos(low) - math.cos(high)) / (high - low)
+    expected = probability * on_sphere + (1 - probability) * in_degrees
+    assert views.elevation_rad.sin().mean() == pytest.approx(expected, abs=6e-3)
+
+
+def test_half_of_the_cameras_are_on_the_sphere_by_default():
+    config = ViewpointConfig()
+    assert config.sphere_probability == 0.5
+    assert config.azimuth_range_rad == (-math.pi, math.pi)
+    assert config.distance_range == (0.8, 1.8)
+    assert config.progressive_until_step == 1000
+
+
+def test_distances_are_in_units_of_the_distance_of_the_photo():
+    views = random_viewpoints(
+        ViewpointConfig(distance_range=(0.5, 2.0)),
+        2000,
+        1000,
+        input_elevation_rad=0.2,
+        input_distance=3.0,
+        generator=seeded_generator(0),
+    )
+    assert 1.5 <= views.distance.min() < 1.52
+    assert 5.97 < views.distance.max() <= 6.0
+
+
+def test_ranges_that_are_not_progressive_are_whole_from_the_start():
+    assert reached_range((-1.0, 2.0), 0.5, 0, 0) == (-1.0, 2.0)
+    assert reached_range((-1.0, 2.0), 0.5, 0, 10) == (0.5, 0.5)
+    assert reached_range((-1.0, 2.0), 0.5, 5, 10) == (-0.25, 1.25)

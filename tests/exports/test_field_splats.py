@@ -1,5 +1,6 @@
 """Splats made from a field look like the field."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_f
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
+from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.renderer import RenderConfig
 from zeronvs.scene.scene import Scene
 
@@ -79,3 +81,58 @@ def test_an_empty_field_is_told_with_a_remedy():
     )
     with pytest.raises(HealthError, match="Train longer"):
         splats_from_scene(empty, orbit_cameras(2, (8, 8)))
+
+
+def test_the_defaults_are_those_the_numbers_were_measured_with():
+    assert FieldSplatsConfig() == FieldSplatsConfig(
+        max_splats=60_000, cube_px=1.0, smallest_opacity=0.1, refine_steps=150
+    )
+
+
+def test_splats_are_as_large_as_the_pixels_that_see_them():
+    """A splat's deviation is 0.4 sides of a cube, and a cube measures half a pixel to one pixel."""
+    scene, cameras = ball_scene(), orbit_cameras(4, (32, 32))
+    config = FieldSplatsConfig(max_splats=100_000, refine_steps=0)
+    splats = splats_from_scene(scene, cameras, config)
+    focal_px = float(cameras.intrinsics_px[0, 1, 1]) / 1.15  # looked at with a wider view
+    nearest, farthest = (1.6 - 1.0) / focal_px, (1.6 + 2.4) / focal_px
+    assert float(splats.scales.max()) <= 0.4 * farthest
+    assert float(splats.scales.min()) >= 0.4 * 0.5 * nearest
+    double = splats_from_scene(scene, cameras, replace(config, cube_px=2.0))
+    assert float(double.scales.mean()) == pytest.approx(2 * float(splats.scales.mean()), rel=0.05)
+    assert len(double) < len(splats)
+
+
+def test_only_rays_that_meet_something_give_splats():
+    scene, cameras = ball_scene(), orbit_cameras(2, (24, 24))
+    few, all_of_them = (
+        splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=0, smallest_opacity=least))
+        for least in (0.9, 0.0)
+    )
+    assert len(few) < 0.8 * len(all_of_them)
+
+
+def test_psnr_of_splats_is_that_of_their_images():
+    scene, cameras = ball_scene(), orbit_cameras(2, (20, 20))
+    splats = splats_from_scene(scene, cameras, FieldSplatsConfig(refine_steps=0))
+    grey = torch.full((3,), 0.5)
+    expected = []
+    for index in range(2):
+        camera = cameras[[index]]
+        with torch.no_grad():
+            error = rasterize(splats, camera, grey)[0] - scene.render(camera, background=grey).rgb
+        expected.append(-10 * math.log10(float(error.square().mean())))
+    found = splat_psnr(splats, scene, cameras, grey)
+    assert found == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_refined_splats_have_unit_rotations_and_lie_near_where_they_were():
+    config = FieldSplatsConfig(max_splats=300, refine_steps=8)
+    cameras = orbit_cameras(3, (16, 16))
+    raw = splats_from_scene(ball_scene(), cameras, replace(config, refine_steps=0))
+    refined = splats_from_scene(ball_scene(), cameras, config)
+    torch.testing.assert_close(refined.rotations.norm(dim=-1), torch.ones(len(refined)))
+    assert not torch.equal(refined.rotations, raw.rotations)
+    assert not torch.equal(refined.means, raw.means)
+    assert float((refined.means - raw.means).norm(dim=-1).max()) < float(raw.scales.max()) * 10
+    assert not refined.means.requires_grad

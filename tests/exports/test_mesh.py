@@ -113,3 +113,21 @@ def test_the_file_stands_upright_in_gltf_with_linear_unlit_colours(tmp_path):
     linear = np.asarray(loaded.visual.vertex_attributes["color"])[:, :3] / 255.0
     back = linear ** (1 / 2.2)
     assert np.abs(back.mean(0) - mesh.colors.mean(0).numpy()).max() < 0.03
+
+
+def test_the_defaults_are_those_the_numbers_were_measured_with():
+    assert MeshConfig() == MeshConfig(
+        resolution=128, half_side=None, truncation=0.05, smallest_component=0.02
+    )
+
+
+def test_without_a_given_box_the_box_holds_what_is_seen():
+    config = MeshConfig(resolution=32)
+    mesh = extract_mesh(ball_scene(), cameras_from_all_sides(), config)
+    radii = mesh.vertices.norm(dim=-1)
+    torch.testing.assert_close(radii, torch.full_like(radii, RADIUS), atol=0.04, rtol=0)
+    steps = mesh.vertices[:, 2].unique().diff()
+    box = 2 * 1.1 * RADIUS / 31
+    assert float(steps[steps > 1e-4].max()) < 1.3 * box
+    given = extract_mesh(ball_scene(), cameras_from_all_sides(), SMALL)
+    assert len(mesh.vertices) > 1.8 * len(given.vertices)  # finer, as the box is smaller

@@ -6,8 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from pair_world import SIZE_PX, MadeUpPairs, made_up_batch
+from perceptual_weights import alex_weights
 from PIL import Image
+from posed_folder import write_pairs
 from pretended_cuda import CUDA, PretendedCuda
+from tiny_pack import make_pack
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.cameras.camera import Camera
@@ -15,13 +21,22 @@ from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.depth.builtin import DepthNet
 from zeronvs.distillation import health
 from zeronvs.distillation.anchors import AnchorConfig
+from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
+from zeronvs.evaluation.views_report import write_views_report
 from zeronvs.exports import export as export_module
+from zeronvs.perceptual import PerceptualDistance
 from zeronvs.recipes.prepare import PreparedPhoto, prepare_photo
 from zeronvs.recipes.presets import PRESETS, OutputConfig, PresetName, Recipe
 from zeronvs.recipes.run_folder import export_run, open_run, render_run
 from zeronvs.recipes.write_run import write_scene_run as write_scene
 from zeronvs.recipes.write_run import write_views_run
 from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.training.denoising import DenoisingObjective
+from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
+from zeronvs.training.finetune import TrainingRun, finetune
+from zeronvs.training.finetune_config import BUILTIN, BUILTIN_DEPTH, FinetuneConfig
+from zeronvs.training.objective import Objective
+from zeronvs.training.pair_sources import PairShares, PairStream
 
 MODELS = {"released": tiny_released, "warp": lambda: tiny_warp(downscale=4)}
 
@@ -62,9 +77,12 @@ def tiny(name: PresetName) -> Recipe:
 def prepared(device: torch.device | str) -> PreparedPhoto:
     """Return a photograph prepared with a depth network on the device."""
     values = np.random.default_rng(0).integers(0, 255, (80, 96, 3), dtype=np.uint8)
+    return prepare_photo(Image.fromarray(values), geometry_estimator=tiny_depth().to(device))
+
+
+def tiny_depth() -> DepthNet:
     torch.manual_seed(0)
-    net = DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval().to(device)
-    return prepare_photo(Image.fromarray(values), geometry_estimator=net)
+    return DepthNet(input_size_px=32, decoder_channels=(8, 8, 8, 8)).eval()
 
 
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses(cuda):
@@ -126,3 +144,119 @@ def test_the_pipeline_takes_images_and_cameras_from_the_cpu(cuda, kind: str):
     cameras = make_trajectory("lemniscate", photo.camera.center_square().resized(16, 16), 2)
     images = pipe(photo, cameras, generator=0, num_inference_steps=2, output_type="pt").images
     assert len(images) == 2
+
+
+@pytest.fixture
+def accelerator(cuda):
+    """Return an accelerator that trains on the pretended GPU."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    PartialState().device = accelerator.state.device = CUDA
+    yield accelerator
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+SHORT = FinetuneConfig(
+    steps=2,
+    batch=2,
+    effective_batch=2,
+    warmup_steps=1,
+    checkpoint_every=1,
+    validate_every=1,
+    validation_sampling_steps=2,
+    log_every=1,
+    max_gradient_norm=1.0,
+)
+
+
+def trained(
+    objective: Objective, accelerator: Accelerator, out: Path, config, data, **more
+) -> Path:
+    """Train, resumed after each step; return the path of the model."""
+    for steps in range(1, config.steps + 1):
+        path = finetune(
+            TrainingRun(
+                objective=objective,
+                data=data(),
+                config=replace(config, steps=steps),
+                out=out,
+                accelerator=accelerator,
+                **more,
+            )
+        )
+    assert all(value.device == CUDA for value in objective.parameters())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["released", "warp"])
+def test_a_model_is_fine_tuned_on_the_gpu(accelerator, tmp_path: Path, kind: str):
+    downscale = {"released": tiny_released, "warp": lambda: tiny_warp(downscale=2)}
+    pipe, estimator = downscale[kind](), tiny_depth().to("cuda")
+    assert pipe.image_size_px == SIZE_PX
+    objective = DenoisingObjective(pipe, SHORT, geometry_estimator=estimator)
+    path = trained(
+        objective,
+        accelerator,
+        tmp_path,
+        SHORT,
+        lambda: MadeUpPairs(2, total=4),
+        validation=made_up_batch([8, 9]),
+    )
+    assert (path / "model_index.json").is_file()
+    assert (tmp_path / "views" / "step_000002.png").is_file()
+
+
+def test_the_builtin_denoiser_is_trained_on_the_gpu(accelerator, tmp_path: Path):
+    pack = make_pack()
+    config = replace(
+        BUILTIN,
+        steps=2,
+        batch=2,
+        effective_batch=2,
+        warmup_steps=1,
+        perceptual_weight=1.0,
+        perceptual_crop_px=32,
+        mixed_precision="no",
+        checkpoint_every=1,
+        validate_every=1,
+        log_every=1,
+    )
+
+    def stream(seed: int = 0) -> PairStream:
+        return PairStream(PairShares(procedural=0.2).sources(pack), seed=seed, batch=2)
+
+    pipe = tiny_warp(prediction_type="sample", downscale=4)
+    objective = DenoisingObjective(pipe, config, perceptual=PerceptualDistance(alex_weights()))
+    path = trained(objective, accelerator, tmp_path, config, stream, validation=stream(1).read(0))
+    assert (path / "model_index.json").is_file()
+
+
+def test_the_depth_network_is_trained_on_the_gpu(accelerator, tmp_path: Path):
+    pack, loss = make_pack(), DepthTrainingConfig()
+    config = replace(
+        BUILTIN_DEPTH.shortened(1), effective_batch=2, batch=2, checkpoint_every=1, log_every=1
+    )
+    objective = DepthObjective(tiny_depth(), config, loss)
+    path = trained(
+        objective,
+        accelerator,
+        tmp_path,
+        config,
+        lambda: DepthBatches(pack, config, loss, size_px=32, seed=0),
+    )
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_held_out_views_are_evaluated_on_the_gpu(cuda, tmp_path: Path, kind: str):
+    write_pairs(tmp_path / "scenes")
+    evaluation = evaluate_views(
+        MODELS[kind]().to("cuda"),
+        tmp_path / "scenes",
+        PerceptualDistance(alex_weights()),
+        ViewsEvaluationConfig(batch_size=2, limit=2, num_inference_steps=2, given_depth=True),
+        geometry_estimator=tiny_depth().to("cuda"),
+    )
+    assert evaluation.metrics == ("PSNR", "SSIM", "ST-LPIPS")
+    files = write_views_report(tmp_path / "report", evaluation, source="here", model=kind)
+    assert all(file.is_file() for file in files)

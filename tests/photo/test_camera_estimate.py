@@ -8,6 +8,8 @@ import torch
 from zeronvs._core.errors import InputError
 from zeronvs.photo.camera_estimate import estimate_camera
 from zeronvs.photo.estimates import (
+    Estimate,
+    averaged,
     estimate_elevation,
     estimate_fov_y,
     estimate_scene_scale,
@@ -190,3 +192,78 @@ def test_numbers_that_no_camera_has_are_refused_by_name(number: str, value: floa
         estimate_camera((60, 80), **{number: value})
     assert caught.value.argument == number
     assert "--" not in str(caught.value)
+
+
+def test_estimates_are_averaged_by_their_inverse_variances():
+    first = Estimate(value=1.0, source="a", spread=0.1)
+    second = Estimate(value=2.0, source="b", spread=0.2)
+    mean = averaged(first, second, "both")
+    assert mean.value == pytest.approx((100 * 1.0 + 25 * 2.0) / 125)
+    assert mean.spread == pytest.approx(125**-0.5)
+    assert mean.source == "both"
+
+
+def test_without_any_knowledge_these_are_the_defaults():
+    estimate = estimate_camera((60, 80))
+    assert math.degrees(estimate.fov_y_rad.value) == pytest.approx(50)
+    assert math.degrees(estimate.fov_y_rad.spread) == pytest.approx(12)
+    assert math.degrees(estimate.elevation_rad.value) == pytest.approx(15)
+    assert math.degrees(estimate.elevation_rad.spread) == pytest.approx(15)
+    assert estimate.scene_scale.value == 0.7
+    assert estimate.relative_depth is None
+
+
+def test_a_ground_plane_counts_more_than_the_default_by_their_spreads():
+    plane = fit_ground_plane(room_depth(40), FOV)
+    assert plane is not None
+    estimate = estimate_elevation(FOV, room_depth(40))
+    weights = 1 / 10**2, 1 / 15**2
+    degrees = (weights[0] * math.degrees(plane.elevation_rad) + weights[1] * 15) / sum(weights)
+    assert math.degrees(estimate.value) == pytest.approx(degrees, abs=0.01)
+    assert math.degrees(estimate.spread) == pytest.approx(sum(weights) ** -0.5)
+
+
+def test_a_lens_is_believed_to_two_degrees_and_a_prediction_to_five_at_best():
+    assert math.degrees(estimate_fov_y(1000, 500.0).spread) == pytest.approx(2)
+    sure = Estimate(value=math.radians(40), source="network", spread=math.radians(1))
+    estimate = estimate_fov_y(1000, guess=sure)
+    weights = 1 / 5**2, 1 / 12**2
+    degrees = (weights[0] * 40 + weights[1] * 50) / sum(weights)
+    assert math.degrees(estimate.value) == pytest.approx(degrees)
+    unsure = Estimate(value=math.radians(40), source="network", spread=math.radians(12))
+    assert math.degrees(estimate_fov_y(1000, guess=unsure).value) == pytest.approx(45)
+
+
+def test_the_scale_is_one_over_the_median_of_the_central_ninth():
+    depth = torch.full((30, 30), 4.0)
+    depth[10:20, 10:20] = torch.linspace(1.2, 2.2, 100).view(10, 10)
+    assert estimate_scene_scale(depth).value == pytest.approx(1 / 1.7, rel=0.01)
+    depth[12:15, 12:15] = 0.0  # unknown
+    assert 1.2 < 1 / estimate_scene_scale(depth).value < 2.2
+    assert estimate_scene_scale(torch.zeros(30, 30)).value == 0.7
+
+
+@pytest.mark.parametrize(
+    ("number", "low", "high"),
+    [
+        ("fov_y_rad", math.radians(5), math.radians(150)),
+        ("elevation_rad", math.radians(-89), math.radians(89)),
+        ("scene_scale", 0.01, 100.0),
+    ],
+)
+def test_numbers_at_the_ends_of_their_range_are_taken_and_none_beyond(number, low, high):
+    width = high - low
+    for value in (low, high):
+        assert getattr(estimate_camera((60, 80), **{number: value}), number).value == value
+    for value in (low - 0.005 * width / 10, high + 0.005 * width):
+        with pytest.raises(InputError):
+            estimate_camera((60, 80), **{number: value})
+
+
+def test_the_ground_must_be_seen_in_most_of_the_image_and_may_lie_steeply_below():
+    for elevation_deg, source in ((70.0, "ground"), (82.0, "default")):
+        assert source in estimate_elevation(FOV, room_depth(elevation_deg)).source
+    level = estimate_elevation(FOV, room_depth(30, roll_deg=10))
+    assert "ground" in level.source
+    leaning = estimate_elevation(FOV, room_depth(30, roll_deg=20))
+    assert "no clear ground" in leaning.source

@@ -292,3 +292,15 @@ def test_an_image_in_memory_is_read_as_the_file_is(tmp_path: Path):
     torch.testing.assert_close(photo.image, load_photo(tmp_path / "photo.png").image)
     with pytest.raises(InputError, match="64"):
         photo_from_image(Image.new("RGB", (20, 100)))
+
+
+def test_a_photograph_of_one_colour_is_taken_with_a_note():
+    flat = photo_from_image(Image.new("RGB", (80, 80), (90, 90, 90)))
+    assert any("flat" in note for note in flat.notes)
+    assert photo_from_image(two_halves()).notes == ()
+
+
+def test_an_image_in_memory_has_no_name_but_keeps_its_size():
+    photo = photo_from_image(two_halves(96, 80))
+    assert photo.name == "the image"
+    assert photo.source_size_px == (80, 96)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from zeronvs._core.errors import InputError
 from zeronvs.protocols import Geometry
@@ -76,3 +76,15 @@ def test_a_number_out_of_range_is_refused_by_the_name_of_the_argument():
     with pytest.raises(InputError) as caught:
         prepare_photo(photograph(), geometry_estimator=Slope(), elevation_rad=3.0)
     assert caught.value.argument == "elevation_rad"
+
+
+def test_the_lens_that_a_camera_recorded_gives_the_field_of_view(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 30
+    photograph().save(tmp_path / "photo.jpg", exif=exif)
+    photo = prepare_photo(tmp_path / "photo.jpg", geometry_estimator=Slope())
+    # 30 mm of a diagonal of 43.3 mm, and 80 of a diagonal of 144 pixels.
+    focal_px = 30 / math.hypot(36, 24) * math.hypot(120, 80)
+    assert photo.estimates.fov_y_rad.value == pytest.approx(2 * math.atan(40 / focal_px), rel=1e-4)
+    assert photo.estimates.fov_y_rad.source == "EXIF FocalLengthIn35mmFilm"
+    assert float(photo.view.camera.intrinsics_px[0, 0]) == pytest.approx(focal_px, rel=1e-4)

@@ -107,3 +107,10 @@ def test_the_published_grid_has_16_levels_up_to_4096():
 def test_no_points_give_no_features():
     grid, _ = random_grid(MIXED)
     assert grid(torch.zeros(0, 3)).shape == (grid.feature_count, 0)
+
+
+def test_the_table_starts_uniform_within_a_ten_thousandth():
+    table = HashGrid(MIXED, torch.Generator().manual_seed(0)).table.detach()
+    assert float(table.abs().max()) <= 1e-4
+    assert float(table.std()) == pytest.approx(1e-4 / 3**0.5, rel=0.05)
+    assert float(table.mean().abs()) < 5e-6

@@ -1,5 +1,6 @@
 """Sampling along rays and the losses on histograms of weights."""
 
+import pytest
 import torch
 
 from zeronvs.scene.hash_grid import HashGridConfig
@@ -99,3 +100,21 @@ def test_the_truncated_exponential_stays_finite_and_keeps_its_gradient():
     (gradient,) = torch.autograd.grad(out.sum(), value)
     torch.testing.assert_close(out, value.detach().clamp(max=15).exp())
     torch.testing.assert_close(gradient, out.detach())
+
+
+@pytest.mark.parametrize("neighbour", [0, 2])
+def test_intervals_that_only_share_an_edge_do_not_bound_each_other(neighbour):
+    edges = torch.linspace(0, 1, 5)[None]
+    weights, proposal = torch.zeros(1, 4), torch.zeros(1, 4)
+    weights[0, 1] = proposal[0, neighbour] = 0.8
+    missed = interlevel_loss(edges, proposal, edges, weights)
+    assert missed.item() == pytest.approx(0.8**2 / 0.8 / 4, rel=1e-4)
+    assert interlevel_loss(edges, weights, edges, weights).item() == 0.0
+
+
+def test_an_interval_is_bounded_by_all_that_it_overlaps():
+    coarse, fine = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[0.0, 0.4, 0.6, 1.0]])
+    proposal, weights = torch.tensor([[0.3, 0.2]]), torch.tensor([[0.0, 0.6, 0.0]])
+    expected = (0.6 - 0.5) ** 2 / 0.6 / 3  # the middle interval touches both
+    loss = interlevel_loss(coarse, proposal, fine, weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)

@@ -140,3 +140,22 @@ def test_an_almost_opaque_near_splat_hides_the_far_one():
     assert centre[1] > 0.95
     assert centre[0] < 0.05
     torch.testing.assert_close(depth[0, 10, 15], torch.tensor(2.0), atol=0.05, rtol=0)
+
+
+def test_a_point_is_drawn_as_a_gaussian_of_variance_0_3_square_pixels():
+    """The published low-pass, against its closed form: exp(-r^2 / (2 * 0.3)) around the centre."""
+    camera = orbit_camera(size=(9, 9))
+    splats = GaussianSplats(
+        means=torch.zeros(1, 3),
+        scales=torch.full((1, 3), 1e-5),
+        rotations=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+        opacities=torch.tensor([0.9]),
+        colors=torch.ones(1, 3),
+    )
+    _, opacity, _ = rasterize(splats, camera)
+    offset = torch.arange(9) - 4.0
+    radius_squared = offset[:, None].square() + offset.square()
+    expected = 0.9 * torch.exp(-radius_squared / (2 * 0.3))
+    expected = torch.where(expected < 1 / 255, 0.0, expected)
+    assert (expected > 0).sum() == 9
+    torch.testing.assert_close(opacity[0], expected, atol=1e-4, rtol=0)

@@ -159,3 +159,37 @@ def test_empty_space_is_seen_at_the_far_plane():
     seen = march_rays(Fog(0.0), None, origins, directions, EVEN)
     torch.testing.assert_close(seen.distance, torch.full((16,), EVEN.far))
     assert torch.isfinite(seen.quantile_distance).all()
+
+
+def test_the_orientation_loss_turns_normals_and_leaves_the_weights_alone():
+    """A factor on the density changes every weight and no normal: its gradient must be zero."""
+    origins, directions = rays_from([3.0, 0.0, 0.0], spread=0.1)
+    factor = torch.ones((), requires_grad=True)
+    hollow = SoftBall(1.0, radius=1.0)
+    hollow.density = lambda p: factor * torch.sigmoid((p.norm(dim=-1) - 1.0) * 20.0)
+    config = RenderConfig(near=2.0, far=3.5, proposal_samples=0, final_samples=64)
+    seen = march_rays(hollow, None, origins, directions, config, with_normals=True)
+    by_loss, by_opacity = (
+        torch.autograd.grad(value, factor, retain_graph=True)[0].abs()
+        for value in (seen.orientation_loss.sum(), seen.opacity.sum())
+    )
+    assert seen.orientation_loss.sum() > 0.1
+    assert by_opacity > 0.1
+    assert by_loss < 1e-4
+
+
+def test_the_orientation_loss_is_a_mean_over_the_rays_that_meet_something():
+    origins = torch.tensor([[0.0, 0.0, 0.0]] * 4)
+    directions = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    shell = SoftBall(5.0, radius=1.0)
+    shell.density = lambda p: 5.0 * torch.relu(p[..., 0] - 1.0)
+    config = RenderConfig(near=0.5, far=3.0, proposal_samples=0, final_samples=64)
+    seen = march_rays(shell, None, origins, directions, config, with_normals=True)
+    assert (seen.opacity > 0).tolist() == [True, True, False, False]
+    # Density rises along the ray: normals face the camera, and nothing is lost.
+    torch.testing.assert_close(seen.mean_orientation_loss, torch.tensor(0.0))
+    shell.density = lambda p: 5.0 * torch.relu(2.0 - p[..., 0]) * (p[..., 0] > 0).float()
+    seen = march_rays(shell, None, origins, directions, config, with_normals=True)
+    expected = seen.orientation_loss[:2].mean()
+    torch.testing.assert_close(seen.mean_orientation_loss, expected)
+    torch.testing.assert_close(expected, seen.opacity[0], atol=0.05, rtol=0)

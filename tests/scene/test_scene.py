@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.field import FieldConfig, RadianceField
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
@@ -199,3 +199,37 @@ def test_a_scene_file_with_wrong_settings_or_tensors_is_refused(tmp_path, change
     save_file(tensors, tmp_path / "bad", {"scene": "[" * 100_000})
     with pytest.raises(InputError, match="bad"):
         Scene.load(tmp_path / "bad")
+
+
+class TiltedWall(torch.nn.Module, RadianceField):
+    """Solid behind the plane normal . x = -1, which is tilted against every axis."""
+
+    normal = torch.nn.functional.normalize(torch.tensor([1.0, 0.5, -0.3]), dim=-1)
+
+    def density(self, points):
+        return 400.0 * (points @ self.normal < -1.0).float()
+
+    def color(self, points):
+        return torch.full_like(points, 0.5)
+
+
+def test_the_depth_of_a_tilted_wall_is_its_depth_along_the_optical_axis():
+    scene = tiny_scene()
+    scene.render_config = RenderConfig(near=0.5, far=20.0, proposal_samples=0, final_samples=1024)
+    scene.field = TiltedWall()
+    camera = Camera.from_fov(
+        orbit_pose(torch.tensor([0.3]), torch.tensor([0.2]), torch.tensor([1.0])), 1.4, (12, 16)
+    )
+    with torch.no_grad():
+        seen = scene.render(camera)
+    # In a camera's frame a plane is linear in disparity: n . (x, y, -1) z = offset, so that its
+    # depth_z follows from the slopes of a pixel alone.
+    focal_px = camera.intrinsics_px[0, 1, 1]
+    v, u = torch.meshgrid(torch.arange(12) + 0.5, torch.arange(16) + 0.5, indexing="ij")
+    pixel = torch.stack([(u - 8) / focal_px, (6 - v) / focal_px, -torch.ones_like(u)], dim=-1)
+    normal = camera.camera_to_world[0, :3, :3].mT @ TiltedWall.normal
+    offset = -1.0 - camera.position[0] @ TiltedWall.normal
+    expected = offset / (pixel @ normal)
+    assert expected.min() > 0.5
+    assert expected.max() < 20.0
+    torch.testing.assert_close(seen.depth_z[0], expected, rtol=0.02, atol=0)

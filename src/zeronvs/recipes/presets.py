@@ -80,13 +80,7 @@ class Recipe:
         weights = replace(distill.weights, sds=kind.sds_weight(distill.weights.sds))
         distill = replace(distill, weights=weights)
         if kind.sds_guidance_scale is not None:
-            steps, guidance_scale, eta = kind.sampling_defaults
-            anchors = replace(
-                distill.anchors,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                eta=eta,
-            )
+            anchors = replace(distill.anchors, **kind.sampling_defaults._asdict())
             distill = replace(distill, anchors=anchors, guidance_scale=kind.sds_guidance_scale)
         if guidance_scale is not None:
             distill = replace(distill, guidance_scale=guidance_scale)

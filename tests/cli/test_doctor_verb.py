@@ -1,0 +1,64 @@
+"""`zeronvs doctor`: what is here, what is missing, and what that costs."""
+
+import importlib.metadata
+import os
+
+import pytest
+import torch
+
+from zeronvs import __version__
+from zeronvs.cli import doctor
+
+
+def table(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Return the printed rows: first column -> the rest."""
+    lines = capsys.readouterr().out.splitlines()
+    rows = (line.split("  ", 1) for line in lines if line.strip())
+    return {name.strip(): rest.strip() for name, rest in rows}
+
+
+def test_every_part_is_listed_with_its_version_or_size(zeronvs, capsys):
+    assert zeronvs("doctor") == 0
+    found = table(capsys)
+    assert found["zeronvs"].startswith(__version__)
+    assert found["torch"] == importlib.metadata.version("torch")
+    assert set(doctor.REQUIRED) | set(doctor.OPTIONAL) <= set(found)
+    assert found["processor"] == f"{os.cpu_count()} cores"
+    assert "GiB" in found["memory"]
+    assert "MiB" in found["model 'builtin'"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_what_to_expect(zeronvs, capsys):
+    assert zeronvs("doctor") == 0
+    assert "--preset preview" in table(capsys)["GPU"]
+
+
+@pytest.mark.parametrize("package", list(doctor.OPTIONAL))
+def test_a_missing_option_is_listed_with_its_cost(package, monkeypatch: pytest.MonkeyPatch):
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == package:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert dict(doctor.findings())[package] == f"not installed: {doctor.OPTIONAL[package]}"
+
+
+def test_a_missing_requirement_is_listed_and_does_not_stop_the_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = dict(doctor.findings())
+    assert all("install the package zeronvs again" in found[name] for name in doctor.REQUIRED)
+    assert "model 'builtin'" in found
+
+
+def test_it_takes_no_arguments(zeronvs, capsys):
+    assert zeronvs("doctor", "me") == 2
+    assert capsys.readouterr().out == ""

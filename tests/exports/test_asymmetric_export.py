@@ -1,0 +1,81 @@
+"""What other programs read has our handedness, axes and scale: a mirror or a swap must fail."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from axis_world import CENTRES, COLORS, RADIUS, axis_scene, cameras_around, centres_by_color
+from PIL import Image
+
+from zeronvs.exports.export import export
+from zeronvs.exports.field_splats import FieldSplatsConfig, splats_from_scene
+from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
+from zeronvs.formats.ply import read_splat_ply, write_splat_ply
+
+MESH = MeshConfig(resolution=56, half_side=0.75)
+
+
+def test_the_mesh_has_each_ball_on_its_own_axis():
+    mesh = extract_mesh(axis_scene(), cameras_around(), MESH)
+    centres = centres_by_color(mesh.vertices, mesh.colors)
+    torch.testing.assert_close(centres, CENTRES, atol=0.03, rtol=0)
+    surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    assert surface.volume == pytest.approx(3 * 4 / 3 * math.pi * RADIUS**3, rel=0.25)
+
+
+def test_the_mesh_file_has_y_up_and_is_not_mirrored(tmp_path: Path):
+    write_mesh(tmp_path / "mesh.glb", axis_scene(), cameras=cameras_around(), config=MESH)
+    (loaded,) = trimesh.load_scene(tmp_path / "mesh.glb").geometry.values()
+    vertices = torch.tensor(np.asarray(loaded.vertices), dtype=torch.float32)
+    colors = torch.tensor(np.asarray(loaded.visual.vertex_attributes["color"]))[:, :3].float()
+    # glTF: x right, y up, z towards the viewer. Our x, y (back), z (up) is x, z, -y there.
+    x, y, z = CENTRES.unbind(-1)
+    expected = torch.stack([x, z, -y], dim=-1)
+    torch.testing.assert_close(centres_by_color(vertices, colors), expected, atol=0.03, rtol=0)
+    assert loaded.volume > 0  # faces look outwards
+
+
+def test_splats_in_a_file_for_viewers_have_y_down_and_are_not_mirrored(tmp_path: Path):
+    config = FieldSplatsConfig(max_splats=2000, refine_steps=2)
+    splats = splats_from_scene(axis_scene(), cameras_around(), config)
+    write_splat_ply(tmp_path / "scene.ply", splats)
+    header, body = (tmp_path / "scene.ply").read_bytes().split(b"end_header\n", 1)
+    names = [line.split()[-1] for line in header.decode().splitlines() if "property" in line]
+    values = np.frombuffer(body, "<f4").reshape(-1, len(names))
+    column = {name: torch.tensor(values[:, k]) for k, name in enumerate(names)}
+    points = torch.stack([column[name] for name in "xyz"], dim=-1)
+    colors = 0.5 + 0.28209479 * torch.stack([column[f"f_dc_{k}"] for k in range(3)], dim=-1)
+    x, y, z = CENTRES.unbind(-1)
+    expected = torch.stack([x, -z, y], dim=-1)
+    torch.testing.assert_close(centres_by_color(points, colors), expected, atol=0.04, rtol=0)
+    again = read_splat_ply(tmp_path / "scene.ply")
+    found = centres_by_color(again.means, again.colors)
+    torch.testing.assert_close(found, CENTRES, atol=0.04, rtol=0)
+    assert float(again.scales.max()) < RADIUS
+
+
+def test_exported_images_show_each_ball_where_the_exported_camera_sees_it(tmp_path: Path):
+    cameras = cameras_around(4, 48)
+    (path,) = export(axis_scene(), cameras, ["nerfstudio"], tmp_path)
+    frames = json.loads(path.read_text())["frames"]
+    assert len(frames) == 4
+    seen = 0
+    for frame in frames:
+        pixels = np.asarray(Image.open(path.parent / frame["file_path"])) / 255
+        world_to_camera = np.linalg.inv(np.array(frame["transform_matrix"]))
+        for index in range(3):
+            # nerfstudio: OpenGL axes, looking along -z; pixel rows run down.
+            x, y, z, _ = world_to_camera @ np.append(CENTRES[index].numpy(), 1.0)
+            column = frame["cx"] + frame["fl_x"] * x / -z
+            row = frame["cy"] - frame["fl_y"] * y / -z
+            color = pixels[int(row), int(column)]
+            hidden = np.abs(color - COLORS[index].numpy()).max() > 0.02
+            seen += not hidden
+            others = [c for k, c in enumerate(COLORS.numpy()) if k != index]
+            # A ball may hide another; nothing else can be there.
+            assert not hidden or min(np.abs(color - c).max() for c in others) < 0.02
+    assert seen >= 10
