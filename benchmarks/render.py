@@ -10,9 +10,9 @@ import torch
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.rasterizer import RasterConfig, rasterize
 from zeronvs.scene.renderer import RenderConfig
-from zeronvs.scene.scene import Scene
 from zeronvs.splats import GaussianSplats
 
 RAYS = 4096
@@ -29,7 +29,7 @@ def report(name: str, work: Callable[[], object], repeats: int = 3) -> None:
     print(f"{name:<52} {best * 1e3:9.1f} ms")
 
 
-def measure_scene(name: str, scene: Scene) -> None:
+def measure_scene(name: str, scene: FieldScene) -> None:
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(RAYS, 3, generator=generator)
     directions = torch.nn.functional.normalize(directions, dim=-1)
@@ -82,8 +82,8 @@ def measure_splats(count: int, tile_px: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    measure_scene("small", Scene.small(generator=generator))
-    measure_scene("published field", Scene(render_config=RenderConfig(), generator=generator))
+    measure_scene("small", FieldScene.small(generator=generator))
+    measure_scene("published field", FieldScene(render_config=RenderConfig(), generator=generator))
     for tile_px in (6, 8, 16):
         measure_splats(50_000, tile_px)
 

@@ -21,7 +21,7 @@ from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.sds import sds_gradient
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 PHOTO = Path(__file__).parent.parent / "examples" / "coffee.png"
 
@@ -80,7 +80,7 @@ def release_size_unet(device: str) -> None:
 def renders(device: str) -> None:
     poses = orbit_pose(torch.zeros(1), torch.full((1,), 0.3), torch.ones(1))
     camera = Camera.from_fov(poses, 0.9, (128, 128))
-    small, published = Scene.small().to(device), Scene().to(device)
+    small, published = FieldScene.small().to(device), FieldScene().to(device)
     with torch.no_grad():
         quick = best_seconds(lambda: small.render(camera))
         slow = best_seconds(lambda: published.render(camera))

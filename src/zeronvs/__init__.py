@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.diffusion.projection import CameraProjection
     from zeronvs.exports.export import export
+    from zeronvs.protocols import Scene
     from zeronvs.recipes.prepare import prepare_photo
     from zeronvs.recipes.reconstruct import reconstruct
-    from zeronvs.scene.scene import Scene
     from zeronvs.splats import GaussianSplats
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "DepthNet": "zeronvs.depth.builtin",
     "GaussianSplats": "zeronvs.splats",
     "PixelShuffleAutoencoder": "zeronvs.diffusion.autoencoder",
-    "Scene": "zeronvs.scene.scene",
+    "Scene": "zeronvs.protocols",
     "View": "zeronvs.cameras.view",
     "ZeroNVSPipeline": "zeronvs.diffusion.pipeline",
     "export": "zeronvs.exports.export",

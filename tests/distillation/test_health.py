@@ -11,7 +11,7 @@ from zeronvs._core.errors import HealthError
 from zeronvs._core.random import seeded_generator
 from zeronvs.distillation import health
 from zeronvs.scene.field import RadianceField
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 
 def names(findings):
@@ -20,7 +20,7 @@ def names(findings):
 
 def scene_of_density(tiny_config, bias):
     field_config = replace(tiny_config.field_config, blob_strength=0.0, density_bias=bias)
-    return Scene(field_config, tiny_config.render_config, generator=seeded_generator(0))
+    return FieldScene(field_config, tiny_config.render_config, generator=seeded_generator(0))
 
 
 def test_losses_that_are_numbers_pass_and_others_are_errors():
@@ -88,7 +88,7 @@ def test_cameras_inside_dense_content_are_found_and_cameras_in_the_open_are_not(
     assert ("cameras inside", "warn") in names(health.check_scene(dense, cameras))
 
 
-def scene_with_even_fog(tiny_config, light_left: float) -> Scene:
+def scene_with_even_fog(tiny_config, light_left: float) -> FieldScene:
     """Return a scene of one density, of which `light_left` passes to the near plane."""
     density = -math.log(light_left) / tiny_config.render_config.near
     scene = scene_of_density(tiny_config, math.log(math.expm1(density)))

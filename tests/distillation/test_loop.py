@@ -19,7 +19,7 @@ from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.view_files import load_views
 from zeronvs.protocols import Geometry
 from zeronvs.scene.field import FieldConfig
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 
 def run(pipe, view, config, folder, **settings):
@@ -212,7 +212,7 @@ def test_views_around_a_known_scene_make_it_appear_in_views_that_were_held_out(
 
 def test_the_optimisers_are_the_published_ones(tiny_config):
     config = replace(tiny_config, field_learning_rate=constant(1e-3))
-    scene = Scene(config.field_config, config.render_config, config.proposal_config)
+    scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
     optimizers = make_optimizers(scene, config)
     field, proposal = optimizers["field"].defaults, optimizers["proposal"].defaults
     assert (field["lr"], field["betas"], field["eps"]) == (1e-3, (0.9, 0.99), 1e-8)
@@ -243,7 +243,7 @@ def test_the_rate_of_a_step_is_read_before_it_is_taken(input_view, tiny_config, 
     config = replace(
         tiny_config, weights=weights, reference_rays=64, field_learning_rate=rising, steps=1
     )
-    made = Scene(
+    made = FieldScene(
         config.field_config,
         config.render_config,
         config.proposal_config,

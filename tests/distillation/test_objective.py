@@ -22,7 +22,7 @@ from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.viewpoints import ViewpointConfig
 from zeronvs.scene.field import HashGridField
-from zeronvs.scene.scene import Rendering, Scene
+from zeronvs.scene.field_scene import FieldRendering, FieldScene
 
 SIZE, VIEWS = 16, 8
 
@@ -42,16 +42,24 @@ class MarkedPipe(ZeroNVSPipeline):
         return camera_condition.tokens[..., None].expand_as(noisy_latent).clone()
 
 
-class FlatScene(Scene):
+class FlatScene(FieldScene):
     """A scene whose renders are leaves of the graph: the gradient that reaches them is read."""
 
     depth_of_all = 1.0
 
-    def render(self, camera, **settings) -> Rendering:
+    def render(self, camera, **settings) -> FieldRendering:
         size = (len(camera), *camera.image_size_px)
         self.rgb = torch.full((size[0], 3, *size[1:]), 0.5, requires_grad=True)
         zero, depth_z = torch.zeros(()), torch.full(size, self.depth_of_all)
-        return Rendering(self.rgb, torch.ones(size), depth_z, None, zero, zero, zero)
+        return FieldRendering(
+            rgb=self.rgb,
+            opacity=torch.ones(size),
+            depth_z=depth_z,
+            normal=None,
+            interlevel_loss=zero,
+            distortion_loss=zero,
+            orientation_loss=zero,
+        )
 
 
 def sds_gradient_of_pixels(
@@ -136,7 +144,7 @@ def fitted(tiny_config: DistillConfig):
         )
         views = sphere_views(ring_cameras([1.0, 2.0], 12))
         objective = Objective(
-            scene=Scene(config.field_config, config.render_config, config.proposal_config),
+            scene=FieldScene(config.field_config, config.render_config, config.proposal_config),
             config=config,
             seed=0,
             input_view=sphere_views(ring_cameras([0.0], 12))[0],
@@ -204,7 +212,7 @@ def test_free_space_before_new_cameras_is_measured_on_a_quarter_of_the_rays(
         weights=LossWeights(**(off | {"supervised_rgb": 1.0, "free_space": 1.0})),
         supervised_rays=64,
     )
-    scene = Scene(config.field_config, config.render_config, config.proposal_config)
+    scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
     scene.field = CountedField(config.field_config)
     objective = Objective(
         scene=scene,

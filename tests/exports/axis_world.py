@@ -5,10 +5,10 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.scene.field import FieldConfig, FieldSample, RadianceField
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
-from zeronvs.scene.scene import Scene
 
 CENTRES = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.4, 0.0], [0.0, 0.0, 0.3]])
 COLORS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
@@ -33,9 +33,9 @@ class AxisBalls(torch.nn.Module, RadianceField):
         return FieldSample(self.density(points), self.color(points))
 
 
-def axis_scene() -> Scene:
+def axis_scene() -> FieldScene:
     grid = HashGridConfig(levels=2, log2_table_size=8, base_resolution=4)
-    scene = Scene(
+    scene = FieldScene(
         FieldConfig(grid=grid, hidden_width=4),
         RenderConfig(near=0.3, far=4.0, proposal_samples=0, final_samples=192),
         ProposalConfig(grid=grid, hidden_width=4),

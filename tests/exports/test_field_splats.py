@@ -11,18 +11,18 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
 from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.renderer import RenderConfig
-from zeronvs.scene.scene import Scene
 
 GRID = HashGridConfig(levels=3, log2_table_size=10, base_resolution=4, growth=1.6)
 
 
 def ball_scene():
     """A smooth scene: a ball around the origin with colours that change slowly over it."""
-    scene = Scene(
+    scene = FieldScene(
         FieldConfig(grid=GRID, hidden_width=8, blob_strength=60.0, blob_radius=0.45),
         RenderConfig(near=0.3, far=4.0, proposal_samples=0, final_samples=64),
         ProposalConfig(grid=GRID, hidden_width=8),
@@ -74,7 +74,7 @@ def test_progress_is_told_of_both_stages():
 
 def test_an_empty_field_is_told_with_a_remedy():
     scene = ball_scene()
-    empty = Scene(
+    empty = FieldScene(
         replace(scene.field.config, blob_strength=0.0, density_bias=-80.0),
         scene.render_config,
         scene.proposal.config,

@@ -14,10 +14,10 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
 from zeronvs.scene.field import FieldConfig, FieldSample
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
-from zeronvs.scene.scene import Scene
 
 GRID = HashGridConfig(levels=2, log2_table_size=8, base_resolution=4)
 SMALL = MeshConfig(resolution=32, half_side=0.8)
@@ -29,7 +29,7 @@ def ball_scene(strength=2000.0, bias=0.0):
     config = FieldConfig(
         grid=GRID, hidden_width=4, blob_strength=strength, blob_radius=RADIUS, density_bias=bias
     )
-    scene = Scene(
+    scene = FieldScene(
         config,
         RenderConfig(near=0.3, far=3.0, proposal_samples=0, final_samples=128),
         ProposalConfig(grid=GRID, hidden_width=4),

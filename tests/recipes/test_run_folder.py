@@ -20,8 +20,8 @@ from zeronvs.recipes.run_folder import (
     render_run,
 )
 from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
-from zeronvs.scene.scene import Scene
 
 
 def camera_at(distance: float, size_px: int = 24):
@@ -85,9 +85,9 @@ def test_a_path_that_is_neither_a_name_nor_a_file_is_refused_with_the_names():
 def run_dir(tmp_path: Path) -> Path:
     """Return a run folder with a scene and its record."""
     grid = HashGridConfig(levels=1, log2_table_size=8, base_resolution=4)
-    scene = Scene.small()
+    scene = FieldScene.small()
     small = FieldConfig(grid=grid, hidden_width=4)
-    scene = Scene(small, scene.render_config, scene.proposal.config)
+    scene = FieldScene(small, scene.render_config, scene.proposal.config)
     (tmp_path / "scene").mkdir()
     scene.save(tmp_path / "scene" / "scene.safetensors")
     camera = camera_at(1.0)

@@ -133,6 +133,12 @@ class Camera:
         intrinsics_px[..., 1, 2] -= top_px
         return replace(self, intrinsics_px=intrinsics_px, image_size_px=(height_px, width_px))
 
+    def with_longer_side(self, side_px: int) -> "Camera":
+        """Return the camera at another image size of (nearly) the same shape."""
+        height_px, width_px = self.image_size_px
+        factor = side_px / max(height_px, width_px)
+        return self.resized(max(1, round(height_px * factor)), max(1, round(width_px * factor)))
+
     def resized(self, height_px: int, width_px: int) -> "Camera":
         """Return the camera of this camera's image resized to (height, width)."""
         intrinsics_px = self.intrinsics_px.clone()

@@ -1,8 +1,9 @@
 """Camera paths by name: how a camera that starts at the input view moves through the scene.
 
 Every path but around pivots at the world origin; all start at the input camera and keep its
-intrinsics, but for the zooms, which are about them. Closed paths (orbit, around, roll, spiral, lemniscate) are evenly spaced
-without a last frame that repeats the first, so that a video of them loops.
+intrinsics, but for the zooms, which are about them. Closed paths (orbit, around, roll, spiral,
+lemniscate) are evenly spaced without a last frame that repeats the first, so that a video of them
+loops.
 """
 
 import math
@@ -67,8 +68,8 @@ def make_trajectory(
         name: One of `TRAJECTORIES`.
         input_camera: One camera, not a batch.
         frames: Number of cameras, >= 1.
-        turns: Full circles of orbit, around and roll and rounds of spiral and lemniscate; negative goes
-            the other way round. A path that does not close ends with its last camera.
+        turns: Full circles of orbit, around and roll and rounds of spiral and lemniscate; negative
+            goes the other way round. A path that does not close ends with its last camera.
         zoom_factor: Last focal length over the first, or the reverse when zooming out; > 0.
         move_fraction: Length of a move, in units of the distance from camera to origin.
         sway_fraction: Reach of spiral and lemniscate, in the same units; the circle of around is

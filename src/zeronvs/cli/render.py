@@ -16,12 +16,13 @@ class RenderArguments:
 
     run_dir: tyro.conf.Positional[Path]
     """The folder that `zeronvs scene` made."""
-    path: str = "orbit"
-    """A named path (see `zeronvs views --help`) or a file with cameras."""
+    path: str | None = None
+    """A named path (see `zeronvs views --help`) or a file with cameras; orbit or around, whichever
+    suits the photograph, if not given."""
     frames: int = 72
     """Frames along the path."""
     size: Count = None
-    """Height and width in pixels; the scene's own if not given."""
+    """Longer side in pixels; the scene's own if not given."""
     fps: int = 24
     """Frames a second."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
@@ -34,7 +35,8 @@ def run(words: Sequence[str]) -> None:
     """Parse the arguments and render."""
     arguments = parse(RenderArguments, words, "render")
     check_counts(frames=arguments.frames, size=arguments.size, fps=arguments.fps)
-    check_path(arguments.path)
+    if arguments.path is not None:
+        check_path(arguments.path)
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
     from zeronvs.cli.resolve import best_device

@@ -1,6 +1,6 @@
 """Resolve what a photograph verb leaves open: device, model, camera; each with its source."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from zeronvs.cli.arguments import PhotoArguments, radians
 
@@ -9,15 +9,6 @@ if TYPE_CHECKING:
     from zeronvs.recipes.prepare import PreparedPhoto
 
 Row = tuple[str, Any, str]
-
-
-class Resolved(NamedTuple):
-    """The inputs of a run."""
-
-    photo: "PreparedPhoto"
-    pipe: "ZeroNVSPipeline"
-    rows: list[Row]
-    """Name, value and source of each setting."""
 
 
 def best_device(device: str | None) -> str:
@@ -32,33 +23,50 @@ def source(value: object, default: str) -> str:
     return default if value is None else "given"
 
 
-def resolve(arguments: PhotoArguments) -> Resolved:
-    """Load the model and prepare the photograph; nothing is written.
+def resolve_photo(
+    arguments: PhotoArguments, *, max_side_px: int | None = None
+) -> tuple["PreparedPhoto", list[Row]]:
+    """Load and prepare the photograph; nothing is written.
 
     Raises:
-        InputError: The photograph, the model or a number cannot be used.
+        InputError: The photograph or a number cannot be used.
     """
     from zeronvs.depth.builtin import load_builtin_depth
-    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.photo.photo import load_photo
     from zeronvs.recipes.prepare import prepare_photo
 
     photo = load_photo(arguments.photo)  # first: a wrong path is found before a model is loaded
-    device = best_device(arguments.device)
-    pipe = ZeroNVSPipeline.from_pretrained(arguments.model or "builtin").to(device)
     prepared = prepare_photo(
         photo,
-        geometry_estimator=load_builtin_depth(device=device),
+        geometry_estimator=load_builtin_depth(device=best_device(arguments.device)),
+        max_side_px=max_side_px,
         fov_y_rad=radians(arguments.fov_deg),
         elevation_rad=radians(arguments.elevation_deg),
         scene_scale=arguments.scene_scale,
     )
-    rows: list[Row] = [
-        ("model", arguments.model or "builtin", source(arguments.model, "default")),
-        ("device", device, source(arguments.device, "best available")),
-        ("seed", arguments.seed or 0, source(arguments.seed, "default")),
-    ]
+    rows: list[Row] = []
     for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
         estimate = getattr(prepared.estimates, name)
         rows.append((name, estimate.value, estimate.source))
-    return Resolved(prepared, pipe, rows)
+    return prepared, rows
+
+
+def resolve_model(arguments: PhotoArguments) -> tuple["ZeroNVSPipeline", list[Row]]:
+    """Load the diffusion model onto the device.
+
+    Raises:
+        InputError: It cannot be used.
+    """
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+    pipe = ZeroNVSPipeline.from_pretrained(arguments.model or "builtin")
+    rows: list[Row] = [("model", arguments.model or "builtin", source(arguments.model, "default"))]
+    return pipe.to(best_device(arguments.device)), rows
+
+
+def resolve_run(arguments: PhotoArguments) -> list[Row]:
+    """Return the settings of a run that need nothing loaded."""
+    return [
+        ("device", best_device(arguments.device), source(arguments.device, "best available")),
+        ("seed", arguments.seed or 0, source(arguments.seed, "default")),
+    ]

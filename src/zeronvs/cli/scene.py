@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import (
     Count,
     PhotoArguments,
@@ -20,13 +21,25 @@ if TYPE_CHECKING:
     from zeronvs.recipes.presets import Recipe
 
 
+RESOLUTION_PX = 1024
+"""Longer side at which the photograph is used."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneArguments(PhotoArguments):
     """Make a walkable 360-degree scene of one photograph: views, videos, splats and a mesh."""
 
-    preset: Literal["preview", "fast", "paper"] | None = None
-    """preview: minutes on a processor. fast: for one GPU. paper: the published recipe.
-    If not given: fast where there is a GPU, else preview."""
+    preset: Literal["preview", "field", "fast", "paper"] | None = None
+    """preview: splats of the photograph's own pixels, a minute on a processor. field: a small
+    radiance field, for a processor. fast: for one GPU. paper: the published recipe.
+    If not given: preview with the built-in model, fast with another."""
+    draft: bool = False
+    """The preview in a third of the time, smaller and softer."""
+    resolution: Count = None
+    """Longer side at which the photograph is used, in pixels; 1024 if not given."""
+    path: Literal["orbit", "around"] | None = None
+    """orbit: about what is ahead. around: turn where the photographer stood. Whichever suits the
+    photograph, if not given."""
     anchors: Count = None
     """Views sampled around the scene to hold it together; 0 is plain score distillation."""
     steps: Count = None
@@ -36,19 +49,41 @@ class SceneArguments(PhotoArguments):
 def run(words: Sequence[str]) -> None:
     """Parse the arguments and make the scene."""
     arguments = parse(SceneArguments, words, "scene")
-    check_counts(steps=arguments.steps)
+    check_counts(steps=arguments.steps, resolution=arguments.resolution)
     check_anchors(arguments.anchors)
     check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.cli.resolve import resolve
+    from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
+    from zeronvs.recipes.far_path import suggest_path
+    from zeronvs.recipes.presets import DRAFT, PRESETS, Recipe
     from zeronvs.recipes.write_run import write_scene_run
 
-    photo, pipe, rows = resolve(arguments)
-    recipe, recipe_rows = _recipe(arguments, pipe)
-    rows += recipe_rows
+    name = arguments.preset or ("fast" if arguments.model not in (None, "builtin") else "preview")
+    recipe = PRESETS[name]
+    if isinstance(recipe, Recipe):
+        if arguments.draft:
+            raise InputError(f"--draft is of the preview; the preset is {name}")
+    else:
+        _refuse_model_settings(arguments)
+        recipe = DRAFT if arguments.draft else recipe
+    photo, photo_rows = resolve_photo(arguments, max_side_px=arguments.resolution or RESOLUTION_PX)
+    rows = [
+        ("preset", name, source(arguments.preset, "for the built-in model")),
+        ("resolution", max(photo.view.camera.image_size_px), source(arguments.resolution, "photo")),
+        *resolve_run(arguments),
+        *photo_rows,
+    ]
+    pipe = None
+    if isinstance(recipe, Recipe):
+        pipe, model_rows = resolve_model(arguments)
+        recipe, recipe_rows = _with_settings(arguments, name, recipe, pipe)
+        rows += model_rows + recipe_rows
+    choice = suggest_path(photo.view)
+    path = arguments.path or choice.name
+    rows.append(("path", path, source(arguments.path, choice.reason)))
     print_settings(rows)
     if arguments.dry_run:
         return
@@ -58,6 +93,7 @@ def run(words: Sequence[str]) -> None:
             pipe,
             recipe,
             arguments.out,
+            path=path,
             seed=arguments.seed or 0,
             rows=rows,
             resume=arguments.resume,
@@ -66,20 +102,30 @@ def run(words: Sequence[str]) -> None:
     print_result(result)
 
 
-def _recipe(
-    arguments: SceneArguments, pipe: "ZeroNVSPipeline"
+def _refuse_model_settings(arguments: SceneArguments) -> None:
+    """Refuse settings of a diffusion model, which the preview does not use.
+
+    Raises:
+        InputError: One is given.
+    """
+    for name in ("model", "steps", "anchors", "guidance_scale"):
+        if getattr(arguments, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} is a setting of score distillation, and the preset "
+                "preview has none; use --preset field, fast or paper"
+            )
+
+
+def _with_settings(
+    arguments: SceneArguments, name: str, recipe: "Recipe", pipe: "ZeroNVSPipeline"
 ) -> tuple["Recipe", list[tuple[str, Any, str]]]:
     """Return the recipe with the given settings, and where each of its settings comes from."""
     from zeronvs.cli.resolve import source
-    from zeronvs.recipes.presets import PRESETS
 
-    device = pipe.device.type
-    name = arguments.preset or ("preview" if device == "cpu" else "fast")
-    recipe = PRESETS[name].with_settings(steps=arguments.steps, anchors=arguments.anchors)
+    recipe = recipe.with_settings(steps=arguments.steps, anchors=arguments.anchors)
     recipe = recipe.fitted_to(pipe, guidance_scale=arguments.guidance_scale)
     distill, of_preset = recipe.distill, f"preset {name}"
-    rows = [
-        ("preset", name, source(arguments.preset, f"for {device}")),
+    rows: list[tuple[str, Any, str]] = [
         ("steps", distill.steps, source(arguments.steps, of_preset)),
         ("anchors", distill.anchors.count, source(arguments.anchors, of_preset)),
     ]

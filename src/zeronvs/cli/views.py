@@ -51,10 +51,12 @@ def run(words: Sequence[str]) -> None:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.cli.resolve import resolve, source
+    from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
     from zeronvs.recipes.write_run import SamplerSettings, write_views_run
 
-    photo, pipe, rows = resolve(arguments)
+    photo, photo_rows = resolve_photo(arguments)
+    pipe, rows = resolve_model(arguments)
+    rows += [*resolve_run(arguments), *photo_rows]
     defaults = pipe.conditioning.sampling_defaults
     sampler = SamplerSettings(
         samples=arguments.samples,

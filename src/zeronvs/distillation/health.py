@@ -18,7 +18,8 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
 from zeronvs.diffusion.condition import Condition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.scene.scene import Scene
+from zeronvs.protocols import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 _BLACK = 2.0 / 255.0
 _FLAT = 1.0 / 255.0
@@ -178,7 +179,7 @@ def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
         findings.append(
             Finding(check="empty scene", severity=severity, message=message, value=opacity)
         )
-    inside = cameras_inside(scene, cameras)
+    inside = cameras_inside(scene, cameras) if isinstance(scene, FieldScene) else 0.0
     if inside > 0:
         message = (
             f"{inside:.0%} of the cameras are inside content. Raise the scene scale, or keep the "
@@ -191,7 +192,7 @@ def check_scene(scene: Scene, cameras: Camera) -> list[Finding]:
 
 
 @torch.no_grad()
-def cameras_inside(scene: Scene, cameras: Camera, samples: int = 16) -> float:
+def cameras_inside(scene: FieldScene, cameras: Camera, samples: int = 16) -> float:
     """Return the share of cameras whose view is blocked between the camera and the near plane.
 
     Rendering starts at the near plane, so such content is invisible in renders but not in exports.

@@ -24,7 +24,7 @@ from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
 from zeronvs.protocols import GeometryEstimator
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
@@ -43,7 +43,7 @@ def distill(
     geometry_estimator: GeometryEstimator | None = None,
     progress: Progress = silent,
     resume: bool = False,
-) -> Scene:
+) -> FieldScene:
     """Optimise a scene: the photo is reconstructed, unobserved regions are distilled.
 
     On a CPU a run that was stopped and resumed ends with exactly the weights of one that was not.
@@ -165,7 +165,7 @@ def obtain_anchors(
 class _Run:
     """Mutable state of a run."""
 
-    scene: Scene
+    scene: FieldScene
     optimizers: Optimizers
     run_dir: Path
     identity: dict[str, Any]
@@ -197,7 +197,7 @@ def _start_run(
     resume: bool,
 ) -> _Run:
     """Build the scene and its optimisers; with `resume`, load the last checkpoint."""
-    scene = Scene(
+    scene = FieldScene(
         config.field_config,
         config.render_config,
         config.proposal_config,
@@ -218,7 +218,7 @@ def _start_run(
     return run
 
 
-def make_optimizers(scene: Scene, config: DistillConfig) -> Optimizers:
+def make_optimizers(scene: FieldScene, config: DistillConfig) -> Optimizers:
     """Return the published optimisers of the field and of the proposal density."""
     return {
         "field": torch.optim.Adam(

@@ -34,8 +34,8 @@ from zeronvs.distillation.sds import gate_gradient, sds_gradient, sds_loss
 from zeronvs.distillation.supervision import SupervisedViews, jittered, random_pixels, resized_view
 from zeronvs.distillation.viewpoints import random_viewpoints
 from zeronvs.protocols import GeometryEstimator
+from zeronvs.scene.field_scene import FieldRendering, FieldScene
 from zeronvs.scene.renderer import RayRendering
-from zeronvs.scene.scene import Rendering, Scene
 
 LossTerms = dict[str, Float[Tensor, ""]]
 """Weighted loss terms by name; their sum is what is minimised."""
@@ -78,7 +78,7 @@ class KnownViews:
 class Objective:
     """The loss of a scene at each step."""
 
-    scene: Scene
+    scene: FieldScene
     config: DistillConfig
     seed: int
     input_view: View
@@ -212,7 +212,7 @@ class Objective:
         terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
         return terms | self._regularizers(rendering, "sds")
 
-    def _render(self, cameras: Camera, generator: torch.Generator) -> Rendering:
+    def _render(self, cameras: Camera, generator: torch.Generator) -> FieldRendering:
         """Render whole images with stratified samples and the recipe's background."""
         return self.scene.render(
             cameras,
@@ -229,7 +229,7 @@ class Objective:
             background = torch.tensor(self.config.background).expand(count, 3)
         return background.to(self.input_view.image.device)
 
-    def _regularizers(self, rendering: Rendering, name: str) -> LossTerms:
+    def _regularizers(self, rendering: FieldRendering, name: str) -> LossTerms:
         """Return the regularisers of whole images."""
         weights = self.config.weights
         terms = self._ray_regularizers(rendering, name)
@@ -240,7 +240,7 @@ class Objective:
             terms[f"{name} smoothness"] = weights.normal_smoothness * smoothness
         return terms
 
-    def _ray_regularizers(self, rendering: Rendering | RayRendering, name: str) -> LossTerms:
+    def _ray_regularizers(self, rendering: FieldRendering | RayRendering, name: str) -> LossTerms:
         """Return the regularisers that are defined on single rays."""
         weights = self.config.weights
         terms = {}

@@ -140,7 +140,7 @@ def evaluate_views(
         measured = _measure(predictions, pairs, perceptual)
         for row, (offset, pair) in enumerate(found.items()):
             scores.append(PairScore(pair.name, measured[row]))
-            if start + offset in wanted[pair.name.motion_class]:
+            if start + offset in shown[pair.name.motion_class]:
                 shown = [predictions[method][row] for method in methods if method != COPY]
                 images = [pair.input_view.image, pair.target_view.image, *shown]
                 sheets[pair.name.motion_class].append(torch.stack(images))

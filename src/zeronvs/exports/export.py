@@ -17,7 +17,9 @@ from zeronvs.exports.mesh import write_mesh
 from zeronvs.exports.overlay import depth_colours
 from zeronvs.formats.images import contact_sheet, write_image
 from zeronvs.formats.ply import write_splat_ply
-from zeronvs.scene.scene import Scene
+from zeronvs.protocols import Scene
+from zeronvs.scene.field_scene import FieldScene
+from zeronvs.scene.splat_scene import SplatScene
 
 Format = Literal["ply", "glb", "nerfstudio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -73,7 +75,9 @@ def export(
         elif name == "glb":
             path = folder / "scene" / "mesh.glb"
             around = cameras.resized(MESH_SIZE_PX, MESH_SIZE_PX)
-            write_mesh(path, scene, cameras=around, resolution=mesh_resolution, progress=progress)
+            write_mesh(
+                path, _field(scene), cameras=around, resolution=mesh_resolution, progress=progress
+            )
         else:
             images, depths = render_frames(scene, cameras, progress)
             path = write_view_files(folder, images, depths, cameras)
@@ -102,16 +106,30 @@ def render_frames(
 
 def write_splats(
     scene: Scene, cameras: Camera, folder: Path, *, steps: int, progress: Progress = silent
-) -> tuple[Path, float]:
-    """Write scene/scene.ply; return its path and the PSNR (dB) of splats against the field."""
-    cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
-    config = FieldSplatsConfig(refine_steps=steps)
-    splats = splats_from_scene(scene, cameras, config, progress=progress)
+) -> tuple[Path, float | None]:
+    """Write scene/scene.ply; return its path.
+
+    Of a field, also return the PSNR (dB) of the splats against it.
+    """
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(scene, SplatScene):
+        write_splat_ply(path, scene.splats.to("cpu"))
+        return path, None
+    field = _field(scene)
+    cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
+    config = FieldSplatsConfig(refine_steps=steps)
+    splats = splats_from_scene(field, cameras, config, progress=progress)
     write_splat_ply(path, splats)
     with torch.no_grad():
-        return path, splat_psnr(splats, scene, cameras[::4])
+        return path, splat_psnr(splats, field, cameras[::4])
+
+
+def _field(scene: Scene) -> FieldScene:
+    """Return a scene that must be a radiance field."""
+    if not isinstance(scene, FieldScene):
+        raise TypeError(f"{type(scene).__name__} is neither splats nor a radiance field")
+    return scene
 
 
 def write_view_files(

@@ -19,8 +19,8 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.rasterizer import rasterize
-from zeronvs.scene.scene import Scene
 from zeronvs.splats import GaussianSplats
 
 _SPREAD = 0.4  # standard deviation of a splat, in sides of its cube
@@ -57,7 +57,7 @@ class _Seen:
 
 
 def splats_from_scene(
-    scene: Scene,
+    scene: FieldScene,
     cameras: Camera,
     config: FieldSplatsConfig | None = None,
     *,
@@ -89,7 +89,7 @@ def splats_from_scene(
 @torch.no_grad()
 def splat_psnr(
     splats: GaussianSplats,
-    scene: Scene,
+    scene: FieldScene,
     cameras: Camera,
     background: Float[Tensor, "3"] | None = None,
 ) -> float:
@@ -112,7 +112,7 @@ def _widened(camera: Camera) -> Camera:
 
 @torch.no_grad()
 def _look(
-    scene: Scene, camera: Camera, config: FieldSplatsConfig, generator: torch.Generator
+    scene: FieldScene, camera: Camera, config: FieldSplatsConfig, generator: torch.Generator
 ) -> _Seen:
     """Render one view of the field and draw a point on each of its rays."""
     camera = camera.to(scene.device)
@@ -134,7 +134,9 @@ def _look(
 
 
 @torch.no_grad()
-def _merged_cubes(scene: Scene, seen: list[_Seen], config: FieldSplatsConfig) -> GaussianSplats:
+def _merged_cubes(
+    scene: FieldScene, seen: list[_Seen], config: FieldSplatsConfig
+) -> GaussianSplats:
     """Turn points into round splats, one for each cube of space that holds any.
 
     Cubes are as large as the pixels that look into them, rounded to powers of two, so that near

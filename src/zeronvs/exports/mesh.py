@@ -25,7 +25,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.rays import camera_rays
 from zeronvs.cameras.warp import project
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
 
 _SLAB_POINTS = 1 << 20
 _OUTSIDE = 0.01  # share of what is seen that may lie beyond each side of the box
@@ -63,7 +63,7 @@ class SurfaceMesh:
 
 
 def extract_mesh(
-    scene: Scene,
+    scene: FieldScene,
     cameras: Camera | None = None,
     config: MeshConfig | None = None,
     *,
@@ -108,7 +108,7 @@ def extract_mesh(
 
 def write_mesh(
     path: Path,
-    scene: Scene,
+    scene: FieldScene,
     *,
     cameras: Camera | None = None,
     resolution: int | None = None,
@@ -152,7 +152,7 @@ def _sized(cameras: Camera, resolution: int) -> Camera:
 
 
 def _box(
-    scene: Scene, cameras: Camera, depths: list[Tensor], config: MeshConfig
+    scene: FieldScene, cameras: Camera, depths: list[Tensor], config: MeshConfig
 ) -> tuple[Float[Tensor, "3"], float]:
     """Return centre and half side of the cube to look for the surface in."""
     centre, radius = (
@@ -218,7 +218,7 @@ def _whole_cubes(known: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _median_depth(scene: Scene, camera: Camera) -> Float[Tensor, "h w"]:
+def _median_depth(scene: FieldScene, camera: Camera) -> Float[Tensor, "h w"]:
     """Return how deep one camera sees; infinite where it sees through."""
     rays = camera_rays(camera)
     seen = scene.render_rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
@@ -268,7 +268,7 @@ def _glb(mesh: SurfaceMesh) -> bytes:
         vertex_colors=(rgba * 255.0).round().to(torch.uint8).numpy(),
         process=False,
     )
-    return export_glb(trimesh.Scene(surface), tree_postprocessor=_leave_unlit)
+    return export_glb(trimesh.FieldScene(surface), tree_postprocessor=_leave_unlit)
 
 
 def _leave_unlit(tree: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """From a photograph to a view: every estimate with its source, at the canonical camera."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.depth.builtin import load_builtin_depth
 from zeronvs.photo.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.photo.photo import Photo, load_photo, photo_from_image
@@ -32,6 +33,7 @@ def prepare_photo(
     photo: Path | str | Image.Image | Photo,
     *,
     geometry_estimator: GeometryEstimator | None = None,
+    max_side_px: int | None = None,
     fov_y_rad: float | None = None,
     elevation_rad: float | None = None,
     scene_scale: float | None = None,
@@ -41,6 +43,7 @@ def prepare_photo(
     Args:
         photo: A file, a PIL image, or a photograph that was loaded before.
         geometry_estimator: Predicts depth and field of view, once; None: the built-in network.
+        max_side_px: Larger photographs are reduced to this longer side; None: as they are.
         fov_y_rad: Vertical field of view of the central square, in radians.
         elevation_rad: Elevation of the camera above what it looks at, in radians.
         scene_scale: Scene units per model unit (the paper's q), > 0.
@@ -52,6 +55,8 @@ def prepare_photo(
         photo = photo_from_image(photo)
     elif not isinstance(photo, Photo):
         photo = load_photo(photo)
+    if max_side_px is not None:
+        photo = _reduced(photo, max_side_px)
     estimator = geometry_estimator or load_builtin_depth()
     geometry = estimator.estimate(photo.image[None])
     estimates = estimate_camera(
@@ -68,6 +73,17 @@ def prepare_photo(
         estimates.fov_y_rad.value, estimates.elevation_rad.value, photo.image.shape[-2:]
     )
     return PreparedPhoto(View(photo.image, camera, depth_z), estimates, photo.notes)
+
+
+def _reduced(photo: Photo, max_side_px: int) -> Photo:
+    """Return the photograph with its longer side at most this, its focal length with it."""
+    height_px, width_px = photo.image.shape[-2:]
+    factor = max_side_px / max(height_px, width_px)
+    if factor >= 1:
+        return photo
+    size_px = (max(1, round(height_px * factor)), max(1, round(width_px * factor)))
+    focal_px = None if photo.focal_px is None else photo.focal_px * factor
+    return replace(photo, image=resize_image(photo.image, size_px, "bicubic"), focal_px=focal_px)
 
 
 def canonical_camera(

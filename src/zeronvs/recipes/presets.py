@@ -1,7 +1,7 @@
 """Recipes from a photograph to a scene. The presets are data; their numbers: docs/numbers.md."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import AnchorConfig
@@ -11,10 +11,11 @@ from zeronvs.distillation.noise_levels import NoiseLevelConfig, PiecewiseLinear
 from zeronvs.distillation.surround import SurroundConfig
 from zeronvs.distillation.viewpoints import ViewpointConfig
 from zeronvs.scene.field import FieldConfig
+from zeronvs.scene.lift import LiftConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
 
-PresetName = Literal["preview", "fast", "paper"]
+PresetName = Literal["preview", "field", "fast", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,11 @@ class OutputConfig:
     """What is made of a finished scene."""
 
     size_px: int = 256
-    """Side of rendered views and videos."""
+    """Longer side of the views and the video all the way round."""
     orbit_frames: int = 72
-    """Frames of orbit.mp4."""
+    """Frames of orbit.mp4 or around.mp4."""
+    near_size_px: int = 256
+    """Longer side of views.mp4, at most the photo's."""
     sway_frames: int = 48
     """Frames of views.mp4, which stays close to the photo."""
     splat_steps: int = 300
@@ -34,13 +37,33 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiftRecipe:
+    """From a view with depth straight to splats: the photograph's own pixels, no diffusion."""
+
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    outputs: OutputConfig = field(default_factory=OutputConfig)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs of one folder must agree on."""
+        return {"lift": vars(self.lift), "outputs": vars(self.outputs)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way from a view to a scene."""
+    """From a view to a radiance field: views sampled around, score distillation, or both."""
 
     distill: DistillConfig
     surround: SurroundConfig | None = None
     """Views sampled around the scene first, to which it is fitted; None: distillation alone."""
     outputs: OutputConfig = field(default_factory=OutputConfig)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs of one folder must agree on."""
+        return {
+            "recipe": self.distill.identity(),
+            "sampled_views": vars(self.surround) if self.surround else None,
+            "outputs": vars(self.outputs),
+        }
 
     def with_settings(
         self,
@@ -87,7 +110,18 @@ class Recipe:
         return replace(self, distill=distill)
 
 
-PREVIEW = Recipe(
+PREVIEW = LiftRecipe(
+    outputs=OutputConfig(size_px=512, orbit_frames=60, near_size_px=1024, sway_frames=36)
+)
+"""For a laptop: the photograph's pixels on their surfaces, and what they hide continued."""
+
+DRAFT = LiftRecipe(
+    lift=LiftConfig(fill_side_px=192, surround_width_px=320, color_steps=2),
+    outputs=OutputConfig(size_px=256, orbit_frames=36, near_size_px=384, sway_frames=24),
+)
+"""The preview in a third of the time."""
+
+FIELD = Recipe(
     surround=SurroundConfig(),
     distill=DistillConfig(
         steps=320,
@@ -114,7 +148,7 @@ PREVIEW = Recipe(
         size_px=160, orbit_frames=48, sway_frames=20, splat_steps=60, mesh_resolution=160
     ),
 )
-"""For a laptop: views sampled around the scene, a small field fitted to them, no distillation."""
+"""For a processor: a small field fitted to views sampled around the scene; --anchors distils it."""
 
 FAST = Recipe(
     surround=SurroundConfig(count=31),
@@ -149,4 +183,9 @@ FAST = Recipe(
 PAPER = Recipe(distill=DistillConfig())
 """The published recipe: 4,000 steps of anchored score distillation (paper B.1, B.2)."""
 
-PRESETS: dict[PresetName, Recipe] = {"preview": PREVIEW, "fast": FAST, "paper": PAPER}
+PRESETS: dict[PresetName, LiftRecipe | Recipe] = {
+    "preview": PREVIEW,
+    "field": FIELD,
+    "fast": FAST,
+    "paper": PAPER,
+}

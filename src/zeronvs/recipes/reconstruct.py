@@ -1,6 +1,7 @@
 """From one view to a 360-degree scene. Read this file first.
 
-    View (image, camera, depth) -> views sampled around it -> a radiance field -> Scene
+    View (image, camera, depth) -> splats                                         (preview)
+    View (image, camera, depth) -> views sampled around it -> a radiance field    (field, fast, paper)
 
 `reconstruct` takes values and returns a value: a view, a model and a recipe become a scene. Files
 come before it (`prepare.prepare_photo`) and after it (`write_run`, `export.export`).
@@ -23,15 +24,16 @@ from zeronvs.distillation.loop import distill
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.surround import SurroundConfig, sample_surround
 from zeronvs.distillation.view_files import load_supervised, save_supervised
-from zeronvs.protocols import GeometryEstimator
-from zeronvs.recipes.presets import PRESETS, PresetName, Recipe
-from zeronvs.scene.scene import Scene
+from zeronvs.protocols import GeometryEstimator, Scene
+from zeronvs.recipes.presets import PRESETS, LiftRecipe, PresetName, Recipe
+from zeronvs.scene.lift import lift_view
+from zeronvs.scene.splat_scene import SplatScene
 
 
 def reconstruct(
     view: View,
-    pipe: ZeroNVSPipeline,
-    recipe: Recipe | PresetName = "preview",
+    pipe: ZeroNVSPipeline | None,
+    recipe: LiftRecipe | Recipe | PresetName = "preview",
     *,
     scene_scale: float,
     geometry_estimator: GeometryEstimator | None = None,
@@ -44,8 +46,10 @@ def reconstruct(
 
     Args:
         view: One view at the canonical camera (azimuth 0, looking at the world's origin), with
-            depth where the model needs it. Its central square is used, at the model's size.
-        pipe: The diffusion model; its device is where the scene is made.
+            depth where the recipe or the model needs it. A radiance field is made of its central
+            square, at the model's size; splats are made of all of it.
+        pipe: The diffusion model; its device is where the scene is made. None where the recipe
+            needs none.
         recipe: A recipe, used as it is, or the name of a preset, which is fitted to the model.
         scene_scale: Scene units per model unit (the paper's q), > 0.
         geometry_estimator: Predicts the depth of sampled views and anchors; None: the built-in
@@ -61,7 +65,13 @@ def reconstruct(
         HealthError: The run went wrong in a way that makes its result useless.
     """
     if isinstance(recipe, str):
-        recipe = PRESETS[recipe].fitted_to(pipe)
+        preset = PRESETS[recipe]
+        recipe = preset.fitted_to(pipe) if isinstance(preset, Recipe) and pipe else preset
+    if isinstance(recipe, LiftRecipe):
+        _check_liftable(view)
+        return SplatScene(lift_view(view, recipe.lift, seed=seed, progress=progress))
+    if pipe is None:
+        raise InputError("this recipe needs a diffusion model", argument="pipe")
     input_view = model_view(view, pipe)
     if pipe.conditioning.needs_depth and geometry_estimator is None:
         geometry_estimator = load_builtin_depth(device=pipe.device)
@@ -111,6 +121,15 @@ def model_view(view: View, pipe: ZeroNVSPipeline) -> View:
             argument="view",
         )
     return view.center_square().resized(pipe.image_size_px, pipe.image_size_px, "bicubic")
+
+
+def _check_liftable(view: View) -> None:
+    """Refuse what cannot be lifted to splats."""
+    if view.camera.batch_shape:
+        raise InputError(f"one view is needed, not a batch of {len(view)}", argument="view")
+    _check_canonical(view.camera)
+    if view.depth_z is None or not bool((view.depth_z > 0).all()):
+        raise InputError("it needs depth at every pixel; prepare_photo adds it", argument="view")
 
 
 def _check_canonical(camera: Camera) -> None:

@@ -25,7 +25,9 @@ from zeronvs.exports.export import (
 from zeronvs.formats.camera_path import path_file
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import write_video
-from zeronvs.scene.scene import Scene
+from zeronvs.protocols import Scene
+from zeronvs.recipes.far_path import FarPath
+from zeronvs.scene.load import load_scene
 
 RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
@@ -40,11 +42,13 @@ class FinishedRun:
     run_dir: Path
     scene: Scene
     input_camera: Camera
-    """Camera of the photograph's central square, at the canonical pose."""
+    """Camera of the photograph, or of its central square, at the canonical pose."""
     orbit_distances: Float[Tensor, " n"]
     """Camera distances of the orbit, at evenly spaced azimuths from 0."""
     size_px: int
-    """Side of the run's renders."""
+    """Longer side of the run's renders."""
+    path: FarPath
+    """The path all round that suits the photograph."""
 
 
 def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
@@ -72,17 +76,18 @@ def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
         )
     return FinishedRun(
         run_dir=run_dir,
-        scene=Scene.load(run_dir / SCENE_FILE, device),
+        scene=load_scene(run_dir / SCENE_FILE, device),
         input_camera=camera,
         orbit_distances=distances,
         size_px=size_px,
+        path="around" if record.get("path") == "around" else "orbit",
     )
 
 
 def render_run(
     run: FinishedRun,
     *,
-    path: str = "orbit",
+    path: str | None = None,
     frames: int = 72,
     size_px: int | None = None,
     frames_per_second: int = 24,
@@ -93,9 +98,9 @@ def render_run(
 
     Args:
         run: From `open_run`.
-        path: A name of `TRAJECTORIES` or a file with cameras.
+        path: A name of `TRAJECTORIES` or a file with cameras; None: the run's own path all round.
         frames: Number of frames of a named path.
-        size_px: Side of the frames; None: the run's own.
+        size_px: Longer side of the frames; None: the run's own.
         frames_per_second: Frames per second of the video.
         out: The video file; None: renders/PATH.mp4 in the run folder.
         progress: Called at every frame.
@@ -103,6 +108,7 @@ def render_run(
     Raises:
         InputError: There is no such path.
     """
+    path = path or run.path
     cameras = path_cameras(
         path, run.input_camera, frames, size_px or run.size_px, run.orbit_distances
     )
@@ -120,7 +126,7 @@ def export_run(
     progress: Progress = silent,
 ) -> list[Path]:
     """Export a finished run for other programs (see `export`) and return the files."""
-    cameras = export_cameras(run.input_camera, run.orbit_distances, run.size_px)
+    cameras = export_cameras(run.input_camera, run.orbit_distances, run.size_px, run.path)
     return export(run.scene, cameras, formats, out or run.run_dir, progress=progress)
 
 
@@ -133,20 +139,20 @@ def path_cameras(
         path: A name of `TRAJECTORIES`, or a file.
         input_camera: Where named paths start.
         frames: Number of cameras along a named path.
-        size_px: Side of the images.
+        size_px: Longer side of the images; their shape is the input camera's.
         orbit: Camera distances of the orbit at evenly spaced azimuths; None: the distance of the
             input camera.
 
     Raises:
         InputError: There is no such path, or the file cannot be read.
     """
-    camera = input_camera.resized(size_px, size_px)
+    camera = input_camera.with_longer_side(size_px)
     if path == "orbit" and orbit is not None:
         return _orbit_at_distances(camera, frames, orbit)
     file = path_file(path)
     if file is None:
         return make_trajectory(path, camera, frames)
-    return read_camera_path(file, image_size_px=(size_px, size_px))
+    return read_camera_path(file, image_size_px=camera.image_size_px)
 
 
 def _orbit_at_distances(camera: Camera, frames: int, distances: Tensor) -> Camera:
@@ -168,10 +174,12 @@ def orbit_distances(input_view: View, count: int = 72) -> Float[Tensor, " count"
     return free_orbit(input_view, azimuth_rad).position.norm(dim=-1)
 
 
-def export_cameras(input_camera: Camera, distances: Tensor, size_px: int) -> Camera:
-    """Return cameras that together see the scene: the orbit, and a path near the photograph."""
-    orbit = path_cameras("orbit", input_camera, 16, size_px, distances)
-    near = make_trajectory("lemniscate", input_camera.resized(size_px, size_px), 8)
+def export_cameras(
+    input_camera: Camera, distances: Tensor, size_px: int, path: FarPath = "orbit"
+) -> Camera:
+    """Return cameras that together see the scene: all round, and near the photograph."""
+    orbit = path_cameras(path, input_camera, 16, size_px, distances)
+    near = make_trajectory("lemniscate", input_camera.with_longer_side(size_px), 8)
     return Camera.cat([orbit, near])
 
 

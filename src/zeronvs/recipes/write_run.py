@@ -18,7 +18,9 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
 from zeronvs._core.version import __version__
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
+from zeronvs.cameras.warp import forward_warp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import health
 from zeronvs.distillation.supervision import digest_view
@@ -31,8 +33,10 @@ from zeronvs.exports.export import (
 )
 from zeronvs.formats.images import contact_sheet, write_image
 from zeronvs.formats.video import write_video
+from zeronvs.protocols import Scene
+from zeronvs.recipes.far_path import FarPath, suggest_path
 from zeronvs.recipes.prepare import PreparedPhoto
-from zeronvs.recipes.presets import Recipe
+from zeronvs.recipes.presets import LiftRecipe, OutputConfig, Recipe
 from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.recipes.run_folder import (
     RECORD_FILE,
@@ -41,7 +45,10 @@ from zeronvs.recipes.run_folder import (
     orbit_distances,
     path_cameras,
 )
-from zeronvs.scene.scene import Scene
+from zeronvs.scene.field_scene import FieldScene
+
+FRAMES_PER_SECOND = 15
+"""Of the videos: three seconds near the photograph, four or more all round."""
 
 Row = tuple[str, Any, str]
 """Name, value and source of a setting."""
@@ -60,10 +67,11 @@ class RunResult:
 
 def write_scene_run(
     photo: PreparedPhoto,
-    pipe: ZeroNVSPipeline,
-    recipe: Recipe,
+    pipe: ZeroNVSPipeline | None,
+    recipe: LiftRecipe | Recipe,
     out: Path,
     *,
+    path: FarPath | None = None,
     seed: int = 0,
     rows: Sequence[Row] = (),
     resume: bool = False,
@@ -73,9 +81,10 @@ def write_scene_run(
 
     Args:
         photo: From `prepare_photo`.
-        pipe: The diffusion model, on the device to use.
+        pipe: The diffusion model, on the device to use; None where the recipe needs none.
         recipe: The recipe.
         out: The folder; must be new, empty, or hold a run with the same settings to resume.
+        path: The way all round; None: the one that suits the photograph.
         seed: All randomness follows from it.
         rows: Settings with their sources, for run.json.
         resume: Continue a stopped run.
@@ -87,7 +96,8 @@ def write_scene_run(
     """
     clock = _Clock()
     view, scene_scale = photo.view, photo.estimates.scene_scale.value
-    input_view = model_view(view, pipe)
+    input_view = view if isinstance(recipe, LiftRecipe) or pipe is None else model_view(view, pipe)
+    path = path or suggest_path(input_view).name
     distances = orbit_distances(input_view)
     with ResumableRun(out) as run:
         run.claim(
@@ -96,9 +106,8 @@ def write_scene_run(
                 "photo": digest_view(input_view),
                 "scene_scale": scene_scale,
                 "seed": seed,
-                "recipe": recipe.distill.identity(),
-                "sampled_views": vars(recipe.surround) if recipe.surround else None,
-                "outputs": vars(recipe.outputs),
+                "path": path,
+                **recipe.identity(),
             }
         )
         if resume and (finished := _finished(out, SCENE_FILE)):
@@ -106,10 +115,14 @@ def write_scene_run(
         record = _record(photo, rows) | {
             "input_camera": _camera_record(input_view.camera),
             "orbit_distances": distances.tolist(),
+            "path": path,
             "size_px": recipe.outputs.size_px,
         }
         write_json(out / RECORD_FILE, record)
         write_image(out / "input.png", view.image)
+        with clock.stage("first look"):
+            write_image(out / "first_look.png", first_look(view))
+            progress(ProgressEvent("first_look.png", 1, 1))
         with clock.stage("reconstruct"):
             scene = reconstruct(
                 view,
@@ -122,54 +135,81 @@ def write_scene_run(
                 progress=progress,
             )
         scene.save(out / SCENE_FILE)
-        metrics, findings = _write_outputs(
-            scene, input_view, recipe, distances, out, clock, progress
-        )
+        outputs = _Outputs(scene, input_view, recipe.outputs, path, distances, out, progress)
+        with clock.stage("render"):
+            metrics, findings = outputs.render()
+        health.raise_errors(findings)
+        with clock.stage("export"):
+            metrics |= outputs.export()
         write_json(out / "metrics.json", metrics)
         return _complete(out, record, photo, clock, findings, metrics)
 
 
-def _write_outputs(
-    scene: Scene,
-    input_view: View,
-    recipe: Recipe,
-    distances: Tensor,
-    out: Path,
-    clock: "_Clock",
-    progress: Progress,
-) -> tuple[dict[str, float], list[health.Finding]]:
-    """Render, check and export a scene."""
-    outputs, camera = recipe.outputs, input_view.camera
-    metrics: dict[str, float] = {}
-    with clock.stage("render"):
-        orbit = path_cameras("orbit", camera, outputs.orbit_frames, outputs.size_px, distances)
-        frames, depths = render_frames(scene, orbit, progress, "render the orbit")
-        write_video(out / "orbit.mp4", frames)
-        sway = path_cameras("lemniscate", camera, outputs.sway_frames, outputs.size_px)
-        near_frames, _ = render_frames(scene, sway, progress, "render views")
-        write_video(out / "views.mp4", near_frames)
-        kept = slice(0, None, max(1, outputs.orbit_frames // 24))
-        write_view_files(out, frames[kept], depths[kept], orbit[kept])
-        rendered, _ = render_frames(scene, camera.batched())
-        metrics["input_view_psnr_db"] = _psnr_db(rendered[0], input_view.image)
-    findings = health.check_images(frames, "the orbit") + health.check_scene(
-        scene, orbit[:: max(1, outputs.orbit_frames // 12)].resized(32, 32)
-    )
-    health.raise_errors(findings)
-    with clock.stage("export"):
-        cameras = export_cameras(camera, distances, outputs.size_px)
-        progress(ProgressEvent("export ply", 0, 1))
-        _, metrics["splat_psnr_db"] = write_splats(scene, cameras, out, steps=outputs.splat_steps)
-        progress(ProgressEvent("export ply", 1, 1))
-        export(
-            scene,
-            cameras,
-            ("glb",),
-            out,
-            mesh_resolution=outputs.mesh_resolution,
-            progress=progress,
-        )
-    return metrics, findings
+def first_look(view: View, turn_rad: float = 0.15) -> Float[Tensor, "3 h w"]:
+    """Return the photograph seen from the left, as it is, and from the right, in a row.
+
+    One forward warp along its depth each: seconds, not minutes.
+    """
+    assert view.depth_z is not None
+    camera = view.camera.with_longer_side(min(320, max(view.camera.image_size_px)))
+    small = view.resized(*camera.image_size_px)
+    elevation_rad, distance = camera.elevation_rad, camera.position.norm()
+    poses = [
+        orbit_pose(torch.tensor(azimuth_rad), elevation_rad, distance)
+        for azimuth_rad in (-turn_rad, turn_rad)
+    ]
+    both = Camera.stack([camera.with_poses(pose) for pose in poses])
+    moved, _ = forward_warp(View.stack([small, small]), both)
+    return torch.cat([moved[0], small.image, moved[1]], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """What is rendered and exported of a finished scene."""
+
+    scene: Scene
+    input_view: View
+    config: OutputConfig
+    path: FarPath
+    distances: Tensor
+    out: Path
+    progress: Progress
+
+    def render(self) -> tuple[dict[str, float], list[health.Finding]]:
+        """Write the videos and views; return metrics and what is wrong with the images."""
+        config, camera = self.config, self.input_view.camera
+        near_px = min(config.near_size_px, max(camera.image_size_px))
+        sway = path_cameras("lemniscate", camera, config.sway_frames, near_px)
+        frames, _ = render_frames(self.scene, sway, self.progress, "render views.mp4")
+        write_video(self.out / "views.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
+        far = path_cameras(self.path, camera, config.orbit_frames, config.size_px, self.distances)
+        frames, depths = render_frames(self.scene, far, self.progress, f"render {self.path}.mp4")
+        write_video(self.out / f"{self.path}.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
+        kept = slice(0, None, max(1, config.orbit_frames // 24))
+        write_view_files(self.out, frames[kept], depths[kept], far[kept])
+        rendered, _ = render_frames(self.scene, camera.batched())
+        metrics = {"input_view_psnr_db": _psnr_db(rendered[0], self.input_view.image)}
+        sparse = far[:: max(1, config.orbit_frames // 12)].resized(32, 32)
+        findings = health.check_images(frames, f"{self.path}.mp4")
+        return metrics, findings + health.check_scene(self.scene, sparse)
+
+    def export(self) -> dict[str, float]:
+        """Write splats and mesh; return metrics."""
+        config, camera = self.config, self.input_view.camera
+        cameras = export_cameras(camera, self.distances, config.size_px, self.path)
+        self.progress(ProgressEvent("export ply", 0, 1))
+        _, splat_psnr_db = write_splats(self.scene, cameras, self.out, steps=config.splat_steps)
+        self.progress(ProgressEvent("export ply", 1, 1))
+        if isinstance(self.scene, FieldScene):
+            export(
+                self.scene,
+                cameras,
+                ("glb",),
+                self.out,
+                mesh_resolution=config.mesh_resolution,
+                progress=self.progress,
+            )
+        return {} if splat_psnr_db is None else {"splat_psnr_db": splat_psnr_db}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +427,9 @@ def _finished(out: Path, result: str) -> RunResult | None:
 def _files(out: Path) -> list[Path]:
     """Return the files of a run folder that a person looks for."""
     names = (
-        "orbit.mp4",
         "views.mp4",
+        "orbit.mp4",
+        "around.mp4",
         "sheet.png",
         "scene/scene.ply",
         "scene/mesh.glb",

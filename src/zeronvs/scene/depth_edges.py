@@ -4,7 +4,6 @@ A depth network predicts at a fraction of the photograph's resolution, and its e
 Lifted to 3D as they are, ramps become rubber sheets between a thing and what lies behind it.
 """
 
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -89,7 +88,9 @@ def _guided_filter(
 ) -> Float[Tensor, "l 4 h w"]:
     """Return the linear coefficients of a guided filter with a colour guide (He et al., Eq. 19)."""
     mean = box_mean(guide, radius_px)
-    products = box_mean((guide[:, None] * guide[None]).flatten(0, 1), radius_px).unflatten(0, (3, 3))
+    products = box_mean((guide[:, None] * guide[None]).flatten(0, 1), radius_px).unflatten(
+        0, (3, 3)
+    )
     covariance = (products - mean[:, None] * mean[None]).permute(2, 3, 0, 1)
     covariance = covariance + EPSILON * torch.eye(3, device=guide.device)
     input_mean = box_mean(inputs, radius_px)
@@ -137,9 +138,7 @@ def lowest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:
     return -highest(-image, radius_px)
 
 
-def steps(
-    disparity: Float[Tensor, "h w"], focal_px: float, motion: float
-) -> Bool[Tensor, "h w"]:
+def steps(disparity: Float[Tensor, "h w"], focal_px: float, motion: float) -> Bool[Tensor, "h w"]:
     """Return the pixels on the near side of a depth edge.
 
     An edge is where neighbouring pixels come apart by more than two pixels when the camera moves:
@@ -151,5 +150,3 @@ def steps(
         motion: How far the camera moves, scene units.
     """
     return (disparity - lowest(disparity, 1)) * focal_px * motion > 2.0
-
-

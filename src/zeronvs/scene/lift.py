@@ -234,9 +234,7 @@ def quaternion(rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
     return F.normalize(chosen, dim=-1)
 
 
-def match_colors(
-    splats: GaussianSplats, front: int, view: View, count: int
-) -> GaussianSplats:
+def match_colors(splats: GaussianSplats, front: int, view: View, count: int) -> GaussianSplats:
     """Correct the colours of the first `front` splats so that their camera sees the photograph.
 
     Splats overlap, which blurs: what is missing at each splat's pixel is added to it, `count` times

@@ -115,9 +115,15 @@ def _project(
                 wx = 2 * (qx * qz + qw * qy)
                 wy = 2 * (qy * qz - qw * qx)
                 wz = 1 - 2 * (qx * qx + qy * qy)
-            cx = wx * camera_to_world[0, 0] + wy * camera_to_world[1, 0] + wz * camera_to_world[2, 0]
-            cy = wx * camera_to_world[0, 1] + wy * camera_to_world[1, 1] + wz * camera_to_world[2, 1]
-            cz = wx * camera_to_world[0, 2] + wy * camera_to_world[1, 2] + wz * camera_to_world[2, 2]
+            cx = (
+                wx * camera_to_world[0, 0] + wy * camera_to_world[1, 0] + wz * camera_to_world[2, 0]
+            )
+            cy = (
+                wx * camera_to_world[0, 1] + wy * camera_to_world[1, 1] + wz * camera_to_world[2, 1]
+            )
+            cz = (
+                wx * camera_to_world[0, 2] + wy * camera_to_world[1, 2] + wz * camera_to_world[2, 2]
+            )
             # The projection's Jacobian (rows u and v) times the axis: its image is one axis of the
             # 2D Gaussian, and the covariance the sum of their outer products.
             along_u = focal_u / z * (cx + slope_u * cz) * scales[k, axis]
@@ -174,7 +180,12 @@ def _composite(
         still_open = (bottom - top) * (right - left)
         for hit in range(first[tile], first[tile + 1]):
             k = hits[hit]
-            u, v, depth, opacity = projected[k, 0], projected[k, 1], projected[k, 5], projected[k, 6]
+            u, v, depth, opacity = (
+                projected[k, 0],
+                projected[k, 1],
+                projected[k, 5],
+                projected[k, 6],
+            )
             uu, uv, vv = projected[k, 2], projected[k, 3], projected[k, 4]
             for row in range(max(top, boxes[k, 2]), min(bottom, boxes[k, 3])):
                 dv = np.float32(row + 0.5) - v
@@ -183,9 +194,7 @@ def _composite(
                     if passed <= _OPAQUE:
                         continue
                     du = np.float32(column + 0.5) - u
-                    alpha = opacity * math.exp(
-                        -0.5 * (uu * du * du + vv * dv * dv) - uv * du * dv
-                    )
+                    alpha = opacity * math.exp(-0.5 * (uu * du * du + vv * dv * dv) - uv * du * dv)
                     if alpha < SMALLEST_ALPHA:
                         continue
                     alpha = min(alpha, np.float32(LARGEST_ALPHA))

@@ -12,16 +12,16 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.scene.field import FieldConfig, RadianceField
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
-from zeronvs.scene.scene import Scene
 
 GRID = HashGridConfig(levels=4, log2_table_size=10, base_resolution=4, growth=1.7)
 
 
 def tiny_scene(seed=0):
-    return Scene(
+    return FieldScene(
         FieldConfig(grid=GRID, hidden_width=8),
         RenderConfig(near=0.5, far=20.0, proposal_samples=16, final_samples=16),
         ProposalConfig(grid=GRID, hidden_width=8),
@@ -101,7 +101,7 @@ def test_a_scene_learns_from_images():
 def test_a_saved_scene_is_loaded_as_it_was(tmp_path):
     scene = tiny_scene()
     scene.save(tmp_path / "scene.safetensors")
-    again = Scene.load(tmp_path / "scene.safetensors")
+    again = FieldScene.load(tmp_path / "scene.safetensors")
     assert again.render_config == scene.render_config
     assert again.field.config == scene.field.config
     assert again.proposal.config == scene.proposal.config
@@ -116,7 +116,7 @@ def test_files_that_are_no_scenes_are_refused_in_one_line(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name in ("junk", "other", "missing"):
         with pytest.raises(InputError) as caught:
-            Scene.load(tmp_path / f"{name}.safetensors")
+            FieldScene.load(tmp_path / f"{name}.safetensors")
         assert "\n" not in str(caught.value)
 
 
@@ -145,7 +145,7 @@ def test_a_scene_file_of_the_first_version_is_read(tmp_path):
         settings = json.loads(file.metadata()["scene"])
     older = {name: v if name == "format" else json.dumps(v) for name, v in settings.items()}
     save_file(scene.state_dict(), tmp_path / "old", older)
-    for name, tensor in Scene.load(tmp_path / "old").state_dict().items():
+    for name, tensor in FieldScene.load(tmp_path / "old").state_dict().items():
         assert torch.equal(tensor, scene.state_dict()[name])
 
 
@@ -194,11 +194,11 @@ def test_a_scene_file_with_wrong_settings_or_tensors_is_refused(tmp_path, change
     change(settings, tensors)
     save_file(tensors, tmp_path / "bad", {"scene": json.dumps(settings)})
     with pytest.raises(InputError, match="bad") as caught:
-        Scene.load(tmp_path / "bad")
+        FieldScene.load(tmp_path / "bad")
     assert "\n" not in str(caught.value)
     save_file(tensors, tmp_path / "bad", {"scene": "[" * 100_000})
     with pytest.raises(InputError, match="bad"):
-        Scene.load(tmp_path / "bad")
+        FieldScene.load(tmp_path / "bad")
 
 
 class TiltedWall(torch.nn.Module, RadianceField):

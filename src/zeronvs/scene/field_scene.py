@@ -16,6 +16,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
+from zeronvs.protocols import Rendering
 from zeronvs.scene.field import FieldConfig, HashGridField
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig, ProposalDensity
@@ -24,16 +25,13 @@ from zeronvs.scene.renderer import RayRendering, RenderConfig, join_rays, march_
 _FORMAT = "zeronvs-scene-1"
 
 
-@dataclass(frozen=True, eq=False)
-class Rendering:
-    """Images of a scene."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FieldRendering(Rendering):
+    """Images of a radiance field, with what its training needs.
 
-    rgb: Float[Tensor, "b 3 h w"]
-    """RGB in [0, 1], over the background."""
-    opacity: Float[Tensor, "b h w"]
-    """In [0, 1]."""
-    depth_z: Float[Tensor, "b h w"]
-    """Depth along the optical axis, scene units (inverse of the mean disparity)."""
+    `depth_z` is the inverse of the mean disparity.
+    """
+
     normal: Float[Tensor, "b 3 h w"] | None
     """Unit normals in world axes, on request."""
     interlevel_loss: Float[Tensor, ""]
@@ -44,7 +42,7 @@ class Rendering:
     """Per ray that meets something."""
 
 
-class Scene(nn.Module):
+class FieldScene(nn.Module):
     """A radiance field that can be rendered, saved and loaded."""
 
     def __init__(
@@ -64,7 +62,7 @@ class Scene(nn.Module):
     @classmethod
     def small(
         cls, render_config: RenderConfig | None = None, generator: torch.Generator | None = None
-    ) -> "Scene":
+    ) -> "FieldScene":
         """Build the scene of a CPU preview."""
         render_config = render_config or RenderConfig.small()
         return cls(FieldConfig.small(), render_config, ProposalConfig.small(), generator=generator)
@@ -82,7 +80,7 @@ class Scene(nn.Module):
         generator: torch.Generator | None = None,
         with_normals: bool = False,
         chunk: int | None = None,
-    ) -> Rendering:
+    ) -> FieldRendering:
         """Render images, one for each camera of the batch.
 
         Args:
@@ -111,14 +109,14 @@ class Scene(nn.Module):
         normal = rendering.normal
         if normal is not None:
             normal = normal.view(*shape, 3).permute(0, 3, 1, 2)
-        return Rendering(
-            rendering.rgb.view(*shape, 3).permute(0, 3, 1, 2),
-            rendering.opacity.view(shape),
-            rendering.distance.view(shape) * rays.z_per_unit_distance.view(shape),
-            normal,
-            rendering.interlevel_loss.mean(),
-            rendering.distortion_loss.mean(),
-            rendering.mean_orientation_loss,
+        return FieldRendering(
+            rgb=rendering.rgb.view(*shape, 3).permute(0, 3, 1, 2),
+            opacity=rendering.opacity.view(shape),
+            depth_z=rendering.distance.view(shape) * rays.z_per_unit_distance.view(shape),
+            normal=normal,
+            interlevel_loss=rendering.interlevel_loss.mean(),
+            distortion_loss=rendering.distortion_loss.mean(),
+            orientation_loss=rendering.mean_orientation_loss,
         )
 
     def render_rays(
@@ -179,7 +177,7 @@ class Scene(nn.Module):
             save_file(tensors, aside, metadata)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Scene":
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "FieldScene":
         """Read a scene that `save` wrote.
 
         Raises:
