@@ -141,8 +141,8 @@ def evaluate_views(
         for row, (offset, pair) in enumerate(found.items()):
             scores.append(PairScore(pair.name, measured[row]))
             if start + offset in shown[pair.name.motion_class]:
-                shown = [predictions[method][row] for method in methods if method != COPY]
-                images = [pair.input_view.image, pair.target_view.image, *shown]
+                images = [pair.input_view.image, pair.target_view.image]
+                images += [predictions[method][row] for method in methods if method != COPY]
                 sheets[pair.name.motion_class].append(torch.stack(images))
         done = min(start + config.batch_size, len(names))
         progress(ProgressEvent("evaluate views", done, len(names)))

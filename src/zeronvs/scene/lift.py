@@ -1,7 +1,7 @@
 """A photograph with depth, lifted to Gaussian splats: what a preview is made of.
 
     front     every pixel of the photograph, on its surface; fewer where nothing changes
-    hidden    behind each depth edge, what lies behind continues as far as the camera's motion uncovers
+    hidden    behind depth edges, and behind what stands free, what lies behind continues
     margin    around the frame, the image continues
     surround  all the way round the photographer, on the sphere: the background continues
 
@@ -9,7 +9,6 @@ Only the front shows what was photographed; the rest continues its texture (`tex
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +43,6 @@ class LiftConfig:
     """Standard deviation of a pixel's splat."""
     color_steps: int = 4
     """Corrections of the front's colours by what its own camera sees of it."""
-    farthest: float = 30.0
-    """Depth of the sky, in units of the photograph's median depth."""
 
 
 def lift_view(
@@ -60,32 +57,32 @@ def lift_view(
         progress: Called after each layer.
     """
     config = config or LiftConfig()
-    report = _Reports(progress, 4)
+    report = _Reports(progress, 5)
     view = refine_depth(view.to("cpu"))
-    report("refine depth")
+    report()
     front = front_splats(view, config.splat_sigma_px)
-    report("lift the photograph")
+    report()
     canvas = extend(view, config, seed)
-    report("continue the image")
-    # Both are single-threaded outside of Python, and read the same canvas.
-    with ThreadPoolExecutor(2) as pool:
-        hidden = pool.submit(hidden_splats, canvas, config, seed + 1)
-        surround = pool.submit(surround_splats, canvas.view, config, seed + 2)
-        layers = [front, hidden.result(), margin_splats(canvas), surround.result()]
-    report("continue what is hidden, and all around")
-    splats = GaussianSplats.cat(layers)
-    return match_colors(splats, len(front), view, config.color_steps)
+    report()
+    background, hidden = uncover(canvas, config, seed + 1)
+    layers = [front, surface_splats(background, hidden, FILL_SIGMA_PX), margin_splats(canvas)]
+    report()
+    splats = GaussianSplats.cat([*layers, surround_splats(background, config)])
+    splats = match_colors(splats, len(front), view, config.color_steps)
+    report()
+    return splats
 
 
 class _Reports:
-    """Counts the layers for a progress listener."""
+    """Counts the steps for a progress listener."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
+        progress(ProgressEvent("lift the photograph", 0, total))
 
-    def __call__(self, name: str) -> None:
+    def __call__(self) -> None:
         self.done += 1
-        self.progress(ProgressEvent(name, self.done, self.total))
+        self.progress(ProgressEvent("lift the photograph", self.done, self.total))
 
 
 # ---- the photograph's own pixels
@@ -178,8 +175,12 @@ def _discs(
     )
 
 
+FILL_SIGMA_PX = 0.6
+"""Standard deviation of splats of what is not seen, in pixels of the canvas."""
 BLOCK_SIGMA_PX = 0.75
 """Standard deviation of splats that stand for several pixels, over their side."""
+LEVEL_RAD = math.radians(25)
+"""Elevation up to which a camera counts as looking level."""
 COLOR_LIMIT = 0.12
 """Colours are corrected by this at most: what other splats hide cannot be corrected."""
 LEAST_COSINE = 0.3
@@ -340,29 +341,29 @@ def standing_free(
     return free, torch.where(free, behind, 1.0 / view.depth_z)
 
 
-def hidden_splats(canvas: Canvas, config: LiftConfig, seed: int) -> GaussianSplats:
-    """Return splats of what lies behind the depth edges of a canvas."""
+def uncover(canvas: Canvas, config: LiftConfig, seed: int) -> tuple[View, Bool[Tensor, "h w"]]:
+    """Return what lies behind the depth edges of a canvas, and behind what stands free.
+
+    Returns:
+        The canvas without what hides something.
+        Where it differs from the canvas.
+    """
+    view = canvas.view
     everywhere = torch.ones_like(canvas.known)
-    hidden, disparity = behind_edges(canvas.view, everywhere, config.motion)
-    behind, hole = _uncovered(canvas.view, hidden, disparity, seed)
-    return surface_splats(behind, hole, 0.6)
-
-
-def _uncovered(
-    view: View, hidden: Bool[Tensor, "h w"], disparity: Float[Tensor, "h w"], seed: int
-) -> tuple[View, Bool[Tensor, "h w"]]:
-    """Return the view with what lies behind in place of what hides it, and where that is."""
+    hidden, disparity = behind_edges(view, everywhere, config.motion)
+    free, behind_free = standing_free(view, everywhere, config.motion)
+    disparity = torch.where(free, behind_free, disparity)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
-    hole = torch.from_numpy(ndimage.binary_dilation(hidden.numpy(), iterations=2))
+    hole = torch.from_numpy(ndimage.binary_dilation((hidden | free).numpy(), iterations=2))
     behind = view.with_depth(1.0 / disparity)
-    guide = _guide(behind, torch.ones_like(hole))
-    image = continue_texture(view.image, hole, guide=guide, seed=seed)
+    image = continue_texture(view.image, hole, guide=_guide(behind, everywhere), seed=seed)
     return View(image, view.camera, behind.depth_z), hole
 
 
 def margin_splats(canvas: Canvas) -> GaussianSplats:
-    """Return splats of what lies around the photograph's frame."""
-    return surface_splats(canvas.view, ~canvas.known, 0.6)
+    """Return splats of what lies around the photograph's frame; none reaches into it."""
+    near = torch.from_numpy(ndimage.binary_dilation(canvas.known.numpy(), iterations=1))
+    return surface_splats(canvas.view, ~near, FILL_SIGMA_PX)
 
 
 def _guide(view: View, known: Bool[Tensor, "h w"]) -> Float[Tensor, "2 h w"]:
@@ -380,70 +381,77 @@ def _scaled_guide(
     return torch.stack([elevation, 0.5 * disparity.log()])
 
 
-def surround_splats(view: View, config: LiftConfig, seed: int) -> GaussianSplats:
-    """Return splats all around a camera: a view's background, run out up and down, then reflected.
+def surround_splats(background: View, config: LiftConfig) -> GaussianSplats:
+    """Return splats all around a camera: its background, run out up and down, then reflected.
 
-    Seen from the photographer, the image is reflected at its left and right borders until the
-    circle is closed, in colours and in range, so that the walls of a room stand all around and a
-    level ground stays one.
+    Seen from a photographer who looks level, the image is reflected at its left and right borders
+    until the circle is closed, in colours and in range, so that the walls of a room stand all
+    around and a level ground stays one. Who looks down sees a surface that runs out smoothly.
 
     Args:
-        view: One view with depth. What stands free in it is not repeated.
+        background: One view with depth, without what stands free.
         config: Settings.
-        seed: Of the texture's random search.
     """
     columns = config.surround_width_px
-    factor = columns / (2 * math.pi) / float(view.camera.intrinsics_px[0, 0])
+    factor = columns / (2 * math.pi) / float(background.camera.intrinsics_px[0, 0])
     if factor < 1:
-        view = view.resized(*(max(8, round(side * factor)) for side in view.camera.image_size_px))
-    camera = view.camera
-    height_px, width_px = camera.image_size_px
-    everywhere = torch.ones(camera.image_size_px, dtype=torch.bool)
-    background, _ = _uncovered(view, *standing_free(view, everywhere, config.motion), seed)
-    assert background.depth_z is not None
-    half_rad = math.atan(0.5 * width_px / float(camera.intrinsics_px[0, 0]))
-    # A strip of the panorama as wide as the image; its columns are azimuths.
-    strip_columns = max(2, round(columns * half_rad / math.pi))
-    azimuth_rad = half_rad * (2 * (torch.arange(strip_columns) + 0.5) / strip_columns - 1)
+        size_px = (max(8, round(side * factor)) for side in background.camera.image_size_px)
+        background = background.resized(*size_px)
+    camera = background.camera
+    azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
     rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
+    image, inverse_range, known = _seen_panorama(background, rays)
+    half_rad = math.atan(0.5 * camera.image_size_px[1] / float(camera.intrinsics_px[0, 0]))
+    straight = known
+    if float(camera.elevation_rad) < LEVEL_RAD:
+        straight = known & (azimuth_rad.abs() < half_rad)
+        column = _reflected_columns(azimuth_rad, half_rad)
+        image, inverse_range = image[:, :, column], inverse_range[:, column]
+        known = straight[:, column]
+    inverse_range = _continued_range(inverse_range * known, known, elevation_rad)
+    image = fill_holes(image[None] * known, known[None, None].float())[0]
+    points = camera.position + rays / inverse_range[..., None]
+    footprint = FILL_SIGMA_PX * (2 * math.pi / columns) / inverse_range
+    # What lies inside of the image is shown by the other layers, and sharper.
+    inner = torch.from_numpy(ndimage.binary_dilation(straight.numpy(), iterations=1))
+    return _discs(points, -rays, rays, footprint, image, ~inner)
+
+
+def _seen_panorama(
+    view: View, rays: Float[Tensor, "h w 3"]
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Return colour and inverse range of a view along rays from its camera, and where known."""
+    camera = view.camera
+    assert view.depth_z is not None
     uv_px, cosine = project((camera.position + rays).reshape(-1, 3), camera)
     uv_px, cosine = uv_px.view(*rays.shape[:2], 2), cosine.view(rays.shape[:2])
+    height_px, width_px = camera.image_size_px
     size = torch.tensor([width_px, height_px], dtype=uv_px.dtype)
     known = (cosine > 0.05) & ((uv_px > 1) & (uv_px < size - 1)).all(-1)
-    layers = torch.cat([background.image, 1.0 / background.depth_z[None]])
+    layers = torch.cat([view.image, 1.0 / view.depth_z[None]])
     grid = (uv_px / size * 2 - 1)[None]
     sampled = F.grid_sample(layers[None], grid, padding_mode="border", align_corners=False)[0]
     # Disparity is along the optical axis, range along the ray.
-    inverse_range = _continued_range(sampled[3] * cosine * known, known, elevation_rad)
-    image = fill_holes(sampled[None, :3] * known, known[None, None].float())[0]
-    azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
-    column = _reflected_columns(azimuth_rad, half_rad, strip_columns)
-    rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
-    image, inverse_range = image[:, :, column], inverse_range[:, column]
-    points = camera.position + rays / inverse_range[..., None]
-    footprint = 0.6 * (2 * math.pi / columns) / inverse_range
-    # What lies inside of the image is shown by the other layers, and sharper.
-    inner = torch.from_numpy(ndimage.binary_erosion(known.numpy(), iterations=2))[:, column]
-    return _discs(points, -rays, rays, footprint, image, ~(inner & (azimuth_rad.abs() < half_rad)))
+    return sampled[:3], sampled[3] * cosine.clamp_min(0.0), known
 
 
-def _reflected_columns(
-    azimuth_rad: Float[Tensor, " n"], half_rad: float, strip_columns: int
-) -> Int64[Tensor, " n"]:
-    """Return the column of a strip in which each direction is continued: a triangle wave.
+def _reflected_columns(azimuth_rad: Float[Tensor, " w"], half_rad: float) -> Int64[Tensor, " w"]:
+    """Return the column of a panorama in which each of its columns is continued.
 
-    Its period is stretched to divide what lies outside of the strip, so that the last reflection
-    meets the first one behind the camera.
+    A triangle wave of the azimuth, whose period is stretched to divide what lies outside of the
+    image, so that the last reflection meets the first one behind the camera.
     """
+    columns = len(azimuth_rad)
     outside = math.pi - half_rad
     folds = max(1, round(outside / (2 * half_rad)))
     phase = (azimuth_rad.abs() - half_rad).clamp_min(0) / outside * folds
-    wave = 1 - (phase % 2 - 1).abs()  # 0 at the border where the strip was left, 1 at the other
+    wave = 1 - (phase % 2 - 1).abs()  # 0 at the border where the image was left, 1 at the other
     folded = torch.where(
         azimuth_rad.abs() <= half_rad, azimuth_rad, azimuth_rad.sign() * half_rad * (1 - 2 * wave)
     )
-    column = (folded / half_rad + 1) * 0.5 * strip_columns
-    return column.long().clamp(0, strip_columns - 1)
+    # Columns at the very border may lie half outside of the image.
+    folded = folded.clamp(-half_rad * 0.98, half_rad * 0.98)
+    return ((folded / math.pi + 1) * 0.5 * columns).long().clamp(0, columns - 1)
 
 
 def panorama_rays(
@@ -483,6 +491,8 @@ def _continued_range(
     continued = torch.where(ground, continued * elevation_rad.sin() / low.sin(), continued)
     smooth = continued.log()
     for share in (32, 48):
-        blurred = box_mean(smooth[None], max(1, known.shape[0] // share))[0]
+        radius = max(1, known.shape[0] // share)
+        wrapped = F.pad(smooth[None], (radius, radius, 0, 0), mode="circular")
+        blurred = box_mean(wrapped, radius)[0, :, radius:-radius]
         smooth = torch.where(known, continued.log(), blurred)
     return smooth.exp()
