@@ -32,5 +32,5 @@ def _step(line: str) -> int | float:
     """Return the step that a line tells of; infinity where the line is not whole."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

@@ -1,6 +1,5 @@
 """Finding out the sizes of a model: from a checkpoint's tensors, or from a diffusers folder."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_json
 from zeronvs.cameras.embedding import Representation, representation_from_official
 from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
 from zeronvs.checkpoints.official_config import OfficialConfig
@@ -52,7 +52,7 @@ def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Arc
     schedule = NoiseSchedule(
         beta_start=float(params.number("linear_start", 0.00085)),
         beta_end=float(params.number("linear_end", 0.012)),
-        timesteps=int(params.number("timesteps", 1000)),
+        timesteps=params.count("timesteps", 1000),
     )
     return Architecture(
         unet=unet,
@@ -112,7 +112,7 @@ def _unet_shape(shapes: Shapes, params: OfficialConfig) -> UNetShape:
         out_channels=out_channels,
         cross_attention_dim=to_key[1],
         num_heads=_num_heads(params),
-        sample_size=int(params.number("image_size", 32)),
+        sample_size=params.count("image_size", 32),
     )
 
 
@@ -122,7 +122,7 @@ def _num_heads(params: OfficialConfig) -> int:
             "the configuration sets num_head_channels; the released family has one number of "
             "heads (num_heads) at every level."
         )
-    return int(params.number("num_heads", 8))
+    return params.count("num_heads", 8)
 
 
 def _vae_shape(shapes: Shapes, scaling_factor: float, latent_size: int) -> VaeShape:
@@ -203,6 +203,10 @@ def architecture_of_folder(folder: Path) -> Architecture:
         )
     except KeyError as error:
         raise InputError(f"{folder}: a configuration lacks the value {error}.") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: a configuration has a wrong value ({error}).") from error
 
 
 def _unet_of_config(config: Mapping[str, Any]) -> UNetShape:
@@ -221,12 +225,9 @@ def _unet_of_config(config: Mapping[str, Any]) -> UNetShape:
 
 
 def _read_config(path: Path, class_name: str | None) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"it is a {type(config).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}); is this a pipeline folder?") from error
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
     if class_name is not None and config.get("_class_name") != class_name:
         raise InputError(
             f"{path} is of a {config.get('_class_name')}; the released layout holds a {class_name}."

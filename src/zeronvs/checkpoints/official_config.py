@@ -8,7 +8,11 @@ from typing import Any
 import yaml
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_text
 from zeronvs.checkpoints.architecture import Architecture
+
+_MAX_BYTES = 2**20
+_MAX_COUNT = 2**20
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,27 @@ class OfficialConfig:
             raise InputError(f"the configuration has {name}: {value!r}; a number is needed.")
         return value
 
+    def count(self, name: str, default: int) -> int:
+        """Return a whole number above 0, or the default where it is absent.
+
+        Raises:
+            InputError: The value is something else.
+        """
+        value = self.number(name, default)
+        if value != int(value) or not 1 <= value <= _MAX_COUNT:
+            raise InputError(f"the configuration has {name}: {value}; a whole number is needed.")
+        return int(value)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values; refuses aliases, of which a few lines can make any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node that is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name), which are not read")
+        return super().compose_node(parent, index)
+
 
 def read_official_config(path: Path) -> dict[str, Any]:
     """Read a YAML file; no tag in it can make code run.
@@ -44,8 +69,10 @@ def read_official_config(path: Path) -> dict[str, Any]:
         InputError: It cannot be read, or is not a mapping.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        config = yaml.load(read_text(path, max_bytes=_MAX_BYTES), _PlainLoader)  # a SafeLoader
+    except InputError:
+        raise
+    except (ValueError, RecursionError, LookupError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML ({reason}).") from error
     if not isinstance(config, dict):
