@@ -37,7 +37,7 @@ from zeronvs.checkpoints.keys import (
     links_of,
 )
 from zeronvs.checkpoints.official_config import read_official_config, write_official_config
-from zeronvs.checkpoints.reader import CheckpointReader
+from zeronvs.checkpoints.reader import CheckpointReader, check_content
 from zeronvs.checkpoints.writer import (
     PlannedTensor,
     write_safetensors,
@@ -95,6 +95,7 @@ def convert_checkpoint(
         shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
         architecture = architecture_of_checkpoint(shapes, config)
         report = account_for_keys(shapes, architecture)
+        check_content(checkpoint_path)
         dtype = torch.float16 if half else torch.float32
         plans = _plan_folder(reader, report, dtype)
         with _folder_aside(out_dir) as folder:
