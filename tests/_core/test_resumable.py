@@ -112,7 +112,7 @@ def test_the_same_settings_resume_and_different_ones_are_all_named(tmp_path):
 def test_settings_that_cannot_be_read_are_one_clear_line(tmp_path, content):
     with ResumableRun(tmp_path) as run:
         run.settings_path.write_bytes(content)
-        with pytest.raises(InputError, match=r"settings\.json cannot be read"):
+        with pytest.raises(InputError, match=r"settings\.json is not valid JSON"):
             run.claim({"lr": 0.1})
 
 

@@ -172,6 +172,14 @@ def test_a_folder_with_something_in_it_is_left_alone(checkpoint, tmp_path):
     assert (folder / "note").read_text() == "mine"
 
 
+def test_a_flipped_bit_among_the_numbers_is_noticed(checkpoint, tmp_path):
+    content = bytearray(checkpoint.read_bytes())
+    weight = official_state()["first_stage_model.quant_conv.weight"].numpy().tobytes()
+    content[content.index(weight) + 5] ^= 64
+    checkpoint.write_bytes(content)
+    assert "checksum" in refusal(checkpoint, tmp_path / "folder")
+
+
 def test_a_checkpoint_damaged_inside_leaves_nothing_half_written(checkpoint, tmp_path):
     content = bytearray(checkpoint.read_bytes())
     place = content.rindex(b"PK\x01\x02")

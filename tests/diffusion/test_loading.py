@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -90,3 +91,52 @@ def test_a_configuration_cannot_name_an_attention_to_fetch(released_pipe, tmp_pa
     content = [] if change is None else json.loads(path.read_text()) | change
     path.write_text(json.dumps(content))
     assert str(path) in refusal(tmp_path)
+
+
+def edited(path, change) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def as_pipe(path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: as_pipe(f / "model_index.json"),
+        lambda f: as_pipe(f / "unet" / "config.json"),
+        lambda f: as_pipe(f / "unet" / "diffusion_pytorch_model.safetensors"),
+        lambda f: as_pipe(f / "scheduler" / "scheduler_config.json"),
+        lambda f: (f / "model_index.json").write_text("[]"),
+        lambda f: (f / "vae" / "config.json").write_text("null"),
+        lambda f: (f / "vae" / "config.json").write_text("[" * 100_000),
+        lambda f: (f / "scheduler" / "scheduler_config.json").write_text('{"beta_end": 1e999}'),
+        lambda f: edited(f / "unet" / "config.json", lambda c: c.update(attention_head_dim=0)),
+        lambda f: edited(f / "unet" / "config.json", lambda c: c.update(norm_num_groups=0)),
+        lambda f: edited(f / "unet" / "config.json", lambda c: c.update(block_out_channels=[])),
+        lambda f: edited(f / "unet" / "config.json", lambda c: c.update(block_out_channels=[7, 9])),
+        lambda f: edited(f / "vae" / "config.json", lambda c: c.update(block_out_channels=3)),
+        lambda f: edited(f / "image_encoder" / "config.json", lambda c: c.update(patch_size=0)),
+        lambda f: edited(f / "model_index.json", lambda c: c.update(unet=[])),
+        lambda f: edited(f / "model_index.json", lambda c: c.update(vae=["diffusers", "Nobody"])),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_damage_of_a_folder_is_refused_in_one_line(released_pipe, tmp_path, damage):
+    released_pipe.save_pretrained(tmp_path)
+    damage(tmp_path)
+    refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "weights", [[], {"a": 3}, {"a": ""}, {"a": "../x.safetensors"}, {"a": None}, {}]
+)
+def test_an_index_of_weights_names_files_beside_it(released_pipe, tmp_path, weights):
+    released_pipe.save_pretrained(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    assert "weight_map" in refusal(tmp_path)

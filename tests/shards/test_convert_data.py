@@ -12,6 +12,7 @@ import torch
 from foreign_files import make_world, write_posed
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.resumable import ResumableRun
 from zeronvs._core.workers import run_tasks
 from zeronvs.datasets.sources.posed import PosedSource
 from zeronvs.shards.convert import ConvertConfig, convert
@@ -138,6 +139,7 @@ def test_a_killed_conversion_resumes_where_it_stopped(tmp_path: Path, world):
     assert again.manifest.scene_ids == {f"set/s{k}" for k in range(5)}
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
     assert sorted(path.name for path in out.iterdir() if path.suffix != ".tar") == [
+        ".lock",
         "convert.json",
         "manifest.json",
         "report.json",
@@ -147,7 +149,7 @@ def test_a_killed_conversion_resumes_where_it_stopped(tmp_path: Path, world):
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, world):
     source = write_set(tmp_path / "set", world, 1)
     run(source, tmp_path / "out")
-    with pytest.raises(InputError, match="begun with image_format 'png', not 'jpg'"):
+    with pytest.raises(InputError, match="image_format: png, now jpg"):
         run(source, tmp_path / "out", ConvertConfig(image_format="jpg"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -155,6 +157,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, world):
         run(source, tmp_path / "mine")
     with pytest.raises(InputError, match="is a file"):
         run(source, tmp_path / "mine" / "thesis.txt")
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(tmp_path: Path, world):
+    source = write_set(tmp_path / "set", world, 1)
+    with ResumableRun(tmp_path / "out"), pytest.raises(InputError, match="another process"):
+        run(source, tmp_path / "out")
+    assert shard_bytes(tmp_path / "out") == {}
+    assert run(source, tmp_path / "out").failed == ()
 
 
 def test_sparse_depth_is_filled_by_the_network_for_the_viewer_scale(tmp_path: Path, world):

@@ -182,5 +182,5 @@ def _step(line: str) -> int | float:
     """Return the step of a line; infinity where the line is incomplete."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_json
+from zeronvs._core.files import read_json, write_json
 
 LOCK_FILE = ".lock"
 LEFT_BEHIND = re.compile(r"\.(tmp[0-9A-Za-z]{6}|.+\.[0-9a-f]{8}\.part(\..*)?)")
@@ -79,10 +79,7 @@ class ResumableRun:
         if not self.settings_path.exists():
             write_json(self.settings_path, settings)
             return False
-        try:
-            saved = json.loads(self.settings_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.settings_path} cannot be read ({error})") from error
+        saved = read_json(self.settings_path)
         different = differences(saved, json.loads(json.dumps(settings)))
         if different:
             raise InputError(

@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
 from zeronvs.diffusion.conditioning_kind import ConcatInput
 from zeronvs.diffusion.projection import CameraProjection
@@ -141,7 +142,35 @@ class Architecture:
     camera_embed_dim: int
 
     def empty_components(self) -> dict[str, nn.Module]:
-        """Return the components without memory for their tensors (on the meta device)."""
+        """Return the components without memory for their tensors (on the meta device).
+
+        Raises:
+            InputError: No model has these sizes.
+        """
+        try:
+            self._check_sizes()
+            return self._empty_components()
+        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"the sizes of the model fit no model: {reason}") from error
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes that would take memory or time without end."""
+        widths = (*self.unet.channels, *self.vae.channels, self.unet.in_channels)
+        widths += (self.unet.out_channels, self.unet.cross_attention_dim, self.vae.latent_channels)
+        widths += (self.clip.width, self.clip.hidden, self.clip.projection_dim)
+        sides = (self.unet.sample_size, self.vae.sample_size, self.clip.image_size_px)
+        counts = (self.unet.layers_per_block, self.unet.transformer_depth, self.unet.num_heads)
+        counts += (self.vae.layers_per_block, self.clip.layers, self.clip.heads)
+        counts += (len(self.unet.channels), len(self.vae.channels), self.clip.patch_px)
+        limits = ((widths, 2**16), (sides, 2**14), (counts, 256))
+        limits += (((self.camera_embed_dim,), 2**12), ((self.schedule.timesteps,), 2**20))
+        for values, limit in limits:
+            for value in values:
+                if not (isinstance(value, int) and 1 <= value <= limit):
+                    raise ValueError(f"{str(value)[:40]} is not a whole number from 1 to {limit}")
+
+    def _empty_components(self) -> dict[str, nn.Module]:
         with torch.device("meta"):
             clip_config: Any = CLIPVisionConfig(**self.clip.config())
             return {

@@ -1,6 +1,5 @@
 """Architecture of a model from a checkpoint's tensors and YAML file, or from a diffusers folder."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,10 +10,14 @@ from typing import Any
 import yaml
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_json, read_text
 from zeronvs.cameras.embedding import Representation, representation_from_official
 from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
 from zeronvs.diffusion.conditioning_kind import ConcatInput
 from zeronvs.diffusion.sampling import NoiseSchedule
+
+_MAX_BYTES = 2**20
+_MAX_COUNT = 2**20
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,27 @@ class OfficialConfig:
             raise InputError(f"the configuration has {name}: {value!r}; a number is needed.")
         return value
 
+    def count(self, name: str, default: int) -> int:
+        """Return a whole number above 0, or the default where it is absent.
+
+        Raises:
+            InputError: The value is something else.
+        """
+        value = self.number(name, default)
+        if value != int(value) or not 1 <= value <= _MAX_COUNT:
+            raise InputError(f"the configuration has {name}: {value}; a whole number is needed.")
+        return int(value)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values; refuses aliases, of which a few lines can make any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node that is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name), which are not read")
+        return super().compose_node(parent, index)
+
 
 def read_official_config(path: Path) -> dict[str, Any]:
     """Read a YAML file; no tag in it can make code run.
@@ -50,8 +74,10 @@ def read_official_config(path: Path) -> dict[str, Any]:
         InputError: It cannot be read, or is not a mapping.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        config = yaml.load(read_text(path, max_bytes=_MAX_BYTES), _PlainLoader)  # a SafeLoader
+    except InputError:
+        raise
+    except (ValueError, RecursionError, LookupError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML ({reason}).") from error
     if not isinstance(config, dict):
@@ -176,7 +202,7 @@ def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Arc
     schedule = NoiseSchedule(
         beta_start=float(params.number("linear_start", 0.00085)),
         beta_end=float(params.number("linear_end", 0.012)),
-        timesteps=int(params.number("timesteps", 1000)),
+        timesteps=params.count("timesteps", 1000),
     )
     return Architecture(
         unet=unet,
@@ -236,7 +262,7 @@ def _unet_shape(shapes: Shapes, params: OfficialConfig) -> UNetShape:
         out_channels=out_channels,
         cross_attention_dim=to_key[1],
         num_heads=_num_heads(params),
-        sample_size=int(params.number("image_size", 32)),
+        sample_size=params.count("image_size", 32),
     )
 
 
@@ -246,7 +272,7 @@ def _num_heads(params: OfficialConfig) -> int:
             "the configuration sets num_head_channels; the released family has one number of "
             "heads (num_heads) at every level."
         )
-    return int(params.number("num_heads", 8))
+    return params.count("num_heads", 8)
 
 
 def _vae_shape(shapes: Shapes, scaling_factor: float, latent_size: int) -> VaeShape:
@@ -317,15 +343,16 @@ def architecture_of_folder(folder: Path) -> Architecture:
         )
     except KeyError as error:
         raise InputError(f"{folder}: a configuration lacks the value {error}.") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: a configuration has a wrong value ({error}).") from error
 
 
 def _read_config(path: Path, class_name: str | None) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"it is a {type(config).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}); is this a pipeline folder?") from error
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
     if class_name is not None and config.get("_class_name") != class_name:
         raise InputError(
             f"{path} is of a {config.get('_class_name')}; the released layout holds a {class_name}."

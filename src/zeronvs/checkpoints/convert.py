@@ -38,7 +38,7 @@ from zeronvs.checkpoints.keys import (
     ema_name,
     links_of,
 )
-from zeronvs.checkpoints.reader import CheckpointReader
+from zeronvs.checkpoints.reader import CheckpointReader, check_content
 from zeronvs.checkpoints.writer import PlannedTensor, write_safetensors, write_torch_checkpoint
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.sampling import NoiseSchedule
@@ -90,6 +90,7 @@ def convert_checkpoint(
         shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
         architecture = architecture_of_checkpoint(shapes, config)
         report = account_for_keys(shapes, architecture)
+        check_content(checkpoint_path)
         dtype = torch.float16 if half else torch.float32
         plans = _plan_folder(reader, report, dtype)
         with _folder_aside(out_dir) as folder:

@@ -1,6 +1,5 @@
 """Reading the weights of a diffusers folder one tensor at a time."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs.checkpoints.architecture import Architecture
+from zeronvs.diffusion.loading import shard_names
 
 _DTYPES = {
     "F64": torch.float64,
@@ -99,8 +99,4 @@ def _weight_files(folder: Path, component: str) -> list[Path]:
     index_path = path.with_name(f"{path.name}.index.json")
     if path.is_file() or not index_path.is_file():
         return [path]
-    try:
-        names = set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values())
-        return [path.with_name(Path(name).name) for name in sorted(names)]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{index_path} cannot be read ({error!r}).") from error
+    return [path.with_name(name) for name in shard_names(index_path)]

@@ -134,6 +134,24 @@ class CheckpointReader:
         return self.tensors[name].detach().clone(memory_format=torch.contiguous_format)
 
 
+def check_content(path: Path) -> None:
+    """Compare every record of a checkpoint with its checksum; reads the whole file.
+
+    Raises:
+        InputError: A record is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except _DAMAGE as error:
+        raise InputError(f"{path.name} is damaged ({error}). Get the file again.") from error
+    if damaged is not None:
+        raise InputError(
+            f"{path.name} is damaged: the numbers of {damaged} do not match their checksum. Get "
+            "the file again."
+        )
+
+
 def _check_kind(path: Path) -> None:
     """Refuse what is not a zip file, named as what it is.
 

@@ -1,13 +1,13 @@
 """Finding the folder of a pipeline by name, path or hub id; one clear line when it is not one."""
 
 import importlib
-import json
 import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.files import read_json
 
 BUILTIN = "builtin"
 COMPONENTS = ("vae", "image_encoder", "unet", "scheduler", "cc_projection")
@@ -67,16 +67,13 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
         InputError: The index is missing or broken, or a component is missing.
     """
     index_path = folder / INDEX_NAME
-    if not index_path.is_file():
+    if not index_path.exists():
         raise InputError(
             f"{folder} is not a pipeline: it has no {INDEX_NAME}. Give a folder written by "
             "`save_pretrained` or by zeronvs.checkpoints.convert."
         )
-    try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        declared = {name: entry[0] for name, entry in index.items() if isinstance(entry, list)}
-    except (ValueError, AttributeError, IndexError, RecursionError) as error:
-        raise InputError(f"{index_path} cannot be read as JSON ({error}).") from error
+    index = _read_object(index_path)
+    declared = {name: entry[0] for name, entry in index.items() if entry and type(entry) is list}
     missing = [name for name in COMPONENTS if not declared.get(name) and name not in passed]
     if missing:
         raise InputError(
@@ -93,17 +90,43 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     ]
     if others:
         raise InputError(f"{index_path} names {others[0]}, which is no part of this pipeline.")
-    _check_attention(folder / "image_encoder" / "config.json")
+    for name in COMPONENTS:
+        _check_component(folder / name)
 
 
-def _check_attention(path: Path) -> None:
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no configuration: it is a {type(content).__name__}.")
+    return content
+
+
+def _check_component(folder: Path) -> None:
+    """Refuse what the libraries would hang on (pipes) or fail on (JSON of another kind)."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is not a file.")
+        if path.name.endswith(".index.json"):
+            shard_names(path)
+        elif path.suffix == ".json":
+            _check_attention(path, _read_object(path))
+
+
+def shard_names(path: Path) -> list[str]:
+    """Return the names of the weight files that an index (`*.safetensors.index.json`) lists.
+
+    Raises:
+        InputError: It is no such index, or names files of another folder.
+    """
+    names = _read_object(path).get("weight_map")
+    listed = list(names.values()) if isinstance(names, dict) else []
+    if not listed or any(not isinstance(n, str) or not n or Path(n).name != n for n in listed):
+        raise InputError(f"{path} has no weight_map with names of files beside it.")
+    return sorted(set(listed))
+
+
+def _check_attention(path: Path, config: dict[str, Any]) -> None:
     """Refuse an attention that transformers would fetch as a kernel ("repo:function")."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
     for key in ("attn_implementation", "_attn_implementation"):
         if config.get(key) not in (None, "eager", "sdpa"):
             raise InputError(

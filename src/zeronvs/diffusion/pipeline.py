@@ -68,7 +68,10 @@ class ZeroNVSPipeline(ViewDenoiser):
                 return super().from_pretrained(str(folder), dtype=dtype, **kwargs)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (
+            *(OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError),
+            *(AttributeError, AssertionError, MemoryError),
+        ) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{folder} cannot be loaded as a pipeline: {reason}") from error
 

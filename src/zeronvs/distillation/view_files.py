@@ -44,7 +44,7 @@ def save_views(folder: Path, views: View) -> None:
         with write_aside(folder / "depth.safetensors") as aside:
             safetensors.torch.save_file({"depth_z": views.depth_z.cpu().contiguous()}, aside)
     paths = [folder / f"{index:03d}.png" for index in range(len(views.image))]
-    extra = {"has_depth": views.depth_z is not None}
+    extra = [{"has_depth": views.depth_z is not None}] * len(paths)
     write_transforms(folder / "transforms.json", views.camera, paths, extra=extra)
 
 

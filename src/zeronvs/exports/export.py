@@ -1,5 +1,6 @@
 """Files of a scene for other programs."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +16,7 @@ from zeronvs.exports.cameras_json import write_transforms
 from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
 from zeronvs.exports.mesh import write_mesh
 from zeronvs.exports.overlay import depth_colours
-from zeronvs.formats.images import contact_sheet, write_image
+from zeronvs.formats.images import contact_sheet, write_depth, write_image
 from zeronvs.formats.ply import write_splat_ply
 from zeronvs.protocols import Scene
 from zeronvs.scene.field_scene import FieldScene
@@ -29,6 +30,8 @@ SPLAT_SIZE_PX = 128
 """Side of the renders that splats are placed and refined by."""
 MESH_SIZE_PX = 64
 """Side of the renders that tell which surfaces are visible."""
+DEPTH_UNIT = 1e-3
+"""Scene units per unit of a depth file: what nerfstudio assumes."""
 FAR = 50.0
 """Depth in scene units beyond which depth images have one colour."""
 
@@ -138,14 +141,30 @@ def write_view_files(
     depths: Float[Tensor, "n h w"] | None,
     cameras: Camera,
 ) -> Path:
-    """Write views/, depth/, a contact sheet and cameras/transforms.json; return the last."""
+    """Write views/, depth/, a contact sheet, and their cameras; return cameras/transforms.json.
+
+    depth/ holds 16-bit PNG in thousandths of a scene unit (0: unknown or beyond 65 units), as
+    nerfstudio reads them; depth_colours/ shows the same to people. The cameras stand in
+    transforms.json of the folder itself, too, where programs that are given the folder look.
+    """
     paths = [folder / "views" / f"{index:03d}.png" for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         write_image(path, image)
     for index, depth_z in enumerate([] if depths is None else depths):
         colours = depth_colours(depth_z.clamp_max(FAR), depth_z.shape[-1])
-        write_image(folder / "depth" / f"{index:03d}.png", colours)
+        write_image(folder / "depth_colours" / f"{index:03d}.png", colours)
+        write_depth(folder / "depth" / f"{index:03d}.png", depth_z, unit=DEPTH_UNIT)
     write_image(folder / "sheet.png", contact_sheet(images))
-    transforms = folder / "cameras" / "transforms.json"
-    write_transforms(transforms, cameras, paths)
-    return transforms
+    for transforms in (folder / "transforms.json", folder / "cameras" / "transforms.json"):
+        extra = None
+        if depths is not None:
+            to_folder = os.path.relpath(folder, transforms.parent)
+            extra = [
+                {
+                    "depth_file_path": Path(to_folder, "depth", path.name).as_posix(),
+                    "depth_unit_scale_factor": DEPTH_UNIT,
+                }
+                for path in paths
+            ]
+        write_transforms(transforms, cameras, paths, extra=extra)
+    return folder / "cameras" / "transforms.json"

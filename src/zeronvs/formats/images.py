@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -17,6 +18,20 @@ def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
     """Write one image, sRGB in [0, 1], whole or not at all; the suffix chooses the format."""
     with write_aside(path) as aside:
         Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy()).save(aside)
+
+
+def write_depth(path: Path, depth_z: Float[Tensor, "h w"], *, unit: float) -> None:
+    """Write depth as 16-bit grey PNG, whole or not at all; 0 where it is unknown or too large.
+
+    Args:
+        path: Where to.
+        depth_z: Depth; what is not positive and finite is unknown.
+        unit: Depth of one step of the file.
+    """
+    steps = (depth_z.detach().cpu().double() / unit).round().nan_to_num(0.0, 0.0, 0.0)
+    steps = torch.where((steps >= 1) & (steps <= 65535), steps, 0.0)
+    with write_aside(path) as aside:
+        Image.fromarray(steps.numpy().astype(np.uint16)).save(aside)
 
 
 def contact_sheet(

@@ -134,7 +134,7 @@ def write_transforms(
     cameras: Camera,
     image_paths: Sequence[Path],
     *,
-    extra: Mapping[str, Any] | None = None,
+    extra: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a batch of cameras as `transforms.json`, which nerfstudio and many others read.
 
@@ -142,7 +142,7 @@ def write_transforms(
         path: The file to write. Image paths are written relative to its folder, so that a folder
             with cameras and images can be moved.
         cameras: One camera an image, with one leading axis.
-        extra: Fields to add to each frame.
+        extra: Fields to add, for each frame.
 
     Raises:
         ValueError: There are not as many images as cameras.
@@ -158,9 +158,10 @@ def write_transforms(
             **_intrinsics_fields(intrinsics_px),
             **size,
             "transform_matrix": pose,
-            **(extra or {}),
+            **fields,
         }
-        for image_path, pose, intrinsics_px in zip(
+        for fields, image_path, pose, intrinsics_px in zip(
+            extra or [{}] * len(image_paths),
             image_paths,
             cameras.camera_to_world.tolist(),
             cameras.intrinsics_px.tolist(),

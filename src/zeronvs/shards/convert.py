@@ -25,6 +25,7 @@ import torch
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import read_json, sweep_temporary, write_aside, write_json
 from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.resumable import LOCK_FILE, ResumableRun
 from zeronvs._core.workers import run_tasks
 from zeronvs.datasets.framing import (
     Background,
@@ -126,34 +127,38 @@ def convert(
         InputError: The source cannot be opened, or `out` holds something else.
     """
     settings = {"source": description, "depth": depth_name, **asdict(config)}
-    _claim(out, {name: value for name, value in settings.items() if name != "limit"})
-    source = open_source()
-    scene_ids = source.scene_ids(config.split)[: config.limit]
-    parts = out / PARTS_FOLDER
-    split = config.split or "train"
-    reports: list[SceneReport] = []
-    with ShardWriter(
-        out, split, split=split, source=description, licence=licence, max_bytes=max_shard_bytes
-    ) as writer:
-        done = writer.done_scene_ids
-        left = [scene_id for scene_id in scene_ids if scene_id not in done]
-        packer = _Packer(writer, parts, left)
-        todo = [scene_id for scene_id in left if not packer.part(scene_id).is_file()]
-        make_worker = partial(_make_worker, open_source, parts, config, load_depth)
-        step = len(scene_ids) - len(todo)
-        progress(ProgressEvent("convert", step, len(scene_ids)))
-        packer.pack()
-        for result in run_tasks(make_worker, todo, workers=workers):
-            report = result.value or SceneReport(result.task, error=result.error)
-            reports.append(report)
-            packer.add(report)
-            step += 1
-            values = {"failed": float(sum(r.error is not None for r in reports))}
-            progress(ProgressEvent("convert", step, len(scene_ids), values))
-        writer.finish_shard()
-        packer.drop_written()
-    _write_report(out, writer.manifest)
-    return ConvertReport(writer.manifest, tuple(reports))
+    _check_folder(out)
+    with ResumableRun(out, settings_file=SETTINGS_FILE) as run:
+        run.claim({name: value for name, value in settings.items() if name != "limit"})
+        sweep_temporary(out)
+        sweep_temporary(out / PARTS_FOLDER)
+        source = open_source()
+        scene_ids = source.scene_ids(config.split)[: config.limit]
+        parts = out / PARTS_FOLDER
+        split = config.split or "train"
+        reports: list[SceneReport] = []
+        with ShardWriter(
+            out, split, split=split, source=description, licence=licence, max_bytes=max_shard_bytes
+        ) as writer:
+            done = writer.done_scene_ids
+            left = [scene_id for scene_id in scene_ids if scene_id not in done]
+            packer = _Packer(writer, parts, left)
+            todo = [scene_id for scene_id in left if not packer.part(scene_id).is_file()]
+            make_worker = partial(_make_worker, open_source, parts, config, load_depth)
+            step = len(scene_ids) - len(todo)
+            progress(ProgressEvent("convert", step, len(scene_ids)))
+            packer.pack()
+            for result in run_tasks(make_worker, todo, workers=workers):
+                report = result.value or SceneReport(result.task, error=result.error)
+                reports.append(report)
+                packer.add(report)
+                step += 1
+                values = {"failed": float(sum(r.error is not None for r in reports))}
+                progress(ProgressEvent("convert", step, len(scene_ids), values))
+            writer.finish_shard()
+            packer.drop_written()
+        _write_report(out, writer.manifest)
+        return ConvertReport(writer.manifest, tuple(reports))
 
 
 def convert_scene(
@@ -293,27 +298,15 @@ def _store_report(parts: Path, report: SceneReport) -> None:
     write_json(_part(parts, report.scene_id).with_suffix(".json"), asdict(report))
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder with other content; remove temporary files of a killed run."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; the shards need a folder")
-    stored = out / SETTINGS_FILE
-    if stored.is_file():
-        before = read_json(stored)
-        if not isinstance(before, dict):
-            raise InputError(f"{stored} does not hold the settings of a conversion")
-        other = {k: before.get(k) for k in settings if before.get(k) != settings[k]}
-        if other:
-            name, value = next(iter(other.items()))
-            raise InputError(
-                f"{out} was begun with {name} {value!r}, not {settings[name]!r}; give the same "
-                "settings to resume, or another folder"
-            )
-    elif out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds other files; give a new folder")
-    sweep_temporary(out)
-    sweep_temporary(out / PARTS_FOLDER)
-    write_json(stored, settings)
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds something else than a conversion.
+
+    Raises:
+        InputError: It does.
+    """
+    if out.is_dir() and not (out / SETTINGS_FILE).exists():
+        if any(path.name != LOCK_FILE for path in out.iterdir()):
+            raise InputError(f"{out} holds other files; give a new folder")
 
 
 def _write_report(out: Path, manifest: Manifest) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_aside
+from zeronvs._core.files import parse_json, write_aside
 from zeronvs._core.resumable import checked_step
 
 
@@ -177,10 +177,10 @@ def load_state(path: Path) -> TrainingState:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["run"])
+            header = parse_json(file.metadata()["run"], f"the header of {path}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         places = [
-            json.loads(bytes(tensors.pop(f"place.{rank}").tolist()))
+            parse_json(bytes(tensors.pop(f"place.{rank}").tolist()), f"a place in {path}")
             for rank in range(header.pop("processes"))
         ]
         header["step"] = checked_step(header["step"], path)
@@ -204,7 +204,7 @@ def data_seed_of(path: Path, seed: int, *, batch: int, processes: int) -> int:
         return seed
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["run"])
+            header = parse_json(file.metadata()["run"], f"the header of {path}")
         before = header["layout"]
         if (before["batch"], before["processes"]) == (batch, processes):
             return int(before["data_seed"])
