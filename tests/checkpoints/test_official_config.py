@@ -3,10 +3,13 @@
 import os
 
 import pytest
-from zeronvs.checkpoints.official_config import OfficialConfig, read_official_config
 
 from zeronvs._core.errors import InputError
-from zeronvs.checkpoints.architecture_reading import _num_heads
+from zeronvs.checkpoints.architecture_reading import (
+    OfficialConfig,
+    _num_heads,
+    read_official_config,
+)
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{chr(98 + k)}: &{chr(98 + k)} [{', '.join([f'*{chr(97 + k)}'] * 8)}]\n" for k in range(12)

@@ -268,7 +268,7 @@ def _glb(mesh: SurfaceMesh) -> bytes:
         vertex_colors=(rgba * 255.0).round().to(torch.uint8).numpy(),
         process=False,
     )
-    return export_glb(trimesh.FieldScene(surface), tree_postprocessor=_leave_unlit)
+    return export_glb(trimesh.Scene(surface), tree_postprocessor=_leave_unlit)
 
 
 def _leave_unlit(tree: dict[str, Any]) -> None:

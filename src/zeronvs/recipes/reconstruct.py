@@ -1,7 +1,7 @@
 """From one view to a 360-degree scene. Read this file first.
 
-    View (image, camera, depth) -> splats                                         (preview)
-    View (image, camera, depth) -> views sampled around it -> a radiance field    (field, fast, paper)
+    View (image, camera, depth) -> splats                                       (preview)
+    View (image, camera, depth) -> views sampled around it -> radiance field    (the other presets)
 
 `reconstruct` takes values and returns a value: a view, a model and a recipe become a scene. Files
 come before it (`prepare.prepare_photo`) and after it (`write_run`, `export.export`).

@@ -4,8 +4,10 @@ A depth network predicts at a fraction of the photograph's resolution, and its e
 Lifted to 3D as they are, ramps become rubber sheets between a thing and what lies behind it.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +64,8 @@ def weighted_median(
     if high - low < 1e-6 * high.abs().clamp_min(1e-6):
         return values
     factor = min(1.0, COARSE_SIDE_PX / max(guide.shape[-2:]))
-    coarse_px = tuple(max(1, round(side * factor)) for side in guide.shape[-2:])
+    height_px, width_px = guide.shape[-2:]
+    coarse_px = (max(1, round(height_px * factor)), max(1, round(width_px * factor)))
     level = resize_image(values[None], coarse_px)[0]
     level = (level - low) / (high - low) * (LEVELS - 1)
     # Each value is shared between the two levels next to it, so that the median can lie between.
@@ -136,6 +139,35 @@ def highest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]
 def lowest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:
     """Return the lowest value in a square window."""
     return -highest(-image, radius_px)
+
+
+def grown(mask: Bool[Tensor, "h w"], by_px: int) -> Bool[Tensor, "h w"]:
+    """Return a mask with all pixels within a distance, counted along rows and columns."""
+    for _ in range(by_px):
+        down, right = mask[:-1].clone(), mask[:, :-1].clone()
+        up, left = mask[1:].clone(), mask[:, 1:].clone()
+        mask = mask.clone()
+        mask[1:] |= down
+        mask[:-1] |= up
+        mask[:, 1:] |= right
+        mask[:, :-1] |= left
+    return mask
+
+
+def nearest_pixels(
+    mask: Bool[Tensor, "h w"], sampling: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Float[Tensor, "h w"], Int64[Tensor, "h w"], Int64[Tensor, "h w"]]:
+    """Return distance, row and column of the nearest pixel of a mask.
+
+    Args:
+        mask: At least one pixel is True.
+        sampling: What a step down and a step to the right count.
+    """
+    distance, nearest = ndimage.distance_transform_edt(
+        ~mask.numpy(), sampling=sampling, return_indices=True
+    )
+    row, column = torch.from_numpy(np.asarray(nearest)).long()
+    return torch.from_numpy(np.asarray(distance)).float(), row, column
 
 
 def steps(disparity: Float[Tensor, "h w"], focal_px: float, motion: float) -> Bool[Tensor, "h w"]:

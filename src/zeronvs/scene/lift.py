@@ -11,6 +11,7 @@ Only the front shows what was photographed; the rest continues its texture (`tex
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import ndimage
@@ -21,7 +22,14 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import fill_holes, project, unproject
-from zeronvs.scene.depth_edges import box_mean, lowest, refine_depth, steps
+from zeronvs.scene.depth_edges import (
+    box_mean,
+    grown,
+    lowest,
+    nearest_pixels,
+    refine_depth,
+    steps,
+)
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.texture import continue_texture
 from zeronvs.splats import GaussianSplats
@@ -92,6 +100,7 @@ def front_splats(view: View, sigma_px: float) -> GaussianSplats:
     """Return a splat for every pixel of a view with depth; one for 4 or 16 where they are alike."""
     assert view.depth_z is not None
     height_px, width_px = view.camera.image_size_px
+    disparity = 1.0 / view.depth_z
     left = torch.ones(height_px, width_px, dtype=torch.bool)
     parts = []
     for block in (4, 2):
@@ -104,11 +113,11 @@ def front_splats(view: View, sigma_px: float) -> GaussianSplats:
         alike = ((high - low)[:3] < 5 / 255).all(0) & ((high - low)[3] < 0.02 * block / 4)
         alike &= left[:rows:block, :columns:block]
         if alike.any():
-            cropped = _window(view, rows, columns)
+            camera = Camera(view.camera.camera_to_world, view.camera.intrinsics_px, (rows, columns))
             small = View(
-                F.avg_pool2d(cropped.image[None], block)[0],
-                cropped.camera.resized(rows // block, columns // block),
-                1.0 / F.avg_pool2d(1.0 / cropped.depth_z[None, None], block)[0, 0],
+                F.avg_pool2d(view.image[None, :, :rows, :columns], block)[0],
+                camera.resized(rows // block, columns // block),
+                1.0 / F.avg_pool2d(disparity[None, None, :rows, :columns], block)[0, 0],
             )
             # Wider than single pixels: what hardly changes may be blurred, and no gap shows.
             parts.append(surface_splats(small, alike, BLOCK_SIGMA_PX))
@@ -116,13 +125,6 @@ def front_splats(view: View, sigma_px: float) -> GaussianSplats:
             left[:rows, :columns] &= ~taken
     parts.append(surface_splats(view, left, sigma_px))
     return GaussianSplats.cat(parts)
-
-
-def _window(view: View, rows: int, columns: int) -> View:
-    """Return the top left part of a view."""
-    assert view.depth_z is not None
-    camera = Camera(view.camera.camera_to_world, view.camera.intrinsics_px, (rows, columns))
-    return View(view.image[:, :rows, :columns], camera, view.depth_z[:rows, :columns])
 
 
 def surface_splats(
@@ -312,12 +314,11 @@ def behind_edges(
     edge = steps(disparity, focal_px, motion) & known
     if not edge.any():
         return torch.zeros_like(known), disparity
-    distance, nearest = ndimage.distance_transform_edt(~edge.numpy(), return_indices=True)
-    row, column = (torch.from_numpy(index).long() for index in nearest)
+    distance, row, column = nearest_pixels(edge)
     far = lowest(disparity, 4)[row, column]
     gap_px = motion * focal_px * (disparity - far)
     reach = gap_px + 3 if reach_px is None else torch.full_like(gap_px, reach_px)
-    hidden = (torch.from_numpy(distance).float() <= reach) & (gap_px > 1.5) & known
+    hidden = (distance <= reach) & (gap_px > 1.5) & known
     smooth = torch.where(hidden, far, disparity)
     for _ in range(4):
         smooth = torch.where(hidden, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
@@ -333,9 +334,8 @@ def standing_free(
     """
     reach_px = 0.25 * max(view.camera.image_size_px)
     free, behind = behind_edges(view, known, motion, reach_px)
-    regions, _ = ndimage.label(free.numpy())
-    border = known & ~torch.from_numpy(ndimage.binary_erosion(known.numpy(), iterations=3))
-    regions = torch.from_numpy(regions)
+    regions = torch.from_numpy(np.asarray(ndimage.label(free.numpy())[0]))
+    border = known & grown(~known, 3)
     free &= ~torch.isin(regions, regions[border])
     assert view.depth_z is not None
     return free, torch.where(free, behind, 1.0 / view.depth_z)
@@ -354,7 +354,7 @@ def uncover(canvas: Canvas, config: LiftConfig, seed: int) -> tuple[View, Bool[T
     free, behind_free = standing_free(view, everywhere, config.motion)
     disparity = torch.where(free, behind_free, disparity)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
-    hole = torch.from_numpy(ndimage.binary_dilation((hidden | free).numpy(), iterations=2))
+    hole = grown(hidden | free, 2)
     behind = view.with_depth(1.0 / disparity)
     image = continue_texture(view.image, hole, guide=_guide(behind, everywhere), seed=seed)
     return View(image, view.camera, behind.depth_z), hole
@@ -362,7 +362,7 @@ def uncover(canvas: Canvas, config: LiftConfig, seed: int) -> tuple[View, Bool[T
 
 def margin_splats(canvas: Canvas) -> GaussianSplats:
     """Return splats of what lies around the photograph's frame; none reaches into it."""
-    near = torch.from_numpy(ndimage.binary_dilation(canvas.known.numpy(), iterations=1))
+    near = grown(canvas.known, 1)
     return surface_splats(canvas.view, ~near, FILL_SIGMA_PX)
 
 
@@ -395,8 +395,10 @@ def surround_splats(background: View, config: LiftConfig) -> GaussianSplats:
     columns = config.surround_width_px
     factor = columns / (2 * math.pi) / float(background.camera.intrinsics_px[0, 0])
     if factor < 1:
-        size_px = (max(8, round(side * factor)) for side in background.camera.image_size_px)
-        background = background.resized(*size_px)
+        height_px, width_px = background.camera.image_size_px
+        background = background.resized(
+            max(8, round(height_px * factor)), max(8, round(width_px * factor))
+        )
     camera = background.camera
     azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
     rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
@@ -413,7 +415,7 @@ def surround_splats(background: View, config: LiftConfig) -> GaussianSplats:
     points = camera.position + rays / inverse_range[..., None]
     footprint = FILL_SIGMA_PX * (2 * math.pi / columns) / inverse_range
     # What lies inside of the image is shown by the other layers, and sharper.
-    inner = torch.from_numpy(ndimage.binary_dilation(straight.numpy(), iterations=1))
+    inner = grown(straight, 1)
     return _discs(points, -rays, rays, footprint, image, ~inner)
 
 
@@ -479,10 +481,7 @@ def _continued_range(
 ) -> Float[Tensor, "h w"]:
     """Continue inverse range up and down from the known pixels of a panorama."""
     # A step sideways counts as twenty up or down: columns are continued along themselves.
-    _, nearest = ndimage.distance_transform_edt(
-        ~known.numpy(), sampling=(1.0, 20.0), return_indices=True
-    )
-    row, column = (torch.from_numpy(index).long() for index in nearest)
+    _, row, column = nearest_pixels(known, sampling=(1.0, 20.0))
     continued = inverse_range[row, column].clamp_min(1e-3)
     # Below the image a level ground comes nearer as the sine of the elevation; what is above it
     # keeps its range.

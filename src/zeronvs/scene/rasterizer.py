@@ -102,11 +102,20 @@ def _draw_compiled(
     """Draw as `_draw` does, with compiled loops."""
     from zeronvs.scene import rasterizer_cpu  # loads a compiler: at the moment of use
 
-    arrays = [
-        part.detach().float().contiguous().numpy()
-        for part in (*vars(splats).values(), camera.camera_to_world, camera.intrinsics_px)
-    ]
-    canvas = rasterizer_cpu.draw(*arrays, camera.image_size_px, config.near)
+    def array(part: Tensor) -> rasterizer_cpu.Floats:
+        return part.detach().float().contiguous().numpy()
+
+    canvas = rasterizer_cpu.draw(
+        array(splats.means),
+        array(splats.scales),
+        array(splats.rotations),
+        array(splats.opacities),
+        array(splats.colors),
+        array(camera.camera_to_world),
+        array(camera.intrinsics_px),
+        camera.image_size_px,
+        config.near,
+    )
     rgb, depth, opacity = torch.from_numpy(canvas).permute(2, 0, 1).split([3, 1, 1])
     return rgb, opacity[0], depth[0]
 
