@@ -4,7 +4,8 @@ A depth network predicts at a fraction of the photograph's resolution, and its e
 Lifted to 3D as they are, ramps become rubber sheets between a thing and what lies behind it.
 """
 
-import numpy as np
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import ndimage
@@ -163,11 +164,15 @@ def nearest_pixels(
         mask: At least one pixel is True.
         sampling: What a step down and a step to the right count.
     """
-    distance, nearest = ndimage.distance_transform_edt(
+    found: Any = ndimage.distance_transform_edt(
         ~mask.numpy(), sampling=sampling, return_indices=True
     )
-    row, column = torch.from_numpy(np.asarray(nearest)).long()
-    return torch.from_numpy(np.asarray(distance)).float(), row, column
+    distance, (row, column) = found
+    return (
+        torch.from_numpy(distance).float(),
+        torch.from_numpy(row).long(),
+        torch.from_numpy(column).long(),
+    )
 
 
 def steps(disparity: Float[Tensor, "h w"], focal_px: float, motion: float) -> Bool[Tensor, "h w"]:

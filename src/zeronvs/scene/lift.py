@@ -10,8 +10,8 @@ Only the front shows what was photographed; the rest continues its texture (`tex
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import ndimage
@@ -334,7 +334,8 @@ def standing_free(
     """
     reach_px = 0.25 * max(view.camera.image_size_px)
     free, behind = behind_edges(view, known, motion, reach_px)
-    regions = torch.from_numpy(np.asarray(ndimage.label(free.numpy())[0]))
+    labelled: Any = ndimage.label(free.numpy())
+    regions = torch.from_numpy(labelled[0])
     border = known & grown(~known, 3)
     free &= ~torch.isin(regions, regions[border])
     assert view.depth_z is not None
