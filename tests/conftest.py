@@ -9,7 +9,7 @@ import torch
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.recipes.presets import PRESETS, PREVIEW, OutputConfig, Recipe
+from zeronvs.recipes.presets import PRESETS, FIELD, OutputConfig, Recipe
 
 pytest_plugins = ["pytester"]
 
@@ -72,11 +72,11 @@ def pipe(request) -> ZeroNVSPipeline:
 @pytest.fixture
 def tiny_preview(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Make the preview a matter of seconds: few views, steps and frames, all of them small."""
-    assert PREVIEW.surround is not None
+    assert FIELD.surround is not None
     preset = replace(
-        PREVIEW,
-        surround=replace(PREVIEW.surround, count=3, num_inference_steps=2),
-        distill=replace(PREVIEW.distill.with_steps(20), reference_rays=64, supervised_rays=128),
+        FIELD,
+        surround=replace(FIELD.surround, count=3, num_inference_steps=2),
+        distill=replace(FIELD.distill.with_steps(20), reference_rays=64, supervised_rays=128),
         outputs=OutputConfig(
             size_px=32, orbit_frames=4, sway_frames=3, splat_steps=3, mesh_resolution=24
         ),

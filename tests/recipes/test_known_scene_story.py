@@ -23,7 +23,7 @@ from zeronvs.exports import export as export_module
 from zeronvs.formats.ply import read_splat_ply
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.recipes.prepare import prepare_photo
-from zeronvs.recipes.presets import PREVIEW, OutputConfig, Recipe
+from zeronvs.recipes.presets import FIELD, OutputConfig, Recipe
 from zeronvs.recipes.run_folder import FinishedRun, open_run
 from zeronvs.recipes.write_run import RunResult, write_scene_run
 from zeronvs.scene.hash_grid import HashGridConfig
@@ -41,8 +41,8 @@ def warping_pipe() -> ZeroNVSPipeline:
 
 
 def tiny_recipe() -> Recipe:
-    assert PREVIEW.surround is not None
-    distill = PREVIEW.distill.with_steps(60)
+    assert FIELD.surround is not None
+    distill = FIELD.distill.with_steps(60)
     grid = HashGridConfig(levels=6, log2_table_size=14, base_resolution=16, growth=1.5)
     distill = replace(
         distill,
@@ -56,7 +56,7 @@ def tiny_recipe() -> Recipe:
     )
     return Recipe(
         distill=distill,
-        surround=replace(PREVIEW.surround, count=4, num_inference_steps=1),
+        surround=replace(FIELD.surround, count=4, num_inference_steps=1),
         outputs=OutputConfig(
             size_px=32, orbit_frames=4, sway_frames=2, splat_steps=4, mesh_resolution=24
         ),
