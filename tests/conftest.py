@@ -9,7 +9,8 @@ import torch
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.recipes.presets import PRESETS, FIELD, OutputConfig, Recipe
+from zeronvs.recipes.presets import FIELD, PRESETS, LiftRecipe, OutputConfig
+from zeronvs.scene.lift import LiftConfig
 
 pytest_plugins = ["pytester"]
 
@@ -70,16 +71,23 @@ def pipe(request) -> ZeroNVSPipeline:
 
 
 @pytest.fixture
-def tiny_preview(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Make the preview a matter of seconds: few views, steps and frames, all of them small."""
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the preview and the small field a matter of seconds: few of everything, and small."""
+    outputs = OutputConfig(
+        size_px=32,
+        orbit_frames=4,
+        near_size_px=32,
+        sway_frames=3,
+        splat_steps=3,
+        mesh_resolution=24,
+    )
     assert FIELD.surround is not None
-    preset = replace(
+    small_field = replace(
         FIELD,
         surround=replace(FIELD.surround, count=3, num_inference_steps=2),
         distill=replace(FIELD.distill.with_steps(20), reference_rays=64, supervised_rays=128),
-        outputs=OutputConfig(
-            size_px=32, orbit_frames=4, sway_frames=3, splat_steps=3, mesh_resolution=24
-        ),
+        outputs=outputs,
     )
-    monkeypatch.setitem(PRESETS, "preview", preset)
-    return preset
+    lift = LiftConfig(fill_side_px=48, surround_width_px=64, color_steps=1)
+    monkeypatch.setitem(PRESETS, "preview", LiftRecipe(lift=lift, outputs=outputs))
+    monkeypatch.setitem(PRESETS, "field", small_field)

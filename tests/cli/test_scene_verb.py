@@ -7,27 +7,26 @@ import av
 import pytest
 from PIL import Image
 
-from zeronvs.recipes.presets import Recipe
-
 
 @pytest.fixture(autouse=True)
-def tiny_preset(tiny_preview: Recipe) -> Recipe:
-    """Use the tiny preview in every test here."""
-    return tiny_preview
+def tiny(tiny_presets: None) -> None:
+    """Use tiny presets in every test here."""
 
 
+@pytest.mark.parametrize("preset", ["preview", "field"])
 def test_a_photograph_becomes_a_run_folder_that_renders_and_exports(
-    zeronvs, photo_path, model_folder, tmp_path, capsys
+    preset, zeronvs, photo_path, model_folder, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    words = ("scene", photo_path, "-o", out, "--model", model_folder, "--device", "cpu")
-    assert zeronvs(*words) == 0
+    model = ("--model", model_folder) if preset == "field" else ()
+    words = ("scene", photo_path, "-o", out, "--preset", preset, *model, "--path", "orbit")
+    assert zeronvs(*words, "--device", "cpu") == 0
     printed = capsys.readouterr().out
     assert "--fov-deg" in printed
     assert "orbit.mp4" in printed
     record = json.loads((out / "run.json").read_text())
     assert record["status"] == "complete"
-    for name in ("scene/scene.safetensors", "scene/scene.ply", "views.mp4", "log.jsonl"):
+    for name in ("scene/scene.safetensors", "scene/scene.ply", "views.mp4", "first_look.png"):
         assert (out / name).stat().st_size > 0, name
     with av.open(str(out / "orbit.mp4")) as video:
         assert len(list(video.decode(video=0))) == 4
@@ -45,20 +44,34 @@ def test_a_photograph_becomes_a_run_folder_that_renders_and_exports(
     elsewhere = tmp_path / "elsewhere"
     assert zeronvs("export", out, "--format", "nerfstudio", "-o", elsewhere) == 0
     transforms = json.loads((elsewhere / "cameras" / "transforms.json").read_text())
+    # The preview shows the whole photograph of 96 x 80, a field its central square.
+    size = (32, 27) if preset == "preview" else (32, 32)
     for frame in transforms["frames"]:
         with Image.open(elsewhere / "cameras" / frame["file_path"]) as view:
-            assert view.size == (32, 32)
+            assert view.size == size
+
+
+@pytest.mark.parametrize(
+    "words", [("--steps", 5), ("--anchors", 2), ("--model", "builtin"), ("--guidance-scale", 2)]
+)
+def test_settings_of_a_diffusion_model_are_refused_by_the_preview(
+    words, zeronvs, photo_path, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert zeronvs("scene", photo_path, "-o", out, "--preset", "preview", *words) == 2
+    assert f"{words[0]} is a setting of score distillation" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_flag_overrides_the_preset_and_is_printed_as_source(
     zeronvs, photo_path, model_folder, tmp_path, capsys
 ):
     words = ("scene", photo_path, "-o", tmp_path / "out", "--model", model_folder, "--dry-run")
-    assert zeronvs(*words, "--preset", "preview", "--anchors", 3) == 0
+    assert zeronvs(*words, "--preset", "field", "--anchors", 3) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["anchors"] == ["3", "given", "--anchors"]
-    assert rows["steps"] == ["20", "preset", "preview", "--steps"]
-    assert rows["preset"][:2] == ["preview", "given"]
+    assert rows["steps"] == ["20", "preset", "field", "--steps"]
+    assert rows["preset"][:2] == ["field", "given"]
 
 
 @pytest.mark.parametrize("verb", ["render", "export"])

@@ -26,11 +26,12 @@ from zeronvs.evaluation.views_report import write_views_report
 from zeronvs.exports import export as export_module
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.recipes.prepare import PreparedPhoto, prepare_photo
-from zeronvs.recipes.presets import PRESETS, OutputConfig, PresetName, Recipe
+from zeronvs.recipes.presets import PRESETS, LiftRecipe, OutputConfig, PresetName, Recipe
 from zeronvs.recipes.run_folder import export_run, open_run, render_run
 from zeronvs.recipes.write_run import write_scene_run as write_scene
 from zeronvs.recipes.write_run import write_views_run
 from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.scene.lift import LiftConfig
 from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
 from zeronvs.training.finetune import TrainingRun, finetune
@@ -47,9 +48,20 @@ def cuda():
         yield pretended
 
 
-def tiny(name: PresetName) -> Recipe:
+def tiny(name: PresetName) -> LiftRecipe | Recipe:
     """Return a preset with everything small, but with all of its parts."""
     recipe = PRESETS[name]
+    outputs = OutputConfig(
+        size_px=16,
+        orbit_frames=2,
+        near_size_px=16,
+        sway_frames=2,
+        splat_steps=2,
+        mesh_resolution=16,
+    )
+    if isinstance(recipe, LiftRecipe):
+        lift = LiftConfig(fill_side_px=32, surround_width_px=48, color_steps=1)
+        return LiftRecipe(lift=lift, outputs=outputs)
     grid = HashGridConfig(levels=3, log2_table_size=10, base_resolution=8, growth=1.6)
     distill = recipe.distill.with_steps(4)
     stages = tuple(
@@ -68,9 +80,6 @@ def tiny(name: PresetName) -> Recipe:
         checkpoint_seconds=0.0,
     )
     surround = recipe.surround and replace(recipe.surround, count=2, num_inference_steps=2)
-    outputs = OutputConfig(
-        size_px=16, orbit_frames=2, sway_frames=2, splat_steps=2, mesh_resolution=16
-    )
     return Recipe(distill=distill, surround=surround, outputs=outputs)
 
 
@@ -110,7 +119,8 @@ def test_a_camera_on_two_devices_is_refused(cuda):
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize(
-    ("preset", "kind"), [("preview", "warp"), ("fast", "warp"), ("paper", "released")]
+    ("preset", "kind"),
+    [("preview", "warp"), ("field", "warp"), ("fast", "warp"), ("paper", "released")],
 )
 def test_a_scene_is_made_rendered_and_exported_on_the_gpu(
     cuda, tmp_path: Path, preset: PresetName, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -120,14 +130,17 @@ def test_a_scene_is_made_rendered_and_exported_on_the_gpu(
     monkeypatch.setattr(export_module, "SPLAT_SIZE_PX", 12)
     pipe = MODELS[kind]().to("cuda")
     assert pipe.device == CUDA
-    recipe = tiny(preset).fitted_to(pipe)
+    recipe = tiny(preset)
+    if isinstance(recipe, Recipe):
+        recipe = recipe.fitted_to(pipe)
     write_scene(prepared("cuda"), pipe, recipe, tmp_path)
     run = open_run(tmp_path, "cuda")
     assert run.scene.device == CUDA
     assert render_run(run, path="spiral", frames=2).is_file()
     assert export_run(run, ["nerfstudio"], out=tmp_path / "files")[0].is_file()
     assert (tmp_path / "scene" / "scene.ply").is_file()
-    assert (tmp_path / "scene" / "mesh.glb").is_file()
+    if preset != "preview":
+        assert (tmp_path / "scene" / "mesh.glb").is_file()
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -266,7 +266,7 @@ def test_the_api_page_is_that_of_the_docstrings(repository: Path):
 
 
 def test_the_python_example_of_the_readme_runs_as_printed(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_preview
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_presets
 ):
     text = (repository / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -80,7 +80,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, RunRes
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_module, "SPLAT_SIZE_PX", 32)
-        result = write_scene_run(photo, warping_pipe(), tiny_recipe(), folder)
+        result = write_scene_run(photo, warping_pipe(), tiny_recipe(), folder, path="orbit")
     return open_run(folder), result, truth
 
 

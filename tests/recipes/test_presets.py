@@ -11,14 +11,14 @@ from zeronvs.distillation.anchors import AnchorConfig
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights
 from zeronvs.distillation.noise_levels import PiecewiseLinear
-from zeronvs.recipes.presets import FAST, PAPER, PRESETS, FIELD, OutputConfig
+from zeronvs.recipes.presets import FAST, FIELD, PAPER, PRESETS, PREVIEW, OutputConfig
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
 
 
 def test_the_presets_go_by_their_names():
-    assert PRESETS == {"preview": FIELD, "fast": FAST, "paper": PAPER}
+    assert PRESETS == {"preview": PREVIEW, "field": FIELD, "fast": FAST, "paper": PAPER}
 
 
 def test_the_paper_has_the_published_optimization():
