@@ -116,7 +116,7 @@ PREVIEW = LiftRecipe(
 """For a laptop: the photograph's pixels on their surfaces, and what they hide continued."""
 
 DRAFT = LiftRecipe(
-    lift=LiftConfig(fill_side_px=192, surround_width_px=320, color_steps=2),
+    lift=LiftConfig(fill_side_px=192, surround_width_px=576, color_steps=3),
     outputs=OutputConfig(size_px=256, orbit_frames=36, near_size_px=384, sway_frames=24),
 )
 """The preview in a third of the time."""

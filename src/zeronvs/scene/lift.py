@@ -9,6 +9,7 @@ Only the front shows what was photographed; the rest continues its texture (`tex
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,11 @@ class LiftConfig:
     """How far the image continues beyond its frame, over its longer side."""
     fill_side_px: int = 384
     """Longer side of the photograph at which what is not seen is continued."""
-    surround_width_px: int = 640
+    surround_width_px: int = 1152
     """Width of the panorama around the photographer."""
-    splat_sigma_px: float = 0.55
+    splat_sigma_px: float = 0.4
     """Standard deviation of a pixel's splat."""
-    color_steps: int = 4
+    color_steps: int = 5
     """Corrections of the front's colours by what its own camera sees of it."""
 
 
@@ -101,30 +102,50 @@ def front_splats(view: View, sigma_px: float) -> GaussianSplats:
     assert view.depth_z is not None
     height_px, width_px = view.camera.image_size_px
     disparity = 1.0 / view.depth_z
-    left = torch.ones(height_px, width_px, dtype=torch.bool)
     parts = []
+    for block, alike in alike_blocks(view.image, disparity):
+        rows, columns = height_px // block * block, width_px // block * block
+        camera = Camera(view.camera.camera_to_world, view.camera.intrinsics_px, (rows, columns))
+        small = View(
+            F.avg_pool2d(view.image[None, :, :rows, :columns], block)[0],
+            camera.resized(rows // block, columns // block),
+            1.0 / F.avg_pool2d(disparity[None, None, :rows, :columns], block)[0, 0],
+        )
+        parts.append(surface_splats(small, alike, sigma_px if block == 1 else BLOCK_SIGMA_PX))
+    return GaussianSplats.cat(parts)
+
+
+def alike_blocks(
+    image: Float[Tensor, "3 h w"],
+    inverse_range: Float[Tensor, "h w"],
+    keep: Bool[Tensor, "h w"] | None = None,
+) -> Iterator[tuple[int, Bool[Tensor, "rows columns"]]]:
+    """Split an image into blocks of 4 x 4, 2 x 2 and single pixels that are nearly constant.
+
+    Args:
+        image: RGB in [0, 1].
+        inverse_range: Inverse depth or range.
+        keep: Pixels that are wanted; None: all.
+
+    Yields:
+        Side of the blocks.
+        Which blocks of that side are alike inside and lie in no larger one.
+    """
+    height_px, width_px = inverse_range.shape
+    left = torch.ones(height_px, width_px, dtype=torch.bool) if keep is None else keep.clone()
     for block in (4, 2):
         rows, columns = height_px // block * block, width_px // block * block
-        # A block is one splat where its colours and its disparities hardly differ, and where it was
-        # not taken by a larger block (nor were parts of it: blocks are nested).
-        values = torch.cat([view.image, view.depth_z[None].log()])[:, :rows, :columns]
+        values = torch.cat([image, inverse_range[None].log()])[:, :rows, :columns]
         high = F.max_pool2d(values[None], block)[0]
         low = -F.max_pool2d(-values[None], block)[0]
-        alike = ((high - low)[:3] < 5 / 255).all(0) & ((high - low)[3] < 0.02 * block / 4)
-        alike &= left[:rows:block, :columns:block]
+        alike = ((high - low)[:3] < SAME_COLOR).all(0) & ((high - low)[3] < SAME_RANGE * block)
+        # Not one pixel of it may be taken or unwanted.
+        wanted = left[:rows, :columns].float()[None, None]
+        alike &= F.avg_pool2d(wanted, block)[0, 0] == 1
+        left[:rows, :columns] &= ~alike.repeat_interleave(block, 0).repeat_interleave(block, 1)
         if alike.any():
-            camera = Camera(view.camera.camera_to_world, view.camera.intrinsics_px, (rows, columns))
-            small = View(
-                F.avg_pool2d(view.image[None, :, :rows, :columns], block)[0],
-                camera.resized(rows // block, columns // block),
-                1.0 / F.avg_pool2d(disparity[None, None, :rows, :columns], block)[0, 0],
-            )
-            # Wider than single pixels: what hardly changes may be blurred, and no gap shows.
-            parts.append(surface_splats(small, alike, BLOCK_SIGMA_PX))
-            taken = alike.repeat_interleave(block, 0).repeat_interleave(block, 1)
-            left[:rows, :columns] &= ~taken
-    parts.append(surface_splats(view, left, sigma_px))
-    return GaussianSplats.cat(parts)
+            yield block, alike
+    yield 1, left
 
 
 def surface_splats(
@@ -179,6 +200,14 @@ def _discs(
 
 FILL_SIGMA_PX = 0.6
 """Standard deviation of splats of what is not seen, in pixels of the canvas."""
+CLEARLY_BEHIND = 0.96
+"""What is hidden lies at most at this share of the disparity in front of it: none shows through."""
+SURROUND_SIGMA_PX = 0.75
+"""Standard deviation of splats all around, in pixels of the panorama."""
+SAME_COLOR = 4 / 255
+"""Pixels whose colours differ by less may share one splat ..."""
+SAME_RANGE = 0.005
+"""... where the logarithms of their ranges differ by less than this per pixel."""
 BLOCK_SIGMA_PX = 0.75
 """Standard deviation of splats that stand for several pixels, over their side."""
 LEVEL_RAD = math.radians(25)
@@ -356,6 +385,10 @@ def uncover(canvas: Canvas, config: LiftConfig, seed: int) -> tuple[View, Bool[T
     disparity = torch.where(free, behind_free, disparity)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
     hole = grown(hidden | free, 2)
+    assert view.depth_z is not None
+    disparity = torch.where(
+        hole, torch.minimum(disparity, CLEARLY_BEHIND * lowest(1.0 / view.depth_z, 2)), disparity
+    )
     behind = view.with_depth(1.0 / disparity)
     image = continue_texture(view.image, hole, guide=_guide(behind, everywhere), seed=seed)
     return View(image, view.camera, behind.depth_z), hole
@@ -413,11 +446,17 @@ def surround_splats(background: View, config: LiftConfig) -> GaussianSplats:
         known = straight[:, column]
     inverse_range = _continued_range(inverse_range * known, known, elevation_rad)
     image = fill_holes(image[None] * known, known[None, None].float())[0]
-    points = camera.position + rays / inverse_range[..., None]
-    footprint = FILL_SIGMA_PX * (2 * math.pi / columns) / inverse_range
     # What lies inside of the image is shown by the other layers, and sharper.
-    inner = grown(straight, 1)
-    return _discs(points, -rays, rays, footprint, image, ~inner)
+    parts = []
+    for block, alike in alike_blocks(image, inverse_range, ~grown(straight, 1)):
+        rows, width = image.shape[-2] // block * block, columns // block * block
+        pooled = torch.cat([rays.movedim(-1, 0), inverse_range[None], image])[:, :rows, :width]
+        pooled = F.avg_pool2d(pooled[None], block)[0]
+        away = F.normalize(pooled[:3].movedim(0, -1), dim=-1)
+        points = camera.position + away / pooled[3, ..., None]
+        footprint = SURROUND_SIGMA_PX * block * (2 * math.pi / columns) / pooled[3]
+        parts.append(_discs(points, -away, away, footprint, pooled[4:], alike))
+    return GaussianSplats.cat(parts)
 
 
 def _seen_panorama(

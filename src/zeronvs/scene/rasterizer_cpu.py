@@ -6,7 +6,10 @@ and 0.99, front to back. What makes it fast: a splat is evaluated inside its own
 whole tiles, and a tile ends when all of its pixels are opaque.
 """
 
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit, prange
@@ -19,6 +22,12 @@ _OPAQUE = 1e-4
 _TILE_PX = 16
 
 Floats = NDArray[np.float32]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _compiled(function: Function) -> Function:
+    """Compile a function at its first call, without checks that were wrapped around it."""
+    return njit(parallel=True, cache=True, fastmath=True)(inspect.unwrap(function))
 
 
 def draw(
@@ -59,7 +68,7 @@ def draw(
     )
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@_compiled
 def _project(
     means: Floats,
     scales: Floats,
@@ -149,7 +158,7 @@ def _project(
     return projected, boxes
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@_compiled
 def _composite(
     projected: Floats, boxes: NDArray[np.int32], colors: Floats, height_px: int, width_px: int
 ) -> Floats:
