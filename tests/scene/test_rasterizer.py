@@ -159,3 +159,27 @@ def test_a_point_is_drawn_as_a_gaussian_of_variance_0_3_square_pixels():
     expected = torch.where(expected < 1 / 255, 0.0, expected)
     assert (expected > 0).sum() == 9
     torch.testing.assert_close(opacity[0], expected, atol=1e-4, rtol=0)
+
+
+def test_the_compiled_twin_draws_the_same_image():
+    generator = torch.Generator().manual_seed(0)
+    count = 400
+    splats = GaussianSplats(
+        torch.randn(count, 3, generator=generator) * torch.tensor([0.8, 0.8, 0.5]),
+        torch.rand(count, 3, generator=generator) * 0.15 + 0.005,
+        torch.randn(count, 4, generator=generator),
+        torch.rand(count, generator=generator),
+        torch.rand(count, 3, generator=generator),
+    )
+    camera = Camera.from_fov(
+        torch.tensor([[1.0, 0, 0, 0.2], [0, 1, 0, -0.1], [0, 0, 1, 2.0], [0, 0, 0, 1]]),
+        0.9,
+        (37, 50),
+    )
+    with torch.no_grad():
+        compiled = rasterize(splats, camera)
+    splats.colors.requires_grad_(True)
+    plain = rasterize(splats, camera)
+    assert plain[0].requires_grad
+    for ours, twin in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(ours, twin.detach(), atol=5e-3, rtol=1e-2)

@@ -57,7 +57,7 @@ def run(words: Sequence[str]) -> None:
     check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
     from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
-    from zeronvs.recipes.far_path import suggest_path
+    from zeronvs.recipes.far_path import PathChoice, suggest_path
     from zeronvs.recipes.presets import DRAFT, PRESETS, Recipe
     from zeronvs.recipes.write_run import write_scene_run
 
@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> None:
         pipe, model_rows = resolve_model(arguments)
         recipe, recipe_rows = _with_settings(arguments, name, recipe, pipe)
         rows += model_rows + recipe_rows
-    choice = suggest_path(photo.view)
+    choice = PathChoice("orbit", "viewpoints of the field") if pipe else suggest_path(photo.view)
     path = arguments.path or choice.name
     rows.append(("path", path, source(arguments.path, choice.reason)))
     print_settings(rows)

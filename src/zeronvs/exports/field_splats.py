@@ -216,9 +216,10 @@ def _refine(
         wanted = view.rgb + (1.0 - view.opacity) * background[:, None, None]
         drawn = rasterize(current(), view.camera, background)[0][0]
         loss = (drawn - wanted).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        if loss.requires_grad:  # a view may see none of the splats
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         values = {"psnr": -10.0 * math.log10(max(loss.item(), 1e-10))}
         progress(ProgressEvent("refine splats", step + 1, config.refine_steps, values))
     with torch.no_grad():

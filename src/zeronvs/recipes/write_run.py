@@ -84,7 +84,8 @@ def write_scene_run(
         pipe: The diffusion model, on the device to use; None where the recipe needs none.
         recipe: The recipe.
         out: The folder; must be new, empty, or hold a run with the same settings to resume.
-        path: The way all round; None: the one that suits the photograph.
+        path: The way all round; None: of splats, the one that suits the photograph; of a field,
+            the orbit.
         seed: All randomness follows from it.
         rows: Settings with their sources, for run.json.
         resume: Continue a stopped run.
@@ -97,7 +98,8 @@ def write_scene_run(
     clock = _Clock()
     view, scene_scale = photo.view, photo.estimates.scene_scale.value
     input_view = view if isinstance(recipe, LiftRecipe) or pipe is None else model_view(view, pipe)
-    path = path or suggest_path(input_view).name
+    if path is None:  # fields are distilled from viewpoints on an orbit
+        path = suggest_path(view).name if isinstance(recipe, LiftRecipe) else "orbit"
     distances = orbit_distances(input_view)
     with ResumableRun(out) as run:
         run.claim(

@@ -48,7 +48,7 @@ class LiftConfig:
     """Longer side of the photograph at which what is not seen is continued."""
     surround_width_px: int = 1152
     """Width of the panorama around the photographer."""
-    splat_sigma_px: float = 0.4
+    splat_sigma_px: float = 0.35
     """Standard deviation of a pixel's splat."""
     color_steps: int = 5
     """Corrections of the front's colours by what its own camera sees of it."""
@@ -136,9 +136,11 @@ def alike_blocks(
     for block in (4, 2):
         rows, columns = height_px // block * block, width_px // block * block
         values = torch.cat([image, inverse_range[None].log()])[:, :rows, :columns]
-        high = F.max_pool2d(values[None], block)[0]
-        low = -F.max_pool2d(-values[None], block)[0]
-        alike = ((high - low)[:3] < SAME_COLOR).all(0) & ((high - low)[3] < SAME_RANGE * block)
+        # The blocks around must be alike, too: a wide splat reaches into them.
+        high = F.max_pool2d(F.max_pool2d(values[None], block), 3, 1, 1)[0]
+        low = -F.max_pool2d(F.max_pool2d(-values[None], block), 3, 1, 1)[0]
+        alike = ((high - low)[:3] < SAME_COLOR).all(0)
+        alike &= (high - low)[3] < SAME_RANGE * 3 * block
         # Not one pixel of it may be taken or unwanted.
         wanted = left[:rows, :columns].float()[None, None]
         alike &= F.avg_pool2d(wanted, block)[0, 0] == 1
@@ -204,7 +206,7 @@ CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
 SURROUND_SIGMA_PX = 0.75
 """Standard deviation of splats all around, in pixels of the panorama."""
-SAME_COLOR = 4 / 255
+SAME_COLOR = 6 / 255
 """Pixels whose colours differ by less may share one splat ..."""
 SAME_RANGE = 0.005
 """... where the logarithms of their ranges differ by less than this per pixel."""
@@ -212,7 +214,7 @@ BLOCK_SIGMA_PX = 0.75
 """Standard deviation of splats that stand for several pixels, over their side."""
 LEVEL_RAD = math.radians(25)
 """Elevation up to which a camera counts as looking level."""
-COLOR_LIMIT = 0.12
+COLOR_LIMIT = 0.3
 """Colours are corrected by this at most: what other splats hide cannot be corrected."""
 LEAST_COSINE = 0.3
 """Splats on surfaces that run away more steeply are turned towards the camera: no needles."""

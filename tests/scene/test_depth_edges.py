@@ -1,0 +1,69 @@
+"""Depth edges follow the image's edges, and ramps between surfaces become steps."""
+
+import torch
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
+from zeronvs.scene.depth_edges import (
+    grown,
+    nearest_pixels,
+    refine_depth,
+    sharpen_steps,
+    steps,
+    weighted_median,
+)
+
+SIZE_PX = (64, 96)
+
+
+def two_halves(at: int) -> torch.Tensor:
+    """Return an image that is dark to the left of a column, and bright to the right."""
+    bright = (torch.arange(SIZE_PX[1]) >= at).float().expand(SIZE_PX)
+    return (0.2 + 0.6 * bright).expand(3, -1, -1).clone()
+
+
+def ramp(centre: float, width: float) -> torch.Tensor:
+    """Return disparity that falls from 1 to 0.4 over a ramp."""
+    share = ((torch.arange(SIZE_PX[1]) - centre) / width + 0.5).clamp(0, 1)
+    return (1 - 0.6 * share).expand(SIZE_PX).clone()
+
+
+def test_a_blurred_edge_moves_to_where_the_image_has_one():
+    view = View(two_halves(45), Camera.from_fov(torch.eye(4), 0.9, SIZE_PX), 1 / ramp(47, 8))
+    disparity = 1 / refine_depth(view).depth_z
+    near, far = disparity[8:-8, 30:43], disparity[8:-8, 47:60]
+    assert float((near - 1).abs().amax()) < 0.08
+    assert float((far - 0.4).abs().amax()) < 0.08
+
+
+def test_a_smooth_slope_stays_what_it_is():
+    slope = torch.linspace(0.5, 1.0, SIZE_PX[1]).expand(SIZE_PX)
+    view = View(
+        torch.full((3, *SIZE_PX), 0.5), Camera.from_fov(torch.eye(4), 0.9, SIZE_PX), 1 / slope
+    )
+    refined = 1 / refine_depth(view).depth_z
+    assert float((refined - slope)[:, 8:-8].abs().amax()) < 0.03
+    assert torch.equal(sharpen_steps(slope)[:, 8:-8], slope[:, 8:-8])
+
+
+def test_a_constant_depth_needs_no_median():
+    flat = torch.full(SIZE_PX, 0.7)
+    assert torch.equal(weighted_median(flat, two_halves(40), 5), flat)
+
+
+def test_an_edge_is_a_step_that_motion_opens():
+    disparity = torch.full((8, 12), 0.5)
+    disparity[:, :6] = 0.6
+    edge = steps(disparity, focal_px=100.0, motion=0.3)  # a gap of 3 pixels
+    assert edge[:, 5].all()  # the near side
+    assert int(edge.sum()) == 8
+    assert not steps(disparity, focal_px=100.0, motion=0.15).any()
+
+
+def test_the_nearest_pixel_of_a_mask_is_found_and_a_mask_grows():
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    mask[1, 2] = mask[4, 6] = True
+    distance, row, column = nearest_pixels(mask)
+    assert (int(row[0, 0]), int(column[0, 0])) == (1, 2)
+    assert float(distance[4, 5]) == 1
+    assert int(grown(mask, 1).sum()) == 5 + 3

@@ -1,0 +1,149 @@
+"""A photograph lifted to splats: its own camera sees it, others see what lies behind."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.scene.lift import LiftConfig, alike_blocks, front_splats, lift_view, quaternion
+from zeronvs.scene.rasterizer import rasterize
+
+CONFIG = LiftConfig(fill_side_px=64, surround_width_px=128, color_steps=4)
+HEIGHT_PX, WIDTH_PX = 72, 96
+
+
+def pose(azimuth_rad: float = 0.0, elevation_rad: float = 0.15) -> torch.Tensor:
+    values = (torch.tensor(v) for v in (azimuth_rad, elevation_rad, 1.0))
+    return orbit_pose(*values)
+
+
+def card_before_a_wall() -> View:
+    """Return a red card at depth 0.8 before a striped wall at depth 2."""
+    camera = Camera.from_fov(pose(), 0.9, (HEIGHT_PX, WIDTH_PX))
+    column = torch.arange(WIDTH_PX).expand(HEIGHT_PX, -1)
+    row = torch.arange(HEIGHT_PX)[:, None].expand(-1, WIDTH_PX)
+    stripes = 0.3 + 0.4 * (torch.sin(row / 5.0) > 0)
+    image = torch.stack([0.2 * stripes, stripes, 0.9 * stripes])
+    card = (column >= 36) & (column < 60) & (row >= 24) & (row < 50)
+    image = torch.where(card, torch.tensor([0.9, 0.1, 0.1])[:, None, None], image)
+    return View(image, camera, torch.where(card, 0.8, 2.0))
+
+
+@pytest.fixture(scope="module")
+def lifted():
+    view = card_before_a_wall()
+    return view, lift_view(view, CONFIG)
+
+
+def psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
+    return -10 * math.log10(float((image - truth).square().mean()))
+
+
+def test_the_photographs_own_camera_sees_the_photograph(lifted):
+    view, splats = lifted
+    rgb, opacity, depth_z = rasterize(splats, view.camera)
+    assert psnr(rgb[0], view.image) > 25  # hard edges at every pixel of a stripe
+    assert float(opacity.amin()) > 0.9
+    middle = depth_z[0, 30:44, 42:54]
+    torch.testing.assert_close(middle, torch.full_like(middle, 0.8), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("azimuth_rad", [-0.2, 0.2])
+def test_what_opens_behind_a_card_is_wall_and_not_card(lifted, azimuth_rad: float):
+    view, splats = lifted
+    camera = view.camera.with_poses(pose(azimuth_rad))
+    rgb, opacity, _ = rasterize(splats, camera)
+    assert float((opacity[0] > 0.5).float().mean()) > 0.995
+    red = (rgb[0, 0] > 0.6) & (rgb[0, 1] < 0.3)
+    # The card is as large as it was, give or take its foreshortening and its seams.
+    assert 0.7 * 24 * 26 < int(red.sum()) < 1.25 * 24 * 26
+    # It moved against the wall: its columns are others than before.
+    columns = red.float().sum(0)
+    centre = float((columns * torch.arange(WIDTH_PX)).sum() / columns.sum())
+    focal_px = float(view.camera.intrinsics_px[0, 0])
+    # The origin stays in the middle of the image; what is nearer than it moves with the camera's
+    # opposite: right for a camera that went left.
+    x = 0.2 * math.sin(-azimuth_rad)
+    depth_z = 1 - 0.2 * math.cos(azimuth_rad)
+    assert centre == pytest.approx(47.5 + focal_px * x / depth_z, abs=2.5)
+
+
+def test_there_is_something_all_the_way_round(lifted):
+    view, splats = lifted
+    for turn_rad in torch.linspace(0, 2 * math.pi, 9)[:-1]:
+        cos, sin = math.cos(turn_rad), math.sin(turn_rad)
+        turned = view.camera.camera_to_world.clone()
+        turned[:3, :3] = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0], [0, 0, 1]]) @ turned[:3, :3]
+        _, opacity, depth_z = rasterize(splats, view.camera.with_poses(turned).resized(36, 48))
+        assert float((opacity > 0.5).float().mean()) > 0.99
+        assert float(depth_z.amin()) > 0.3
+
+
+def test_what_stands_free_is_not_repeated_around(lifted):
+    view, splats = lifted
+    turned = view.camera.camera_to_world.clone()
+    turned[:2, :3] *= -1  # half a turn about the vertical axis
+    rgb, _, _ = rasterize(splats, view.camera.with_poses(turned))
+    assert int(((rgb[0, 0] > 0.6) & (rgb[0, 1] < 0.3)).sum()) < 20
+
+
+def test_the_same_seed_gives_the_same_splats():
+    view = card_before_a_wall()
+    config = replace(CONFIG, color_steps=1)
+    first, second = lift_view(view, config, seed=3), lift_view(view, config, seed=3)
+    for name, part in vars(first).items():
+        assert torch.equal(part, getattr(second, name)), name
+
+
+def test_constant_parts_share_splats_and_detail_keeps_one_each():
+    camera = Camera.from_fov(pose(), 0.9, (16, 32))
+    noise = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.cat([torch.full((3, 16, 16), 0.4), noise], dim=-1)
+    # Three columns of blocks of 4, then one of blocks of 2 beside the noise, whose pixels stay.
+    lifted = front_splats(View(image, camera, torch.full((16, 32), 1.5)), 0.4)
+    assert len(lifted) == 4 * 3 + 8 * 1 + 16 * 2 + 256
+    # A slope in depth is kept, too.
+    depth_z = 1.5 + torch.arange(32).expand(16, -1) * 0.1
+    assert len(front_splats(View(image, camera, depth_z), 0.4)) == 512
+
+
+def test_blocks_cover_what_is_wanted_once():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(3, 5, 7, generator=generator).repeat_interleave(3, 1)[:, :13]
+    image = image.repeat_interleave(4, 2)[..., :22]
+    keep = torch.rand(13, 22, generator=generator) > 0.1
+    covered = torch.zeros(13, 22)
+    for block, mask in alike_blocks(image, torch.ones(13, 22), keep):
+        full = mask.float().repeat_interleave(block, 0).repeat_interleave(block, 1)
+        covered[: full.shape[0], : full.shape[1]] += full
+    assert torch.equal(covered, keep.float())
+
+
+def test_a_splat_lies_flat_on_its_surface():
+    camera = Camera.from_fov(torch.eye(4), 0.9, (24, 24))
+    v, _ = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(24) + 0.5, indexing="ij")
+    slope = (12 - v) / float(camera.intrinsics_px[1, 1])
+    # The plane z = -2 - y: a floor that rises away from the camera.
+    depth_z = 2 / (1 - slope)
+    generator = torch.Generator().manual_seed(0)
+    splats = front_splats(View(torch.rand(3, 24, 24, generator=generator), camera, depth_z), 0.4)
+    normal = torch.tensor([0.0, 1.0, 1.0]) / math.sqrt(2)
+    along_normal = (splats.covariances @ normal @ normal).sqrt()
+    assert float((along_normal / splats.scales.amax(-1)).median()) < 0.12
+
+
+def test_quaternions_turn_as_their_matrices_do():
+    from zeronvs.cameras.conventions import rotation_matrix
+
+    random = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    rotations = rotation_matrix(random)
+    half_turns = torch.stack([torch.diag(torch.tensor(d)) for d in HALF_TURNS])
+    rotations = torch.cat([rotations, half_turns])
+    torch.testing.assert_close(rotation_matrix(quaternion(rotations)), rotations)
+
+
+HALF_TURNS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
