@@ -26,6 +26,7 @@ from zeronvs.cameras.warp import fill_holes, project, unproject
 from zeronvs.scene.depth_edges import (
     box_mean,
     grown,
+    highest,
     lowest,
     nearest_pixels,
     refine_depth,
@@ -214,6 +215,9 @@ BLOCK_SIGMA_PX = 0.75
 """Standard deviation of splats that stand for several pixels, over their side."""
 LEVEL_RAD = math.radians(25)
 """Elevation up to which a camera counts as looking level."""
+EDGE_RATIO = 1.05
+"""Depths within two pixels that differ by more belong to different surfaces."""
+EDGE_COLOR_LIMIT = 0.03
 COLOR_LIMIT = 0.3
 """Colours are corrected by this at most: what other splats hide cannot be corrected."""
 LEAST_COSINE = 0.3
@@ -272,18 +276,23 @@ def match_colors(splats: GaussianSplats, front: int, view: View, count: int) -> 
     """Correct the colours of the first `front` splats so that their camera sees the photograph.
 
     Splats overlap, which blurs: what is missing at each splat's pixel is added to it, `count` times
-    (Van Cittert's deconvolution).
+    (Van Cittert's deconvolution). Beside depth edges the colours stay nearly as they are: there
+    other surfaces overlap, and what is added for one camera would be a rim for the next.
     """
+    assert view.depth_z is not None
     first, colors = splats.colors[:front], splats.colors.clone()
     height_px, width_px = view.camera.image_size_px
     uv_px, _ = project(splats.means[:front], view.camera)
     size = torch.tensor([width_px, height_px], dtype=uv_px.dtype)
     grid = (uv_px / size * 2 - 1)[None, None]
+    edge = highest(view.depth_z, 2) > lowest(view.depth_z, 2) * EDGE_RATIO
+    limits = torch.where(edge, EDGE_COLOR_LIMIT, COLOR_LIMIT)[None, None]
+    limit = F.grid_sample(limits, grid, align_corners=False)[0, 0].T
     for _ in range(count):
         rendered, _, _ = rasterize(splats.with_colors(colors), view.camera)
         missing = F.grid_sample(view.image[None] - rendered, grid, align_corners=False)
-        corrected = colors[:front] + missing[0, :, 0].T - first
-        colors[:front] = (first + corrected.clamp(-COLOR_LIMIT, COLOR_LIMIT)).clamp(0, 1)
+        change = colors[:front] + missing[0, :, 0].T - first
+        colors[:front] = (first + change.clamp(-limit, limit)).clamp(0, 1)
     return splats.with_colors(colors)
 
 
