@@ -16,8 +16,14 @@ class ExportArguments:
 
     run_dir: tyro.conf.Positional[Path]
     """The folder that `zeronvs scene` made."""
-    format: tuple[Literal["ply", "glb", "nerfstudio"], ...] = ("ply", "glb", "nerfstudio")
-    """ply: 3D Gaussian splats; glb: a mesh; nerfstudio: transforms.json with its images."""
+    format: tuple[Literal["html", "ply", "glb", "nerfstudio"], ...] = (
+        "html",
+        "ply",
+        "glb",
+        "nerfstudio",
+    )
+    """html: a page to look around in; ply: 3D Gaussian splats; glb: a mesh; nerfstudio:
+    transforms.json with its images."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """The folder to write to; the run folder if not given."""
     device: Device = None

@@ -96,6 +96,7 @@ def run(words: Sequence[str]) -> None:
             path=path,
             seed=arguments.seed or 0,
             rows=rows,
+            title=arguments.photo.stem,
             resume=arguments.resume,
             progress=progress,
         )

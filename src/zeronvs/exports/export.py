@@ -12,17 +12,19 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
 from zeronvs.exports.cameras_json import write_transforms
 from zeronvs.exports.field_splats import FieldSplatsConfig, splat_psnr, splats_from_scene
 from zeronvs.exports.mesh import write_mesh
 from zeronvs.exports.overlay import depth_colours
+from zeronvs.exports.page import PagePath, write_page
 from zeronvs.formats.images import contact_sheet, write_depth, write_image
 from zeronvs.formats.ply import write_splat_ply
 from zeronvs.protocols import Scene
 from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.splat_scene import SplatScene
 
-Format = Literal["ply", "glb", "nerfstudio"]
+Format = Literal["html", "ply", "glb", "nerfstudio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 GREY = (0.5, 0.5, 0.5)
 """Background of everything rendered, as in the published evaluation."""
@@ -44,6 +46,9 @@ def export(
     *,
     splat_steps: int = 300,
     mesh_resolution: int = 192,
+    photo: View | None = None,
+    path_name: PagePath = "orbit",
+    title: str = "A scene",
     progress: Progress = silent,
 ) -> list[Path]:
     """Write files of a scene for other programs and return their paths.
@@ -54,11 +59,15 @@ def export(
     Args:
         scene: The scene.
         cameras: A batch of cameras that together see what is to be exported.
-        formats: "ply": 3D Gaussian splats, scene/scene.ply; "glb": a mesh, scene/mesh.glb;
-            "nerfstudio": renders at the cameras, with cameras/transforms.json.
+        formats: "html": a page to look around in, scene.html; "ply": 3D Gaussian splats,
+            scene/scene.ply; "glb": a mesh, scene/mesh.glb; "nerfstudio": renders at the cameras,
+            with cameras/transforms.json.
         folder: Where the files are written.
         splat_steps: Optimization steps that fit the splats to renders of the field.
         mesh_resolution: Cells along each side of the mesh's bounding box.
+        photo: The photograph, where the page starts; None: the first camera and what it sees.
+        path_name: What dragging does on the page, see `write_page`.
+        title: Of the page.
         progress: Called when a format is started and when it is written.
 
     Raises:
@@ -73,7 +82,20 @@ def export(
     written = []
     for name in formats:
         progress(ProgressEvent(f"export {name}", 0, 1))
-        if name == "ply":
+        if name == "html":
+            path = folder / "scene.html"
+            splats = _splats(scene, cameras, splat_steps, progress)
+            if photo is None:
+                photo = View(render_frames(scene, cameras[[0]])[0][0], cameras[0].to("cpu"))
+            write_page(
+                path,
+                splats,
+                camera=photo.camera,
+                poster=photo.image,
+                path_name=path_name,
+                title=title,
+            )
+        elif name == "ply":
             path, _ = write_splats(scene, cameras, folder, steps=splat_steps, progress=progress)
         elif name == "glb":
             path = folder / "scene" / "mesh.glb"
@@ -116,16 +138,22 @@ def write_splats(
     """
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
+    splats = _splats(scene, cameras, steps, progress).splats
+    write_splat_ply(path, splats)
     if isinstance(scene, SplatScene):
-        write_splat_ply(path, scene.splats.to("cpu"))
         return path, None
-    field = _field(scene)
+    cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
+    with torch.no_grad():
+        return path, splat_psnr(splats, _field(scene), cameras[::4])
+
+
+def _splats(scene: Scene, cameras: Camera, steps: int, progress: Progress) -> SplatScene:
+    """Return the splats of a scene; those of a radiance field are fitted to its renders."""
+    if isinstance(scene, SplatScene):
+        return SplatScene(scene.splats.to("cpu"))
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
     config = FieldSplatsConfig(refine_steps=steps)
-    splats = splats_from_scene(field, cameras, config, progress=progress)
-    write_splat_ply(path, splats)
-    with torch.no_grad():
-        return path, splat_psnr(splats, field, cameras[::4])
+    return SplatScene(splats_from_scene(_field(scene), cameras, config, progress=progress))
 
 
 def _field(scene: Scene) -> FieldScene:

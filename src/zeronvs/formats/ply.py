@@ -55,7 +55,7 @@ def write_splat_ply(
     Raises:
         HealthError: No splat is left to write.
     """
-    splats = _drawable(splats)
+    splats = drawable(splats)
     if len(splats) == 0:
         raise HealthError(
             "No splat is visible, so there is nothing to write. Train longer, or extract the "
@@ -125,7 +125,7 @@ def read_splat_ply(path: Path, *, up: Up | None = None) -> GaussianSplats:
     return splats
 
 
-def _drawable(splats: GaussianSplats) -> GaussianSplats:
+def drawable(splats: GaussianSplats) -> GaussianSplats:
     """Leave out what cannot be drawn, and move the rest to the CPU."""
     splats = splats.detach().to("cpu")
     parts = [splats.means, splats.scales, splats.rotations, splats.colors]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
@@ -49,6 +51,19 @@ class FinishedRun:
     """Longer side of the run's renders."""
     path: FarPath
     """The path all round that suits the photograph."""
+    title: str
+    """Of the page to look around in."""
+
+    @property
+    def photo(self) -> View | None:
+        """The photograph at its camera; None where it is gone."""
+        try:
+            with Image.open(self.run_dir / "input.png") as image:
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        except OSError:
+            return None
+        camera = self.input_camera.resized(*pixels.shape[:2])
+        return View(pixels.permute(2, 0, 1) / 255, camera)
 
 
 def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
@@ -81,6 +96,7 @@ def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
         orbit_distances=distances,
         size_px=size_px,
         path="around" if record.get("path") == "around" else "orbit",
+        title=str(record.get("title", run_dir.resolve().name)),
     )
 
 
@@ -127,7 +143,16 @@ def export_run(
 ) -> list[Path]:
     """Export a finished run for other programs (see `export`) and return the files."""
     cameras = export_cameras(run.input_camera, run.orbit_distances, run.size_px, run.path)
-    return export(run.scene, cameras, formats, out or run.run_dir, progress=progress)
+    return export(
+        run.scene,
+        cameras,
+        formats,
+        out or run.run_dir,
+        photo=run.photo,
+        path_name=run.path,
+        title=run.title,
+        progress=progress,
+    )
 
 
 def path_cameras(

@@ -74,6 +74,7 @@ def write_scene_run(
     path: FarPath | None = None,
     seed: int = 0,
     rows: Sequence[Row] = (),
+    title: str | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> RunResult:
@@ -88,6 +89,7 @@ def write_scene_run(
             the orbit.
         seed: All randomness follows from it.
         rows: Settings with their sources, for run.json.
+        title: Of scene.html; None: the name of the folder.
         resume: Continue a stopped run.
         progress: Called at every step; raising `Cancelled` there ends the run.
 
@@ -119,6 +121,7 @@ def write_scene_run(
             "orbit_distances": distances.tolist(),
             "path": path,
             "size_px": recipe.outputs.size_px,
+            "title": title or out.resolve().name,
         }
         write_json(out / RECORD_FILE, record)
         write_image(out / "input.png", view.image)
@@ -137,7 +140,9 @@ def write_scene_run(
                 progress=progress,
             )
         scene.save(out / SCENE_FILE)
-        outputs = _Outputs(scene, input_view, recipe.outputs, path, distances, out, progress)
+        outputs = _Outputs(
+            scene, input_view, recipe.outputs, path, distances, record["title"], out, progress
+        )
         with clock.stage("render"):
             metrics, findings = outputs.render()
         health.raise_errors(findings)
@@ -174,6 +179,7 @@ class _Outputs:
     config: OutputConfig
     path: FarPath
     distances: Tensor
+    title: str
     out: Path
     progress: Progress
 
@@ -196,21 +202,23 @@ class _Outputs:
         return metrics, findings + health.check_scene(self.scene, sparse)
 
     def export(self) -> dict[str, float]:
-        """Write splats and mesh; return metrics."""
+        """Write the page, splats and mesh; return metrics."""
         config, camera = self.config, self.input_view.camera
         cameras = export_cameras(camera, self.distances, config.size_px, self.path)
         self.progress(ProgressEvent("export ply", 0, 1))
         _, splat_psnr_db = write_splats(self.scene, cameras, self.out, steps=config.splat_steps)
         self.progress(ProgressEvent("export ply", 1, 1))
-        if isinstance(self.scene, FieldScene):
-            export(
-                self.scene,
-                cameras,
-                ("glb",),
-                self.out,
-                mesh_resolution=config.mesh_resolution,
-                progress=self.progress,
-            )
+        export(
+            self.scene,
+            cameras,
+            ("glb",) if isinstance(self.scene, FieldScene) else ("html",),
+            self.out,
+            mesh_resolution=config.mesh_resolution,
+            photo=self.input_view,
+            path_name=self.path,
+            title=self.title,
+            progress=self.progress,
+        )
         return {} if splat_psnr_db is None else {"splat_psnr_db": splat_psnr_db}
 
 
@@ -429,6 +437,7 @@ def _finished(out: Path, result: str) -> RunResult | None:
 def _files(out: Path) -> list[Path]:
     """Return the files of a run folder that a person looks for."""
     names = (
+        "scene.html",
         "views.mp4",
         "orbit.mp4",
         "around.mp4",

@@ -1,0 +1,175 @@
+"""A page to look around in a scene: one HTML file that opens from disk, without a network.
+
+The file holds the program (page/page.js), the photograph as a small JPEG, and the splats packed:
+
+    position   3 x 22 bits   asinh(x / `_FINE`), in steps of `position_step`; fine near the origin,
+                             relative far from it: 1e-5 of the distance, whatever the range
+    scale      3 x 10 bits   logarithm, from `scale_low` in steps of `scale_step`
+    rotation   4 x 8 bits    unit quaternion w, x, y, z with w >= 0, as round(127 q) + 128
+    colour, opacity          8 bits each
+
+Each of these is a column of whole numbers, written as differences between neighbouring splats
+(folded: 0, -1, 1, -2 become 0, 1, 2, 3), low bytes first, then higher ones; all columns together
+are compressed with zlib and written as base64.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import zlib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from zeronvs._core.errors import HealthError
+from zeronvs._core.files import write_bytes
+from zeronvs.cameras.camera import Camera
+from zeronvs.formats.ply import drawable
+from zeronvs.formats.video import to_bytes
+from zeronvs.scene.rasterizer import LARGEST_ALPHA, LOW_PASS_PX2, SMALLEST_ALPHA, RasterConfig
+from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.splats import GaussianSplats
+
+PagePath = Literal["orbit", "around"]
+"""What dragging does: turn about what is ahead, or look around from where one stands."""
+
+BACKGROUND = (0.5, 0.5, 0.5)
+"""RGB where no splat is."""
+POSTER_SIDE_PX = 720
+"""Longer side of the photograph that shows while the scene loads."""
+_FINE = 0.1
+"""Distance from the origin within which positions have equal steps, scene units."""
+_POSITION_BITS, _SCALE_BITS = 22, 10
+_SMALLEST_SCALE = 1e-7
+_COLUMN_BYTES = (3,) * 3 + (2,) * 3 + (1,) * 8
+"""Bytes of each column: position, scale, rotation, colour, opacity."""
+
+
+def write_page(
+    path: Path,
+    scene: SplatScene,
+    *,
+    camera: Camera,
+    poster: Float[Tensor, "3 h w"],
+    path_name: PagePath,
+    title: str,
+) -> None:
+    """Write a page that shows a scene, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        scene: Splats; those too faint to be drawn are left out.
+        camera: One camera, where the visitor starts: the photograph's.
+        poster: What shows until the scene is there: the photograph, in the shape of the camera's
+            image.
+        path_name: "orbit": the visitor moves around the world's origin; "around": looks around
+            from where the camera stands.
+        title: Any text, such as the name of the photograph.
+
+    Raises:
+        HealthError: No splat is left to show.
+    """
+    splats = drawable(scene.splats)
+    if len(splats) == 0:
+        raise HealthError("No splat is visible, so there is nothing to show.")
+    packed, numbers = pack_splats(splats)
+    height_px, width_px = camera.image_size_px
+    config = {
+        **numbers,
+        "camera_to_world": camera.camera_to_world.tolist(),
+        "fov_y_rad": float(camera.fov_y_rad),
+        "aspect": width_px / height_px,
+        "path": path_name,
+        "near": RasterConfig().near,
+        "low_pass_px2": LOW_PASS_PX2,
+        "largest_alpha": LARGEST_ALPHA,
+        "smallest_alpha": SMALLEST_ALPHA,
+        "background": BACKGROUND,
+    }
+    sources = resources.files("zeronvs.exports") / "page"
+    script = (sources / "page.js").read_text(encoding="utf-8")
+    parts = {
+        "title": html.escape(title),
+        "config": json.dumps(config, allow_nan=False).replace("<", "\\u003c"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "poster": base64.b64encode(_jpeg(poster)).decode(),
+        "splats": base64.b64encode(packed).decode(),
+    }
+    template = (sources / "page.html").read_text(encoding="utf-8")
+    # One pass: what is put in is not searched again, whatever it contains.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    write_bytes(path, page.encode())
+
+
+def pack_splats(splats: GaussianSplats) -> tuple[bytes, dict[str, Any]]:
+    """Return splats as compressed bytes, and the numbers that it takes to read them."""
+    warped = torch.asinh(splats.means.double() / _FINE)
+    position_step = float(warped.abs().max().clamp(min=1e-3)) / (2 ** (_POSITION_BITS - 1) - 1)
+    logs = splats.scales.double().clamp(min=_SMALLEST_SCALE).log()
+    scale_low = float(logs.min())
+    scale_step = max(float(logs.max()) - scale_low, 1e-3) / (2**_SCALE_BITS - 1)
+    turns = torch.nn.functional.normalize(splats.rotations.double(), dim=-1)
+    turns = torch.where(turns[:, :1] < 0, -turns, turns)
+    columns = [
+        warped / position_step,
+        (logs - scale_low) / scale_step,
+        127 * turns + 128,
+        255 * splats.colors.double().clamp(0, 1),
+        255 * splats.opacities.double().clamp(0, 1)[:, None],
+    ]
+    table = torch.cat(columns, dim=1).round().long().numpy()
+    planes = []
+    for column, size in zip(table.T, _COLUMN_BYTES, strict=True):
+        half = 1 << (8 * size - 1)
+        step = (np.diff(column, prepend=0) + half) % (2 * half) - half
+        folded = np.where(step < 0, -2 * step - 1, 2 * step)
+        planes += [(folded >> (8 * byte)).astype(np.uint8) for byte in range(size)]
+    numbers = {
+        "count": len(splats),
+        "fine": _FINE,
+        "position_step": position_step,
+        "scale_low": scale_low,
+        "scale_step": scale_step,
+    }
+    return zlib.compress(np.concatenate(planes).tobytes(), 9), numbers
+
+
+def unpack_splats(packed: bytes, numbers: dict[str, Any]) -> GaussianSplats:
+    """Return the splats that `pack_splats` wrote, as the page reads them."""
+    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(-1, numbers["count"])
+    columns, row = [], 0
+    for size in _COLUMN_BYTES:
+        folded = sum(planes[row + byte].astype(np.int64) << (8 * byte) for byte in range(size))
+        step = np.where(folded & 1, -((folded + 1) >> 1), folded >> 1)
+        half = 1 << (8 * size - 1)
+        whole = np.cumsum(step)
+        columns.append((whole + half) % (2 * half) - half if size == 3 else whole % (2 * half))
+        row += size
+    table = torch.from_numpy(np.stack(columns, axis=1)).double()
+    turns = torch.nn.functional.normalize((table[:, 6:10] - 128) / 127, dim=-1)
+    return GaussianSplats(
+        means=(numbers["fine"] * torch.sinh(table[:, :3] * numbers["position_step"])).float(),
+        scales=(numbers["scale_low"] + numbers["scale_step"] * table[:, 3:6]).exp().float(),
+        rotations=turns.float(),
+        opacities=table[:, 13].float() / 255,
+        colors=table[:, 10:13].float() / 255,
+    )
+
+
+def _jpeg(image: Float[Tensor, "3 h w"]) -> bytes:
+    """Return an image, sRGB in [0, 1], as a JPEG file of moderate size."""
+    picture = Image.fromarray(to_bytes(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy())
+    picture.thumbnail((POSTER_SIDE_PX, POSTER_SIDE_PX), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=82, optimize=True)
+    return file.getvalue()
