@@ -75,7 +75,7 @@ def lift_view(
     canvas = extend(view, config, seed)
     report()
     background, hidden = uncover(canvas, config, seed + 1)
-    layers = [front, surface_splats(background, hidden, FILL_SIGMA_PX), margin_splats(canvas)]
+    layers = [front, surface_splats(background, hidden, HIDDEN_SIGMA_PX), margin_splats(canvas)]
     report()
     splats = GaussianSplats.cat([*layers, surround_splats(background, config)])
     splats = match_colors(splats, len(front), view, config.color_steps)
@@ -203,6 +203,8 @@ def _discs(
 
 FILL_SIGMA_PX = 0.6
 """Standard deviation of splats of what is not seen, in pixels of the canvas."""
+HIDDEN_SIGMA_PX = 0.9
+"""The same of what is hidden, which is seen from the side."""
 CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
 SURROUND_SIGMA_PX = 0.75
