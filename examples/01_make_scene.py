@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from zeronvs import Camera, ZeroNVSPipeline, export, orbit_pose, prepare_photo, reconstruct
+from zeronvs import Camera, export, orbit_pose, prepare_photo, reconstruct
 from zeronvs.formats.images import write_image
 
 photo = prepare_photo(Path(__file__).with_name("coffee.png"))
-pipe = ZeroNVSPipeline.from_pretrained("builtin")
-scene = reconstruct(photo.view, pipe, "preview", scene_scale=photo.estimates.scene_scale.value)
+scene = reconstruct(photo.view, None, "preview", scene_scale=photo.estimates.scene_scale.value)
 
 azimuth_rad = torch.arange(12) * (2 * math.pi / 12)
 poses = orbit_pose(azimuth_rad, torch.full((12,), 0.4), torch.ones(12))

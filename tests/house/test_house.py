@@ -279,4 +279,3 @@ def test_the_python_example_of_the_readme_runs_as_printed(
     assert len(names["views"]) == 4
     assert tuple(names["image"].shape) == (4, 3, 128, 128)
     assert (tmp_path / "out/python/scene/scene.ply").is_file()
-    assert (tmp_path / "out/python/scene/mesh.glb").is_file()
