@@ -9,8 +9,9 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.lift import LiftConfig, alike_blocks, front_splats, lift_view, quaternion
+from zeronvs.scene.lift import LiftConfig, front_splats, lift_view
 from zeronvs.scene.rasterizer import rasterize
+from zeronvs.scene.surface_splats import alike_blocks, quaternion
 
 CONFIG = LiftConfig(fill_side_px=64, surround_width_px=128, color_steps=4)
 HEIGHT_PX, WIDTH_PX = 72, 96

@@ -18,37 +18,27 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
 from zeronvs._core.version import __version__
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.cameras.warp import forward_warp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import health
 from zeronvs.distillation.supervision import digest_view
 from zeronvs.distillation.view_files import sample_kept
 from zeronvs.exports.export import (
-    export,
-    render_frames,
-    write_splats,
     write_view_files,
 )
 from zeronvs.formats.images import contact_sheet, write_image
 from zeronvs.formats.video import write_video
-from zeronvs.protocols import Scene
 from zeronvs.recipes.far_path import FarPath, suggest_path
 from zeronvs.recipes.prepare import PreparedPhoto
-from zeronvs.recipes.presets import LiftRecipe, OutputConfig, Recipe
+from zeronvs.recipes.presets import LiftRecipe, Recipe
 from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.recipes.run_folder import (
     RECORD_FILE,
     SCENE_FILE,
-    export_cameras,
     orbit_distances,
     path_cameras,
 )
-from zeronvs.scene.field_scene import FieldScene
-
-FRAMES_PER_SECOND = 15
-"""Of the videos: three seconds near the photograph, four or more all round."""
+from zeronvs.recipes.scene_outputs import SceneOutputs, first_look
 
 Row = tuple[str, Any, str]
 """Name, value and source of a setting."""
@@ -140,7 +130,7 @@ def write_scene_run(
                 progress=progress,
             )
         scene.save(out / SCENE_FILE)
-        outputs = _Outputs(
+        outputs = SceneOutputs(
             scene, input_view, recipe.outputs, path, distances, record["title"], out, progress
         )
         with clock.stage("render"):
@@ -150,76 +140,6 @@ def write_scene_run(
             metrics |= outputs.export()
         write_json(out / "metrics.json", metrics)
         return _complete(out, record, photo, clock, findings, metrics)
-
-
-def first_look(view: View, turn_rad: float = 0.15) -> Float[Tensor, "3 h w"]:
-    """Return the photograph seen from the left, as it is, and from the right, in a row.
-
-    One forward warp along its depth each: seconds, not minutes.
-    """
-    assert view.depth_z is not None
-    camera = view.camera.with_longer_side(min(320, max(view.camera.image_size_px)))
-    small = view.resized(*camera.image_size_px)
-    elevation_rad, distance = camera.elevation_rad, camera.position.norm()
-    poses = [
-        orbit_pose(torch.tensor(azimuth_rad), elevation_rad, distance)
-        for azimuth_rad in (-turn_rad, turn_rad)
-    ]
-    both = Camera.stack([camera.with_poses(pose) for pose in poses])
-    moved, _ = forward_warp(View.stack([small, small]), both)
-    return torch.cat([moved[0], small.image, moved[1]], dim=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Outputs:
-    """What is rendered and exported of a finished scene."""
-
-    scene: Scene
-    input_view: View
-    config: OutputConfig
-    path: FarPath
-    distances: Tensor
-    title: str
-    out: Path
-    progress: Progress
-
-    def render(self) -> tuple[dict[str, float], list[health.Finding]]:
-        """Write the videos and views; return metrics and what is wrong with the images."""
-        config, camera = self.config, self.input_view.camera
-        near_px = min(config.near_size_px, max(camera.image_size_px))
-        sway = path_cameras("lemniscate", camera, config.sway_frames, near_px)
-        frames, _ = render_frames(self.scene, sway, self.progress, "render views.mp4")
-        write_video(self.out / "views.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
-        far = path_cameras(self.path, camera, config.orbit_frames, config.size_px, self.distances)
-        frames, depths = render_frames(self.scene, far, self.progress, f"render {self.path}.mp4")
-        write_video(self.out / f"{self.path}.mp4", frames, frames_per_second=FRAMES_PER_SECOND)
-        kept = slice(0, None, max(1, config.orbit_frames // 24))
-        write_view_files(self.out, frames[kept], depths[kept], far[kept])
-        rendered, _ = render_frames(self.scene, camera.batched())
-        metrics = {"input_view_psnr_db": _psnr_db(rendered[0], self.input_view.image)}
-        sparse = far[:: max(1, config.orbit_frames // 12)].resized(32, 32)
-        findings = health.check_images(frames, f"{self.path}.mp4")
-        return metrics, findings + health.check_scene(self.scene, sparse)
-
-    def export(self) -> dict[str, float]:
-        """Write the page, splats and mesh; return metrics."""
-        config, camera = self.config, self.input_view.camera
-        cameras = export_cameras(camera, self.distances, config.size_px, self.path)
-        self.progress(ProgressEvent("export ply", 0, 1))
-        _, splat_psnr_db = write_splats(self.scene, cameras, self.out, steps=config.splat_steps)
-        self.progress(ProgressEvent("export ply", 1, 1))
-        export(
-            self.scene,
-            cameras,
-            ("glb",) if isinstance(self.scene, FieldScene) else ("html",),
-            self.out,
-            mesh_resolution=config.mesh_resolution,
-            photo=self.input_view,
-            path_name=self.path,
-            title=self.title,
-            progress=self.progress,
-        )
-        return {} if splat_psnr_db is None else {"splat_psnr_db": splat_psnr_db}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,10 +284,6 @@ def peak_memory_mib() -> dict[str, float]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
     return {name: round(value, 1) for name, value in peak.items()}
-
-
-def _psnr_db(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
-    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-10)))
 
 
 def _camera_record(camera: Camera) -> dict[str, Any]:
