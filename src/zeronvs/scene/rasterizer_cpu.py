@@ -27,7 +27,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _compiled(function: Function) -> Function:
     """Compile a function at its first call, without checks that were wrapped around it."""
-    return njit(parallel=True, cache=True, fastmath=True)(inspect.unwrap(function))
+    compiled: Any = njit(parallel=True, cache=True, fastmath=True)(inspect.unwrap(function))
+    return compiled
 
 
 def draw(
