@@ -13,7 +13,7 @@ from browser import Browser, find_chromium
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.exports.page import BACKGROUND, pack_splats, unpack_splats, write_page
+from zeronvs.exports.page import pack_splats, unpack_splats, write_page
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.splat_scene import SplatScene
 from zeronvs.splats import GaussianSplats
@@ -156,7 +156,7 @@ def browser(tmp_path_factory):
 def expected(camera: Camera) -> torch.Tensor:
     splats = balls()
     splats.means.requires_grad_()  # the plain rasterizer, not its compiled twin
-    rgb, _, _ = rasterize(splats, camera, torch.tensor(BACKGROUND))
+    rgb, _, _ = rasterize(splats, camera, torch.full((3,), 0.7))
     return rgb[0].detach()
 
 
@@ -293,3 +293,39 @@ def test_a_lost_graphics_context_comes_back(browser, tmp_path: Path):
     browser.evaluate("lose.restoreContext()")
     browser.wait_for("renderer !== null")
     assert psnr_db(settled(browser), start) > 60
+
+
+def fingers(browser: Browser, kind: str, *places: tuple[float, float]) -> None:
+    points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(places)]
+    browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+
+def test_two_fingers_come_nearer_and_two_taps_return(browser, tmp_path: Path):
+    browser.open(write(tmp_path / "scene.html"), width_px=128, height_px=128)
+    start = settled(browser)
+    browser.resize(128, 128, touch=True)
+    fingers(browser, "touchStart", (50, 64), (78, 64))
+    for step in range(1, 6):
+        fingers(browser, "touchMove", (50 - step, 64), (78 + step, 64))
+    fingers(browser, "touchEnd")
+    settled(browser)
+    distance, shift = browser.evaluate("[Math.exp(shown[DISTANCE]), shown.slice(SHIFT)]")
+    assert distance == pytest.approx(28 / 38, rel=0.02)
+    assert math.hypot(*shift) < 0.01
+    for _ in range(2):
+        fingers(browser, "touchStart", (60, 60))
+        fingers(browser, "touchEnd")
+    assert psnr_db(settled(browser), start) > 60
+    browser.resize(128, 128)
+
+
+def test_the_scene_sways_until_the_first_touch(browser, tmp_path: Path):
+    moving = [{"name": "prefers-reduced-motion", "value": "no-preference"}]
+    browser.call("Emulation.setEmulatedMedia", features=moving)
+    browser.open(write(tmp_path / "scene.html"), width_px=128, height_px=128)
+    start = expected(camera_at(0.4, 0.5))
+    browser.wait_for("Math.abs(swayAt(performance.now())[0]) > 0.035")
+    assert psnr_db(browser.pixels(bare=True), start) < 36
+    browser.drag((64, 64), (64, 64))
+    assert psnr_db(settled(browser), start) > 38
+    browser.call("Emulation.setEmulatedMedia", features=[])

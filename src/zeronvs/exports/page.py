@@ -42,8 +42,6 @@ from zeronvs.splats import GaussianSplats
 PagePath = Literal["orbit", "around"]
 """What dragging does: turn about what is ahead, or look around from where one stands."""
 
-BACKGROUND = (0.5, 0.5, 0.5)
-"""RGB where no splat is."""
 POSTER_SIDE_PX = 720
 """Longer side of the photograph that shows while the scene loads."""
 _FINE = 0.1
@@ -93,7 +91,8 @@ def write_page(
         "low_pass_px2": LOW_PASS_PX2,
         "largest_alpha": LARGEST_ALPHA,
         "smallest_alpha": SMALLEST_ALPHA,
-        "background": BACKGROUND,
+        # Where no splat is, the mean colour of the photograph: a gap hardly shows.
+        "background": poster.detach().float().mean(dim=(1, 2)).clamp(0, 1).tolist(),
     }
     sources = resources.files("zeronvs.exports") / "page"
     script = (sources / "page.js").read_text(encoding="utf-8")
@@ -141,7 +140,7 @@ def pack_splats(splats: GaussianSplats) -> tuple[bytes, dict[str, Any]]:
         "scale_low": scale_low,
         "scale_step": scale_step,
     }
-    return zlib.compress(np.concatenate(planes).tobytes(), 9), numbers
+    return zlib.compress(np.concatenate(planes).tobytes(), 6), numbers
 
 
 def unpack_splats(packed: bytes, numbers: dict[str, Any]) -> GaussianSplats:
