@@ -38,6 +38,11 @@ FAR = 50.0
 """Depth in scene units beyond which depth images have one colour."""
 
 
+def formats_of(scene: Scene) -> tuple[Format, ...]:
+    """Return the formats in which a scene can be written: a mesh is made of fields only."""
+    return tuple(name for name in FORMATS if name != "glb" or isinstance(scene, FieldScene))
+
+
 def export(
     scene: Scene,
     cameras: Camera,
@@ -71,13 +76,19 @@ def export(
         progress: Called when a format is started and when it is written.
 
     Raises:
-        InputError: A format is unknown; nothing is written then.
+        InputError: A format is unknown or not of this kind of scene; nothing is written then.
         HealthError: The cameras see no surface to make a mesh of.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise InputError(
             f"{unknown[0]!r} is unknown; known are {', '.join(FORMATS)}", argument="formats"
+        )
+    if "glb" in formats and "glb" not in formats_of(scene):
+        raise InputError(
+            "glb is a mesh, which is made of a radiance field only; this scene is splats: write "
+            f"{', '.join(formats_of(scene))}",
+            argument="formats",
         )
     written = []
     for name in formats:
