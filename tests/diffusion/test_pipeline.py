@@ -222,8 +222,8 @@ def test_the_callback_receives_every_step(released_pipe):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"num_inference_steps": 0}, "sampling steps"),
-        ({"num_inference_steps": 1001}, "sampling steps"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 1001}, "num_inference_steps"),
         ({"eta": 1.5}, "eta"),
         ({"scene_scale": 0.0}, "scene scale"),
         ({"scene_scale": float("nan")}, "scene scale"),
