@@ -208,7 +208,7 @@ BAD = {
     "missing": "no such file",
     "folder": "folder",
     "empty": "empty",
-    "text": "not a picture",
+    "text": "not an image",
     "truncated": "damaged or cut short",
     "truncated_jpeg": "damaged or cut short",
     "one_pixel": "1x1",

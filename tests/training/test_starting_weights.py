@@ -11,7 +11,11 @@ from tiny_pipelines import tiny_released
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
 from zeronvs.checkpoints.keys import links_of
-from zeronvs.training.starting_weights import load_start, swap_projection
+from zeronvs.training.starting_weights import (
+    load_start,
+    make_builtin_pipeline,
+    swap_projection,
+)
 
 VIEWER = Representation.SIX_DOF_VIEWER
 
@@ -95,3 +99,13 @@ def test_from_scratch_is_the_built_in_architecture(tmp_path):
 def test_a_start_that_is_nothing_is_refused(start, tmp_path):
     with pytest.raises(InputError):
         load_start(start, None, seed=1, work_dir=tmp_path)
+
+
+def test_random_weights_follow_their_seed_and_leave_the_callers_random_numbers_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (make_builtin_pipeline(seed).unet.conv_in.weight for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

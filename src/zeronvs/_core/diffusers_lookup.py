@@ -34,10 +34,10 @@ def _lazy_attribute(name: str) -> Any:
 
 
 class _DiffusersFinder(MetaPathFinder):
-    """Finds diffusers as usual, and adds the attribute when it has run."""
+    """Finds diffusers by the default finders, and adds the attribute after its import."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the usual spec of diffusers with a longer `exec_module`; None for all others."""
+        """Return the spec of diffusers with an extended `exec_module`; None for other modules."""
         if fullname != "diffusers":
             return None
         sys.meta_path.remove(self)

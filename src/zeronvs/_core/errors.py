@@ -8,7 +8,7 @@ class InputError(ValueError):
         """Keep the message and the name of the argument that is wrong, where it is one.
 
         Args:
-            message: What is wrong, what was seen, what to do.
+            message: The problem, the observed value and the remedy.
             argument: Name of the Python argument; the command line prints its flag instead.
         """
         super().__init__(message if argument is None else f"{argument}: {message}")

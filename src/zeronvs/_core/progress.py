@@ -10,7 +10,7 @@ class ProgressEvent:
     """One step of long work."""
 
     stage: str
-    """What is being done, e.g. "sample anchors"."""
+    """Name of the stage, e.g. "sample anchors"."""
     step: int
     """Steps done, counted from 1; 0 announces the stage."""
     total: int | None = None

@@ -22,7 +22,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import invert_pose
 
 PyTorch3dNdc = Literal["short_side", "image_bounds"]
-"""What +-1 is in NDC: the short side of the image (PyTorch3D), or every side (CO3D's files)."""
+"""Range of NDC: +-1 at the short side of the image (PyTorch3D), or at every side (CO3D's files)."""
 
 
 LARGEST_NUMBER = 1e9

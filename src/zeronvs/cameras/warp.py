@@ -1,10 +1,10 @@
 """Moving the pixels of a view to other cameras along its depth.
 
 A forward warp: every pixel becomes a small patch of points, the points are projected into the
-target camera, and the nearest surface wins. What no point reaches is a hole; holes are filled
-smoothly, and the validity mask marks them. Conditions the built-in model on the visible content of
-a novel view (the "warp + pose" condition of MegaScenes), and makes training pairs of single
-photographs (AdaMPI, arXiv:2205.11733).
+target camera, and the nearest surface wins. Pixels that no point reaches are holes; they are filled
+smoothly, and a validity mask marks them. The warp conditions the built-in model on the visible
+content of a novel view (the "warp + pose" condition of MegaScenes), and makes training pairs of
+single photographs (AdaMPI, arXiv:2205.11733).
 """
 
 from collections.abc import Sequence

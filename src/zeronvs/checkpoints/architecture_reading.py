@@ -58,7 +58,7 @@ class OfficialConfig:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values; refuses aliases, of which a few lines can make any number of values."""
+    """Reads plain values; refuses aliases, which can expand exponentially."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node that is no alias."""

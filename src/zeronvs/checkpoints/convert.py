@@ -172,10 +172,10 @@ def export_checkpoint(
         copies = {ema_name(link.official): link.official for link in links_of(architecture)["unet"]}
         with write_aside(checkpoint_path.with_suffix(".yaml")) as aside:
             write_official_config(aside, architecture)
-        facts = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": "1.4.2"}
+        metadata = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": "1.4.2"}
         with write_aside(checkpoint_path) as aside:
             plans = _watched(plans, progress, "write checkpoint")
-            write_torch_checkpoint(aside, plans, copies, facts)
+            write_torch_checkpoint(aside, plans, copies, metadata)
 
 
 def _config_beside(checkpoint_path: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The names of tensors in the released layout, and what each is called in the diffusers folder.
+"""Mapping of tensor names between the released layout and the diffusers folder.
 
 The released file (`zeronvs.ckpt`, and Zero-1-to-3's) holds, in one `state_dict`:
 
@@ -32,7 +32,7 @@ EMA_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
 
 
 class Form(Enum):
-    """How an official tensor differs from what diffusers and transformers store."""
+    """Transform between an official tensor and those that diffusers and transformers store."""
 
     SAME = "same"
     FLAT = "a 1x1 convolution there, a linear layer here"

@@ -38,7 +38,7 @@ _DAMAGE = (
     *(OSError, RuntimeError, NotImplementedError, ValueError, TypeError, LookupError),
     *(AttributeError, AssertionError, MemoryError, OverflowError, RecursionError),
 )
-"""What zipfile, pickletools and torch raise for files that are damaged or made to harm."""
+"""Exceptions of zipfile, pickletools and torch on damaged or malicious files."""
 
 
 class _Inert:
@@ -63,7 +63,7 @@ class _DataUnpickler(pickle.Unpickler):
     """Imports nothing that the pickle names ("Restricting Globals" in Python's documentation)."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what rebuilds tensors and plain containers; an inert stand-in for the rest.
+        """Return constructors of tensors and plain containers; an inert stand-in for the rest.
 
         torch resolves the types of storages itself, before this is called.
         """
@@ -153,7 +153,7 @@ def check_content(path: Path) -> None:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is not a zip file, named as what it is.
+    """Refuse files that are not zip archives, naming the kind of file that was given.
 
     Raises:
         InputError: It is something else, or cannot be opened.
@@ -313,7 +313,7 @@ def storage_sizes(pickled: bytes) -> dict[str, int]:
 
 
 def _apply(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[_Shape]) -> None:
-    """Replace what an opcode takes from the stack by what it puts there."""
+    """Pop the operands of an opcode from the stack and push bounds of its result."""
     before, after = opcode.stack_before, opcode.stack_after
     taken: list[_Shape] = []
     if pickletools.markobject in before:

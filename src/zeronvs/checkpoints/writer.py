@@ -80,13 +80,13 @@ def write_torch_checkpoint(
     path: Path,
     tensors: Mapping[str, PlannedTensor],
     copies: Mapping[str, str],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint that `torch.load` reads, holding one tensor in memory at a time.
 
     Args:
         copies: More names in the `state_dict`, each with the name of the tensor it shares.
-        facts: Further entries of the checkpoint, plain values.
+        metadata: Further entries of the checkpoint, plain values.
     """
     keys = {name: str(index) for index, name in enumerate(tensors)}
     state: OrderedDict[str, _PickledTensor] = OrderedDict()
@@ -94,7 +94,7 @@ def write_torch_checkpoint(
         source = copies.get(name, name)
         state[name] = _PickledTensor(keys[source], tensors[source])
     index = io.BytesIO()
-    _Pickler(index, protocol=2).dump({**facts, "state_dict": state})
+    _Pickler(index, protocol=2).dump({**metadata, "state_dict": state})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         archive.writestr("archive/data.pkl", index.getvalue())
         archive.writestr("archive/byteorder", "little")

@@ -63,7 +63,7 @@ def radians(degrees: float | None) -> float | None:
 
 
 def check_counts(**counts: int | None) -> None:
-    """Refuse counts below 1; None stands for the preset's own.
+    """Refuse counts below 1; None means the preset's value.
 
     Raises:
         InputError: A count is too small; the flag has the argument's name.
@@ -102,7 +102,7 @@ def check_sampling(
 
 
 def check_path(path: str) -> None:
-    """Refuse a camera path that does not exist or cannot be read; print what to know of it.
+    """Refuse a camera path that does not exist or cannot be read; print its notes.
 
     Raises:
         InputError: It is neither a named path nor a file with cameras.

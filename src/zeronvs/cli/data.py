@@ -42,13 +42,13 @@ class ConvertArguments:
     full_frame: bool = False
     """Keep the whole image, short side 256; training reads its centre square only."""
     depth: Literal["builtin", "none"] = "builtin"
-    """Which network fills sparse depth for the viewer scale, as the paper does; none takes it from
+    """Network that fills sparse depth for the viewer scale, as the paper does; none takes it from
     the known pixels alone."""
     no_triangulate: bool = False
     """Do not triangulate points for scenes that come without any depth (RealEstate10K, ACID): the
     viewer scale is then unknown for them."""
     max_frames: Count = None
-    """At most so many frames a scene, evenly spread."""
+    """Maximum number of frames per scene, sampled evenly."""
     limit: Count = None
     """Only the first so many scenes."""
     max_shard_mb: int = 512
@@ -99,7 +99,7 @@ class SynthArguments:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder of the shards."""
     scenes: int = 100
-    """How many scenes."""
+    """Number of scenes."""
     frames: int = 20
     """Frames a scene."""
     photos: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

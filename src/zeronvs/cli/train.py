@@ -104,7 +104,7 @@ FLAGS = {
     "validation_sampling_steps": "validation-steps",
     "ema_decay=None": "no-ema",
 }
-"""Flags with another name than the argument, or the setting, that they stand for."""
+"""Flags whose name differs from that of the argument or setting."""
 
 
 def run(words: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class SceneCheck:
     problems: tuple[str, ...] = ()
     """The worst first."""
     notes: tuple[str, ...] = ()
-    """What was left out without making the scene useless."""
+    """Skipped parts of the scene that do not make it unusable."""
     scores: dict[str, float] = field(default_factory=dict)
     """Share of matches that fit, by hypothesis."""
     sheet: str | None = None
@@ -259,7 +259,9 @@ def _judge_depth(
     elif spread > DEPTH_SPREAD:
         problems.append(f"depth disagrees with the poses: it scatters by {np.expm1(spread):.0%}")
     elif not 1 / DEPTH_FACTOR < factor < DEPTH_FACTOR:
-        problems.append(f"depth is {factor:.3g} times what the poses give; its unit is another one")
+        problems.append(
+            f"depth is {factor:.3g} times the depth that the poses imply; its unit differs"
+        )
     return factor, problems
 
 

@@ -3,7 +3,7 @@
 Short side 256, square pixels, centred principal point, no distortion, and one field of view for all
 frames of a scene. The window of the image that such a camera sees is cut out and resized in one
 resampling of the original pixels, so that the camera is exact. Used by the conversion to shards and
-by the check, so that what is checked is what is trained on.
+by the check, so that training sees the images that were checked.
 """
 
 import math
@@ -35,7 +35,7 @@ FOV_RANGE_DEG = (3.0, 160.0)
 
 @dataclass(frozen=True)
 class Framing:
-    """How one frame is cut: from its own camera to one with a centred principal point."""
+    """Crop of one frame, from its own camera to one with a centred principal point."""
 
     camera: Camera
     """Camera of the original image at its stored size, without distortion."""

@@ -19,7 +19,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import pixel_rays
 
 CORNERS = 500
-"""At most so many corners a frame."""
+"""Maximum number of corners per frame."""
 PATCH_PX = 7
 """Side of the patches that are compared."""
 STEPS = 160

@@ -1,4 +1,4 @@
-"""An autoencoder without parameters: pixels are folded into channels, nothing is lost."""
+"""A lossless autoencoder without parameters: pixels are folded into channels."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class ExactLatent:
-    """A latent known exactly, with the surface of a posterior: its mode and its samples agree."""
+    """Delta distribution with the interface of a posterior: mode and samples are the latent."""
 
     def __init__(self, latent: Float[Tensor, "b c h w"]) -> None:
         self.mean = latent
@@ -26,7 +26,7 @@ class ExactLatent:
     def sample(
         self, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """Return the latent; there is nothing to draw."""
+        """Return the latent; it is not random."""
         return self.mean
 
 
@@ -45,7 +45,7 @@ class PixelShuffleAutoencoder(ModelMixin, ConfigMixin):
 
         Args:
             downscale: Pixels per latent cell along each axis.
-            scaling_factor: What latents are multiplied by to have about unit variance.
+            scaling_factor: Factor that gives latents about unit variance.
         """
         super().__init__()
         # A module without tensors has no device, no dtype and no weight file; this one has.
@@ -85,7 +85,7 @@ class LatentSpace:
 
 
 def latent_space(vae: AutoencoderKL | PixelShuffleAutoencoder) -> LatentSpace:
-    """Return what the pipeline needs to know of an autoencoder's latents."""
+    """Return the properties of an autoencoder's latents."""
     config, is_exact = vae.config, isinstance(vae, PixelShuffleAutoencoder)
     return LatentSpace(
         channels=3 * config["downscale"] ** 2 if is_exact else config["latent_channels"],

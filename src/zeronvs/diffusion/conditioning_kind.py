@@ -1,4 +1,4 @@
-"""How a denoiser is conditioned on the input image: everything that differs between kinds of model.
+"""Kinds of conditioning on the input image: channels, prediction and sampling of each kind.
 
 A model's kind is named by `conditioning` in the configuration of its `cc_projection`.
 """
@@ -31,7 +31,7 @@ KNOWN_BORDER_PX = 3
 
 
 class SamplingDefaults(NamedTuple):
-    """How a model is sampled unless the caller chooses otherwise."""
+    """Default settings of the sampler."""
 
     num_inference_steps: int
     guidance_scale: float
@@ -218,8 +218,8 @@ def conditioning_kind(
     """Return the kind of a model.
 
     Args:
-        name: As in the model's configuration; None (folders of older versions): the kind with as
-            many input channels.
+        name: Name in the model's configuration; None (folders of older versions) selects the kind
+            with as many input channels.
         predicts_clean: Whether the scheduler's prediction type is "sample".
 
     Raises:

@@ -93,7 +93,7 @@ class ViewDenoiser(DiffusionPipeline):
 
     @property
     def conditioning(self) -> ConditioningKind:
-        """How the denoiser is conditioned on the input view, with all that follows from it."""
+        """Kind of conditioning on the input view, which defines channels and sampling defaults."""
         return conditioning_kind(
             self.cc_projection.config.get("conditioning"),
             in_channels=self.unet.config["in_channels"],
@@ -166,8 +166,8 @@ class ViewDenoiser(DiffusionPipeline):
         Args:
             condition: 1 or n input views.
             cameras: n target cameras in the world of the input camera, of any image size.
-            warped: For kinds that warp: replaces the warped input view, where more is known of the
-                targets than it shows.
+            warped: For kinds that warp, replaces the warped input view, e.g. by a warp of several
+                views.
         """
         cameras = cameras.to(self._execution_device)
         count = len(cameras)

@@ -1,4 +1,4 @@
-"""What a caller of the pipeline brings (pictures, cameras, seeds), made regular; and back."""
+"""Conversion and validation of the pipeline's arguments (images, cameras, seeds) and outputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 
-Picture = Image.Image | str | Path | np.ndarray | Tensor
+ImageInput = Image.Image | str | Path | np.ndarray | Tensor
 Seeds = int | list[int] | torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
+def image_to_tensor(image: ImageInput) -> Float[Tensor, "3 h w"]:
     """Return RGB in [0, 1] of a PIL image, its file, an "h w 3" array or a "3 h w" tensor.
 
     Arrays and tensors are taken as [0, 255] where they hold integers, as [0, 1] where floats.
@@ -28,31 +28,31 @@ def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
     Raises:
         InputError: It is none of these, or its values lie outside their range.
     """
-    if isinstance(picture, str | Path):
-        path = Path(picture)
+    if isinstance(image, str | Path):
+        path = Path(image)
         if path.exists() and not path.is_file():  # a pipe would never end
             raise InputError(f"{path} is not a file; give an image.")
         try:
             with Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened)
+                image = ImageOps.exif_transpose(opened)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} cannot be read as an image ({error}).") from error
-    if isinstance(picture, Image.Image):
-        if picture.mode[0] in "IF":
+    if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":
             raise InputError(
-                f"the image has pixels of mode {picture.mode}, of no fixed range; "
+                f"the image has pixels of mode {image.mode}, of no fixed range; "
                 "zeronvs.prepare_photo reads such images."
             )
-        picture = np.asarray(picture.convert("RGB"))
-    if isinstance(picture, np.ndarray):
-        picture = torch.from_numpy(picture.copy())
-        picture = picture.movedim(-1, 0) if picture.ndim == 3 else picture
-    if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] != 3:
-        seen = tuple(getattr(picture, "shape", ())) or type(picture).__name__
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image.copy())
+        image = image.movedim(-1, 0) if image.ndim == 3 else image
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+        observed = tuple(getattr(image, "shape", ())) or type(image).__name__
         raise InputError(
-            f"the image is {seen}; give a PIL image, an (h, w, 3) array or a (3, h, w) tensor."
+            f"the image is {observed}; give a PIL image, an (h, w, 3) array or a (3, h, w) tensor."
         )
-    pixels = picture.float() if picture.is_floating_point() else picture.float() / 255.0
+    pixels = image.float() if image.is_floating_point() else image.float() / 255.0
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -1e-3 and high <= 1.0 + 1e-3):
         raise InputError(
@@ -62,7 +62,7 @@ def picture_to_tensor(picture: Picture) -> Float[Tensor, "3 h w"]:
     return pixels.clamp(0.0, 1.0)
 
 
-def tensor_to_pictures(images: Float[Tensor, "n 3 h w"], output_type: str) -> Any:
+def to_output_type(images: Float[Tensor, "n 3 h w"], output_type: str) -> Any:
     """Return images in [0, 1] as "pil" (a list), "np" ("n h w 3" array) or "pt" (the tensor)."""
     if output_type == "pt":
         return images
@@ -73,42 +73,44 @@ def tensor_to_pictures(images: Float[Tensor, "n 3 h w"], output_type: str) -> An
 
 
 def input_views(
-    image: Picture | View | Sequence[Picture], input_camera: Camera | None, targets: Camera
+    image: ImageInput | View | Sequence[ImageInput], input_camera: Camera | None, targets: Camera
 ) -> list[View]:
     """Return the input views, each as a batch of one.
 
     Args:
-        image: A picture, several (a list, or an array or tensor with a leading axis), or views
-            that bring their cameras.
-        input_camera: Camera of the pictures, one for all or one each; by default at distance 1 from
+        image: An image, several (a list, or an array or tensor with a leading axis), or views,
+            which have cameras.
+        input_camera: Camera of the images, one for all or one each; by default at distance 1 from
             the world's origin, looking at it horizontally, with the field of view of the first
             target camera.
         targets: The target cameras.
 
     Raises:
-        InputError: A picture cannot be used, views come with other cameras, or there is none.
+        InputError: An image cannot be used, views come with an `input_camera`, or there is none.
     """
     if isinstance(image, View):
         if input_camera is not None:
-            raise InputError("input_camera was given beside a View, which has its own; give one.")
+            raise InputError(
+                "input_camera was given together with a View, which has its own; give only one."
+            )
         view = image.batched()
         return [view[[index]] for index in range(len(view))]
     is_batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4
     listed: Any = image if is_batch or isinstance(image, list | tuple) else [image]
-    pictures = [picture_to_tensor(picture) for picture in listed]
-    if not pictures:
+    images = [image_to_tensor(item) for item in listed]
+    if not images:
         raise InputError("the list of images is empty; give at least one.")
     if input_camera is not None:
         input_camera = input_camera.batched()
-        if len(input_camera) not in (1, len(pictures)):
+        if len(input_camera) not in (1, len(images)):
             raise InputError(
-                f"{len(input_camera)} input cameras were given for {len(pictures)} images; give "
+                f"{len(input_camera)} input cameras were given for {len(images)} images; give "
                 "one for all, or one each."
             )
     pose = orbit_pose(torch.zeros(1), torch.zeros(1), torch.ones(1))
     fov_y_rad = targets.fov_y_rad[:1].float().cpu()
     views = []
-    for index, pixels in enumerate(pictures):
+    for index, pixels in enumerate(images):
         height_px, width_px = pixels.shape[-2:]
         if input_camera is None:
             camera = Camera.from_fov(pose, fov_y_rad, (height_px, width_px))
@@ -121,7 +123,7 @@ def input_views(
 def check_latents(
     latents: Float[Tensor, "n c h w"] | None, shape: tuple[int, ...]
 ) -> Float[Tensor, "n c h w"] | None:
-    """Return the initial noise that the caller brings.
+    """Validate the initial noise that the caller passes, and convert it to float32.
 
     Raises:
         InputError: It is not of this shape, or not finite.

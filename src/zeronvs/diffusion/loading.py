@@ -1,4 +1,4 @@
-"""Finding the folder of a pipeline by name, path or hub id; one clear line when it is not one."""
+"""Resolve the folder of a pipeline from a name, path or hub id, and validate it."""
 
 import importlib
 import re
@@ -61,7 +61,7 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     modules of components are imported here, never another that a folder names.
 
     Args:
-        passed: Components that the caller brings, which the folder may lack.
+        passed: Components that the caller passes, which the folder may lack.
 
     Raises:
         InputError: The index is missing or broken, or a component is missing.
@@ -102,7 +102,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _check_component(folder: Path) -> None:
-    """Refuse what the libraries would hang on (pipes) or fail on (JSON of another kind)."""
+    """Refuse files on which the libraries hang (pipes) or crash (JSON that is no object)."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is not a file.")
@@ -121,7 +121,7 @@ def shard_names(path: Path) -> list[str]:
     names = _read_object(path).get("weight_map")
     listed = list(names.values()) if isinstance(names, dict) else []
     if not listed or any(not isinstance(n, str) or not n or Path(n).name != n for n in listed):
-        raise InputError(f"{path} has no weight_map with names of files beside it.")
+        raise InputError(f"{path} has no weight_map that names files in its folder.")
     return sorted(set(listed))
 
 
@@ -130,7 +130,7 @@ def _check_attention(path: Path, config: dict[str, Any]) -> None:
     for key in ("attn_implementation", "_attn_implementation"):
         if config.get(key) not in (None, "eager", "sdpa"):
             raise InputError(
-                f'{path} asks for {key} "{config[key]}"; only eager and sdpa are used.'
+                f'{path} requests {key} "{config[key]}"; only eager and sdpa are used.'
             )
 
 

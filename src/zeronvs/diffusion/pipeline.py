@@ -22,12 +22,12 @@ from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
     OUTPUT_TYPES,
-    Picture,
+    ImageInput,
     Seeds,
     check_latents,
     draw_seeds,
     input_views,
-    tensor_to_pictures,
+    to_output_type,
 )
 from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
 from zeronvs.diffusion.model_card import write_model_card
@@ -38,8 +38,9 @@ from zeronvs.protocols import GeometryEstimator
 class ZeroNVSPipeline(ViewDenoiser):
     """New views of a scene from one view of it.
 
-    `encode` looks at the input view once, `prepare` at the cameras, `sample` draws views; calling
-    the pipeline does all three. `predict_noise` is what score distillation and training ask.
+    `encode` encodes the input view, `prepare` conditions on target cameras, `sample` draws views;
+    calling the pipeline does all three. Score distillation calls `predict_noise`, training
+    `predict`.
     """
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
@@ -106,17 +107,17 @@ class ZeroNVSPipeline(ViewDenoiser):
         """Draw one view per camera; a sample depends on its seed, not on its batch.
 
         Args:
-            condition: Of 1 or of n input views.
+            condition: Encoding of 1 or n input views.
             cameras: n target cameras.
             seeds: n seeds, one per sample; initial and later noise are drawn from it on the CPU.
             num_inference_steps: DDIM steps; None, here and below: the model's defaults.
             guidance_scale: Classifier-free guidance weight; 1 = none.
             eta: DDIM's eta in [0, 1].
             batch_size: Samples at a time, which bounds the memory.
-            warped: For the warp kind, what is known of the n targets (see `prepare`).
-            latents: Initial noise instead of that of the seeds.
-            decode: Return images; else the scaled latents.
-            callback: Told of each step of each batch.
+            warped: For the warp kind, the known content of the n target views (see `prepare`).
+            latents: Initial noise, instead of noise drawn from the seeds.
+            decode: Whether to return images; otherwise the scaled latents are returned.
+            callback: Called after each step of each batch.
             on_step: May change the latents after each step.
         """
         defaults = self.conditioning.sampling_defaults
@@ -138,7 +139,9 @@ class ZeroNVSPipeline(ViewDenoiser):
                 None if warped is None else (warped[0][rows], warped[1][rows]),
             )
             generators = [seeded_generator(seed) for seed in seeds[rows]]
-            noise = draw_noise(generators, self._latent_shape)  # later noise follows, in any case
+            # Drawn even if replaced by `latents`: the noise of later steps comes from the same
+            # generators and must not depend on it.
+            noise = draw_noise(generators, self._latent_shape)
             noise = noise if latents is None else latents[rows]
 
             def after_step(
@@ -174,7 +177,7 @@ class ZeroNVSPipeline(ViewDenoiser):
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | View | Sequence[Picture],
+        image: ImageInput | View | Sequence[ImageInput],
         cameras: Camera,
         *,
         input_camera: Camera | None = None,
@@ -200,9 +203,9 @@ class ZeroNVSPipeline(ViewDenoiser):
                 the views get their size.
             input_camera: Camera of `image`, one for all or one each; by default it is at distance 1
                 from the world's origin and looks at it horizontally, with the field of view of the
-                first target camera. A `View` brings its own.
+                first target camera. A `View` has its own.
             geometry_estimator: Estimates the depth of `image` where the model needs it
-                (`pipe.conditioning.needs_depth`) and no View brings it.
+                (`pipe.conditioning.needs_depth`) and `image` is no View with depth.
             scene_scale: Scene units per model unit; 0.7 to 1.0 suits most photographs (paper, A.1).
             num_inference_steps: DDIM steps; None, here and below: the model's defaults.
             guidance_scale: Classifier-free guidance weight; 1 = none.
@@ -210,7 +213,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             num_images_per_camera: Samples per camera.
             generator: A seed (sample k uses seed + k), one seed or generator per sample, or a
                 generator that seeds are drawn from; None draws fresh ones.
-            latents: Initial noise, one a sample, instead of that of the generator.
+            latents: Initial noise, one per sample, instead of noise drawn from the generator.
             batch_size: Samples at a time, which bounds the memory.
             output_type: "pil", "np", "pt", or "latent": the scaled latents before the autoencoder.
             return_dict: Return an `ImagePipelineOutput`, else a tuple.
@@ -220,7 +223,7 @@ class ZeroNVSPipeline(ViewDenoiser):
 
         Returns:
             Images camera by camera: sample j of camera i is number i * num_images_per_camera + j.
-            With several input views, all these of the first come first.
+            With several input views, the images of the first view come first.
         """
         if output_type not in OUTPUT_TYPES:
             raise InputError(f'output_type is "{output_type}"; choose one of {OUTPUT_TYPES}.')
@@ -267,10 +270,10 @@ class ZeroNVSPipeline(ViewDenoiser):
             on_step=on_step,
         )
         if output_type == "latent":
-            pictures: Any = images
+            output: Any = images
         else:
-            pictures = tensor_to_pictures(resize_image(images, (height_px, width_px)), output_type)
-        return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
+            output = to_output_type(resize_image(images, (height_px, width_px)), output_type)
+        return ImagePipelineOutput(images=output) if return_dict else (output,)
 
 
 @contextlib.contextmanager

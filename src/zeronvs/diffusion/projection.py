@@ -24,15 +24,15 @@ class CameraProjection(ModelMixin, ConfigMixin):
         representation: str = "6DoF+1, viewer",
         conditioning: str | None = None,
     ) -> None:
-        """Make the layer, starting from "the token is the image embedding".
+        """Initialise the layer so that the token is the image embedding.
 
         Args:
             image_embed_dim: Numbers in an image embedding (768 for CLIP ViT-L/14).
             camera_embed_dim: Numbers in a camera embedding (19, or 4 for 3DoF).
             cross_attention_dim: Numbers in a token of the denoiser.
             representation: Name of the camera representation the layer was trained with.
-            conditioning: Name of the kind of conditioning on the input image of the model that the
-                layer belongs to ("concat" or "warp"); None: by the denoiser's channels.
+            conditioning: Kind of conditioning of the model on the input image ("concat" or "warp");
+                None: inferred from the denoiser's input channels.
         """
         super().__init__()
         self.projection = nn.Linear(image_embed_dim + camera_embed_dim, cross_attention_dim)

@@ -24,7 +24,7 @@ class AnchorConfig:
     """Settings of anchoring (paper section 3.4, B.1)."""
 
     count: int = 2
-    """Anchors, at azimuths 360 (i + 1) / (count + 1) degrees; 0 = plain SDS."""
+    """Number of anchors, at azimuths 360 (i + 1) / (count + 1) degrees; 0: SDS without anchors."""
     num_inference_steps: int = 500
     guidance_scale: float = 3.0
     eta: float = 1.0

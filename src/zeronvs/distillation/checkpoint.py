@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was stopped: weights, optimisers, step, and who it was.
+"""Checkpoint of a distillation run: weights, optimisers, step, and identity of the run.
 
 One safetensors file, written aside and renamed, so that a kill at any moment leaves the last whole
 checkpoint. No pickle. Random numbers need no state: every step seeds its own from (seed, step).
@@ -34,7 +34,7 @@ class Checkpoint:
     seconds: float
     """Time worked so far, over all parts of the run."""
     identity: dict[str, Any]
-    """Everything that must be the same for the run to go on to the same result."""
+    """Inputs and settings that must be unchanged for a run to resume."""
     tensors: dict[str, Tensor]
 
 
@@ -151,7 +151,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with other settings than the run was started with.
+    """Refuse to resume with other settings than the run was started with.
 
     Raises:
         InputError: Something differs; the message names each difference.

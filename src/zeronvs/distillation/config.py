@@ -23,7 +23,7 @@ _NOT_PART_OF_THE_RESULT = ("log_every", "checkpoint_seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class RenderStage:
-    """How many pixels are rendered a step, from some step on (published configs; paper B.2)."""
+    """Number of pixels rendered per step, from some step on (published configs; paper B.2)."""
 
     from_step: int
     sds_views: int
@@ -50,7 +50,7 @@ class DistillConfig:
 
     steps: int = PUBLISHED_STEPS
     stages: tuple[RenderStage, ...] = PUBLISHED_STAGES
-    """In rising order of `from_step`, the first from 0."""
+    """Stages in rising order of `from_step`, the first from 0."""
     weights: LossWeights = field(default_factory=LossWeights)
 
     guidance_scale: float = 9.5
@@ -130,7 +130,7 @@ class DistillConfig:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return, as plain values, the settings that the result depends on."""
+        """Return the settings that the result depends on, as plain values."""
         settings = dataclasses.asdict(self)
         for name in _NOT_PART_OF_THE_RESULT:
             del settings[name]

@@ -91,7 +91,7 @@ def check_images(images: Float[Tensor, "n 3 h w"], what: str) -> list[Finding]:
 
     Args:
         images: RGB in [0, 1].
-        what: What they are, for the message, e.g. "the orbit video".
+        what: Name of the images in the message, e.g. "the orbit video".
     """
     flat = images.flatten(1)
     kinds = {

@@ -1,9 +1,9 @@
-"""Views sampled all around the scene, one after the other, each knowing what the others showed.
+"""Autoregressive sampling of views around the scene, each conditioned on the views before it.
 
-Starting from the photo, the next view on either side is told what the surfaces seen so far look
-like from there (all of them, the nearest in front), and the model fills in the rest. What is new is
-given a depth that continues the known depth, and the view joins the known ones. The two sides meet
-behind the scene. So views agree with each other where plain sampling draws each one anew.
+Starting from the photo, the surfaces known so far are warped into the next view on either side (the
+nearest in front), and the model inpaints the rest. New content gets a depth that continues the
+known depth, and the view joins the known ones. The two sides meet behind the scene. Views are
+consistent with each other, whereas independent samples are not.
 """
 
 import math
@@ -42,17 +42,17 @@ class SurroundConfig:
     """Settings of sampling around the scene."""
 
     count: int = 15
-    """Views on the circle, beside the photo."""
+    """Number of views on the circle, in addition to the photo."""
     num_inference_steps: int | None = None
     """None, here and below: the model's own defaults."""
     guidance_scale: float | None = None
     eta: float | None = None
     clearance: float = 0.85
-    """Cameras stay nearer than this fraction of what the photo shows behind the scene's middle."""
+    """Maximum depth of a camera, relative to the surface that the photo shows in its direction."""
     min_distance: float = 0.55
-    """But no nearer than this to the origin, scene units."""
+    """Minimum distance of a camera from the origin, scene units; overrides the clearance."""
     max_depth: float = 6.0
-    """Depth of sampled views is bounded, scene units."""
+    """Upper bound of the depth of sampled views, scene units."""
     new_trust: float = 0.5
     """Weight of invented pixels in the fit; pixels that repeat known surfaces weigh 1."""
 
@@ -88,10 +88,10 @@ def sample_surround(
         config: Settings.
         geometry_estimator: Predicts the depth of the sampled views; needed where the model needs
             depth.
-        seed: View k uses a seed made of it.
-        folder: Each image is kept here as soon as it is drawn.
-        resume: Whether images that are there are read instead of drawn.
-        progress: Told of every view.
+        seed: View k is sampled with seed 1000 * seed + k.
+        folder: Each image is written here as soon as it is sampled.
+        resume: Whether images in the folder are read instead of sampled.
+        progress: Called after every view.
     """
     size = (pipe.image_size_px, pipe.image_size_px)
     azimuths = surround_azimuths_rad(config.count)
@@ -106,11 +106,11 @@ def sample_surround(
     if not pipe.conditioning.needs_depth or geometry_estimator is None:
         condition = pipe.encode(input_view.batched(), scene_scale)
         images = sample_kept(
-            lambda rows, tell: pipe.sample(
+            lambda rows, report: pipe.sample(
                 condition,
                 cameras[torch.tensor(rows)],
                 [seed * 1000 + k for k in rows],
-                callback=tell,
+                callback=report,
                 **sampler,
             ),
             paths,
@@ -124,7 +124,7 @@ def sample_surround(
     views, trusts = [], []
     for index in range(config.count):
         camera = cameras[[index]]
-        moved, depth_z, validity = _look([k.view for k in known], clouds, camera)
+        warped, depth_z, validity = _warp_known([k.view for k in known], clouds, camera)
         angles = [
             float(rotation_angle_rad(k.view.camera.camera_to_world, camera.camera_to_world))
             for k in known
@@ -132,7 +132,7 @@ def sample_surround(
         condition = known[min(range(len(known)), key=angles.__getitem__)]
         if not (resume and paths[index].is_file()):
             image = pipe.sample(
-                condition, camera, [seed * 1000 + index], warped=(moved, validity), **sampler
+                condition, camera, [seed * 1000 + index], warped=(warped, validity), **sampler
             )
             save_image(paths[index], image[0])
         image = load_image(paths[index])[None].to(pipe.device)
@@ -142,7 +142,7 @@ def sample_surround(
         views.append(view)
         trusts.append(torch.where(validity[:, 0] > 0, 1.0, config.new_trust))
         known.append(pipe.encode(view, scene_scale))
-        # Only what is new joins the known surfaces: old ones keep their first, sharpest colours.
+        # Only new content joins the known surfaces: old ones keep their first, sharpest colours.
         new = View(image, camera, depth_z * (1 - validity[:, 0]))
         clouds.append(surface_points(new))
         progress(ProgressEvent("sample views around", index + 1, config.count))
@@ -161,16 +161,16 @@ def free_orbit(
     azimuth_rad: Float[Tensor, " n"],
     config: SurroundConfig | None = None,
 ) -> Camera:
-    """Return cameras around the origin that keep in front of what the photo shows.
+    """Return cameras on an orbit around the origin that stays in front of the photo's surfaces.
 
-    A camera that would stand behind a wall of the photo comes nearer to the origin instead, as far
-    as the clearance or the least distance; the distance changes smoothly with the azimuth.
+    Where the orbit would pass behind a surface, its radius is reduced to the clearance, but not
+    below the minimum distance; the radius changes smoothly with the azimuth.
 
     Args:
         input_view: The photo (one view) at the canonical camera; without depth, the orbit is a
             circle.
-        azimuth_rad: Where on the orbit.
-        config: Clearance and least distance.
+        azimuth_rad: Azimuths of the cameras on the orbit.
+        config: Clearance and minimum distance.
     """
     config = config or SurroundConfig()
     elevation_rad = float(input_view.camera.elevation_rad)
@@ -179,10 +179,13 @@ def free_orbit(
     if input_view.depth_z is not None:
         ring_rad = torch.arange(72) * (2 * math.pi / 72)
         ring = _free_distances(input_view, elevation_rad, ring_rad, full, config)
-        # The least of the neighbourhood, then its mean: smooth, and never beyond what is free.
+        # A running minimum over 9 samples, then a running mean over 11: smooth, and practically
+        # never beyond the free distance. They consume 4 + 5 samples at each end, so the ring
+        # is continued by 9.
         padded = torch.cat([ring[-9:], ring, ring[:9]])[None, None]
         least = -F.max_pool1d(-padded, 9, stride=1)
         smooth = F.avg_pool1d(least, 11, stride=1)[0, 0]
+        # The nearest of the 72 samples of the ring for each azimuth.
         distance = smooth[(azimuth_rad / (2 * math.pi / 72)).round().long() % 72]
     poses = orbit_pose(azimuth_rad, torch.full_like(azimuth_rad, elevation_rad), distance)
     return input_view.camera.to("cpu").with_poses(poses)
@@ -195,11 +198,13 @@ def _free_distances(
     full: float,
     config: SurroundConfig,
 ) -> Float[Tensor, " n"]:
+    """Return the largest distance from the origin at each azimuth that the photo leaves free."""
     assert input_view.depth_z is not None
     depth_z, camera = input_view.depth_z.cpu(), input_view.camera.to("cpu")
     height_px, width_px = camera.image_size_px
     candidates = torch.linspace(full, min(config.min_distance, full), 24)
-    answer = torch.full_like(azimuth_rad, float(candidates[-1]))
+    free = torch.full_like(azimuth_rad, float(candidates[-1]))
+    # From near to far, so that the largest free distance is kept.
     for distance in candidates.flip(0):
         poses = orbit_pose(
             azimuth_rad,
@@ -208,31 +213,32 @@ def _free_distances(
         )
         uv_px, z = project(poses[:, :3, 3], camera)
         column, row = uv_px[:, 0].long(), uv_px[:, 1].long()
-        seen = (z > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
+        in_image = (z > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
         wall = depth_z[row.clamp(0, height_px - 1), column.clamp(0, width_px - 1)]
-        blocked = seen & (wall > 0) & (z > config.clearance * wall)
-        answer = torch.where(blocked, answer, distance)
-    return answer
+        blocked = in_image & (wall > 0) & (z > config.clearance * wall)
+        free = torch.where(blocked, free, distance)
+    return free
 
 
-def _look(
+def _warp_known(
     views: list[View], clouds: list[SurfacePoints], camera: Camera
 ) -> tuple[
     Float[Tensor, "1 3 h w"],  # known surfaces as the camera sees them, holes filled smoothly
     Float[Tensor, "1 h w"],  # their depth, holes filled smoothly
     Float[Tensor, "1 1 h w"],  # 1 where something known is seen
 ]:
-    """Look at the surfaces that the views have found; view k found those of cloud k."""
+    """Warp the known surfaces into a camera; those of cloud k were observed by view k."""
     cloud = join_points(clouds)
     uv_px, depth_z = project(cloud.position, camera)
     counts = torch.tensor([c.position.shape[1] for c in clouds], device=depth_z.device)
-    finder = torch.arange(len(clouds), device=depth_z.device).repeat_interleave(counts)
-    found_by = F.one_hot(finder, len(clouds)).to(depth_z.dtype)[None]
-    values = torch.cat([depth_z[..., None], found_by], dim=-1)
+    # Splat depth together with a one-hot code of the view that observed the point.
+    source = torch.arange(len(clouds), device=depth_z.device).repeat_interleave(counts)
+    observed_by = F.one_hot(source, len(clouds)).to(depth_z.dtype)[None]
+    values = torch.cat([depth_z[..., None], observed_by], dim=-1)
     moved, validity = splat_points(
         uv_px, depth_z, values, cloud.faces(camera), camera.image_size_px
     )
-    # The colours are read from the view that found the surface, which keeps them sharp.
+    # Colours are read from the view that contributes most to a pixel, which keeps them sharp.
     best = moved[:, 1:].argmax(dim=1, keepdim=True)
     image = torch.zeros_like(moved[:, :1]).expand(-1, 3, -1, -1)
     for index, view in enumerate(views):
@@ -247,7 +253,7 @@ def _continued_depth(
     relative: Float[Tensor, "1 h w"],
     max_depth: float,
 ) -> Float[Tensor, "1 h w"]:
-    """Keep known depth; elsewhere put the estimated depth, fitted to it and joined without step."""
+    """Keep known depth; elsewhere take the estimate, aligned to it and continuous at the border."""
     if known.float().mean() < 0.02:
         return relative.clamp(0.2, max_depth)
     disparity = 1.0 / relative

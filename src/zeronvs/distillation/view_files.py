@@ -92,7 +92,7 @@ def sample_kept(
         paths: Where image k is kept, as PNG.
         batch_size: Images at a time.
         resume: Whether files that are there are read instead of drawn.
-        progress: Told of each step, counted over all batches.
+        progress: Called at each step, counted over all batches.
 
     Raises:
         InputError: An image that a stopped run kept is damaged.

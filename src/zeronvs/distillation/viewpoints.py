@@ -26,7 +26,7 @@ class ViewpointConfig:
     elevation_range_rad: tuple[float, float] | None = None
     """None: from 30 degrees below to 50 above the photo's, as `default_elevation_range` bounds."""
     distance_range: tuple[float, float] = (0.8, 1.8)
-    """In units of the photo's distance from the origin."""
+    """Distances in units of the photo's distance from the origin."""
     progressive_until_step: int = 1000
     """Step at which the ranges are at their widest; 0 = from the start."""
     sphere_probability: float = 0.5

@@ -7,7 +7,8 @@ between colour and opacity, three quarters of the file and all zero, are left ou
 as degree 0, the published code with `--sh_degree 0`.
 
 Axes: our world has z up. Viewers expect the world of COLMAP captures, where y points down, so by
-default x, y, z is written as x, -z, y and converted back on reading; a comment in the file says so.
+default x, y, z is written as x, -z, y and converted back on reading; the axes are recorded in a
+comment of the file.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from zeronvs._core.files import write_aside
 from zeronvs.splats import GaussianSplats
 
 Up = Literal["-y", "z"]
-"""Which way is up in the file: "-y" as viewers expect, or "z" as in our world."""
+"""Up axis of the file: "-y" as viewers expect, or "z" as in our world."""
 
 _SH_C0 = 0.28209479177387814  # constant spherical harmonic, 1 / (2 sqrt(pi))
 _SMALLEST_OPACITY = 1.0 / 255.0
@@ -91,7 +92,7 @@ def read_splat_ply(path: Path, *, up: Up | None = None) -> GaussianSplats:
 
     Args:
         path: A file that we or others wrote.
-        up: Axes of the file; None: what its comment says, else "-y".
+        up: Up axis of the file; None: from its comment, else "-y".
 
     Raises:
         InputError: The file is missing, damaged, or holds no Gaussian splats.

@@ -44,14 +44,14 @@ def read_camera_path(
 
     The format is chosen by content: JSON with `camera_path` or with `frames`, else RealEstate10K.
     Lens distortion is dropped: our cameras are pinholes. Where nerfstudio's
-    `dataparser_transforms.json` lies beside a `camera_path` file, its similarity is undone: the
-    viewer saves paths in a world that it has rotated, centred and scaled.
+    `dataparser_transforms.json` is in the folder of a `camera_path` file, its similarity is undone:
+    the viewer saves paths in a world that it has rotated, centred and scaled.
 
     Args:
         image_size_px: (height, width) of the returned cameras. The vertical field of view is kept
             and the image cropped or widened at its sides. None keeps the size in the file;
             RealEstate10K files have none.
-        notes: Sentences are appended for what the path's owner may want to know.
+        notes: A sentence for the user is appended for each assumption.
 
     Returns:
         A batch of cameras, float32, all of one image size.

@@ -96,13 +96,13 @@ def check_given(
             )
     if scene_scale is not None and not 0.01 <= scene_scale <= 100.0:
         raise InputError(
-            f"it is {scene_scale:g} and must lie between 0.01 and 100 (0.7 is usual)",
+            f"it is {scene_scale:g} and must lie between 0.01 and 100 (the paper uses 0.7)",
             argument="scene_scale",
         )
 
 
 def _central_depth(geometry: Geometry) -> Float[Tensor, "size size"]:
-    """Return relative depth of the central square."""
+    """Return the relative depth of the central square, resized."""
     depth_z = geometry.scaled_depth(1.0)[0].float().cpu()
     height_px, width_px = depth_z.shape
     side_px = min(height_px, width_px)

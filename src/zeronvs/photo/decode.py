@@ -1,8 +1,8 @@
-"""Opening an image file: what Pillow reads, and four kinds that people have and it does not.
+"""Opening an image file: with Pillow, and four formats that need more.
 
 JPEG files above Pillow's limit of pixels are reduced while they are decoded; TIFF files with
 floating-point colours are decoded by PyAV; HEIC, which phones write, needs an optional package; raw
-files are named as such.
+files are refused with an explanation.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from zeronvs.photo.colour import float_to_rgb
 from zeronvs.photo.exif import RAW_SUFFIXES
 
 MAX_JPEG_PX = 300_000_000
-"""Phones take 200 megapixels. A progressive JPEG keeps some 3 bytes a pixel while it is decoded."""
+"""Phones take 200 megapixels. Decoding a progressive JPEG needs some 3 bytes per pixel."""
 MAX_FLOAT_PX = 60_000_000
 _HEIF_PACKAGES = ("pi_heif", "pillow_heif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -24,14 +24,14 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def open_image(path: Path, notes: list[str]) -> Image.Image:
-    """Open an image file; most are decoded only when their pixels are asked for.
+    """Open an image file; most formats are decoded lazily, on first access to the pixels.
 
     Args:
-        path: An ordinary file that can be read.
-        notes: Sentences are appended for what its owner may want to know.
+        path: A regular, readable file.
+        notes: A sentence for the user is appended for each assumed conversion.
 
     Raises:
-        InputError: No decoder knows it, or it is too large.
+        InputError: No decoder reads it, or it is too large.
     """
     with path.open("rb") as handle:
         start = handle.read(16)
@@ -53,7 +53,7 @@ def open_image(path: Path, notes: list[str]) -> Image.Image:
         if is_heif:
             raise InputError(f"{path.name} is a damaged HEIC file. Give a whole one.") from error
         raise InputError(
-            f"{path.name} is not a picture that can be read (tried every format of Pillow). "
+            f"{path.name} is not an image that can be read (tried every format of Pillow). "
             "Give a JPEG, PNG, WebP or TIFF file."
         ) from error
 
@@ -66,13 +66,13 @@ def _register_heif(path: Path) -> None:
             continue
         return
     raise InputError(
-        f"{path.name} is a HEIC picture, for which a package is missing. Run: pip install "
+        f"{path.name} is a HEIC image, for which a package is missing. Run: pip install "
         "'zeronvs[heic]'. Or save it as JPEG, or set the phone to take JPEG (most compatible)."
     )
 
 
 def _large_jpeg(path: Path) -> Image.Image:
-    """Open a JPEG that is decoded at a half of its size or less, which bounds its memory."""
+    """Open a JPEG that will be decoded at half its size or less, which bounds its memory."""
     try:
         image = JpegImagePlugin.JpegImageFile(path)
     except SyntaxError as error:
@@ -102,20 +102,20 @@ def _tiff(path: Path, notes: list[str]) -> Image.Image:
         orientation = int(tags.get(274, 1))
     except Exception as error:  # a damaged directory can raise anything
         raise InputError(f"{path.name} is a damaged TIFF. Give a whole file.") from error
-    said = f"{path.name} is a TIFF with pixels of {len(bits)} x {bits[0]} bits"
-    said += " (floating point)" if 3 in kinds else ""
+    kind = f"{path.name} is a TIFF with pixels of {len(bits)} x {bits[0]} bits"
+    kind += " (floating point)" if 3 in kinds else ""
     if width_px * height_px > MAX_FLOAT_PX:
-        raise InputError(f"{said} and {width_px}x{height_px} pixels, too large to decode. {advice}")
+        raise InputError(f"{kind} and {width_px}x{height_px} pixels, too large to decode. {advice}")
     import av
 
     try:
         with av.open(str(path), format="tiff_pipe") as container:
             frame = next(container.decode(video=0))
             values = frame.to_ndarray()
-    except Exception as error:  # FFmpeg has its own kinds for layouts that it does not know
-        raise InputError(f"{said} in a layout that cannot be read. {advice}") from error
+    except Exception as error:  # FFmpeg has its own exceptions for unsupported layouts
+        raise InputError(f"{kind} in a layout that cannot be read. {advice}") from error
     if values.dtype.kind != "f" or values.ndim not in (2, 3):
-        raise InputError(f"{said} in a layout that cannot be read. {advice}")
+        raise InputError(f"{kind} in a layout that cannot be read. {advice}")
     image = float_to_rgb(values.astype(np.float32), notes)
     image.getexif()[274] = orientation
     return image

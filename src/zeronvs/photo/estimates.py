@@ -20,7 +20,7 @@ class Estimate:
 
     value: float
     source: str
-    """Where it comes from, in words: "given", "EXIF ...", "default", ..."""
+    """Origin of the value, for display: "given", "EXIF ...", "default", ..."""
     spread: float
     """One standard deviation, in the unit of the value; 0 where the user gave the number."""
 
@@ -55,8 +55,8 @@ def estimate_fov_y(
 ) -> Estimate:
     """Estimate the field of view of the centre square in radians.
 
-    A recorded lens is taken as it is. Else a network's guess, averaged with the default by their
-    spreads. Else the default.
+    A recorded focal length is used as it is. Otherwise a predicted field of view is averaged with
+    the default by their spreads; without one, the default is used.
 
     Args:
         short_side_px: Side of the square in pixels of the photograph.
@@ -119,8 +119,9 @@ class GroundPlane:
 def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = None) -> Estimate:
     """Estimate the camera's elevation in radians.
 
-    A ground plane is accepted when it explains most of the image, is not rolled, and lies below.
-    It is then averaged with the default by their spreads, since monocular depth is uncertain.
+    A ground plane is accepted if most pixels are inliers, its roll is at most 15 degrees and its
+    elevation is between -5 and 75 degrees. It is then averaged with the default by their spreads,
+    since monocular depth is uncertain.
 
     Args:
         depth_z: Depth of the centre square in any unit, where there is a depth model.
@@ -137,19 +138,19 @@ def estimate_elevation(fov_y_rad: float, depth_z: Float[Tensor, "h w"] | None = 
         return default
     if not math.radians(-5.0) <= plane.elevation_rad <= math.radians(75.0):
         return default
-    seen = Estimate(
+    from_plane = Estimate(
         value=plane.elevation_rad,
         source=f"ground plane in the depth ({math.degrees(plane.elevation_rad):.0f} degrees)",
         spread=PLANE_SPREAD_RAD,
     )
-    return averaged(seen, default, f"{seen.source}, averaged with the default")
+    return averaged(from_plane, default, f"{from_plane.source}, averaged with the default")
 
 
 def fit_ground_plane(depth_z: Float[Tensor, "h w"], fov_y_rad: float) -> GroundPlane | None:
-    """Fit a plane to the lower 80 % of a depth map, robustly; None where the fit makes no sense.
+    """Fit a plane robustly to the lower 80 % of a depth map; None where the fit is degenerate.
 
     Args:
-        depth_z: Depth along the optical axis, any unit; pixels that are not positive are left out.
+        depth_z: Depth along the optical axis, any unit; pixels that are not positive are ignored.
     """
     height_px, width_px = depth_z.shape
     focal_px = 0.5 * height_px / math.tan(0.5 * fov_y_rad)
@@ -197,15 +198,15 @@ def _robust_line_fit(
 DEFAULT_SCENE_SCALE = 0.7
 """The published setting for photographs without known depth."""
 SCENE_SCALE_RANGE = (0.3, 1.0)
-"""Bounds of the estimate: outside, the depth model rather than the scene is odd."""
+"""Bounds of the estimate: values outside are more likely errors of the depth model."""
 
 
 def estimate_scene_scale(relative_depth: Float[Tensor, "h w"] | None = None) -> Estimate:
     """Estimate the scene units per model unit.
 
     In the model's unit the 20 % quantile of the depth is 1 (paper, viewer normalisation). The input
-    camera stands at distance 1 from the origin of the scene. So that the origin lies on what was
-    photographed, the median depth of the centre must be 1 scene unit: q = 1 / that median.
+    camera is at distance 1 from the origin of the scene. For the origin to lie on the subject, the
+    median depth of the image centre must be 1 scene unit: q = 1 / that median.
     """
     if relative_depth is not None:
         height_px, width_px = relative_depth.shape

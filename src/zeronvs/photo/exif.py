@@ -1,4 +1,4 @@
-"""What a camera wrote about its lens, as a focal length in pixels; and where not to believe it."""
+"""Focal length in pixels from EXIF data, and when the recorded lens does not apply."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
 _MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}  # FocalPlaneResolutionUnit: inch, cm, mm
 _MAX_LENS_RATIO = 2.4
-"""Sensors and their usual crops are at most 21:9; a wider picture was stitched or cut."""
+"""Sensors and their in-camera crops are at most 21:9; a wider image was stitched or cropped."""
 _PANORAMA_XMP = b"ns.google.com/photos/1.0/panorama"
 _PROJECTION = re.compile(rb"ProjectionType\s*(?:=\s*[\"']|>)\s*([A-Za-z]+)")
 _STITCHERS = re.compile(
@@ -27,30 +27,30 @@ RAW_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ExifFocal:
-    """A focal length with where it comes from; `focal_px` None where nothing usable is recorded."""
+    """A focal length and its source; `focal_px` is None where nothing usable is recorded."""
 
     focal_px: float | None = None
-    """In pixels of the whole file."""
+    """Focal length in pixels of the file at full size."""
     source: str | None = None
     note: str | None = None
     """Why a recorded lens was not used."""
 
 
 def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFocal:
-    """Read the focal length of a picture.
+    """Read the focal length of an image.
 
-    First the 35-mm equivalent, which compares diagonals (CIPA DC-008), then the focal length in mm
-    with the pixel pitch of the sensor. A picture whose proportions differ from those that the
-    camera recorded was cropped by an unknown amount: its lens says nothing any more.
+    First from the 35-mm equivalent, which compares diagonals (CIPA DC-008), then from the focal
+    length in mm and the pixel pitch of the sensor. An image whose aspect ratio differs from the one
+    recorded by the camera was cropped by an unknown amount, so its focal length is unknown.
 
     Args:
-        image: An opened picture.
+        image: An opened image.
         file_size: (width, height) of the file, before any reduction at decoding.
     """
     numbers = _exif_tags(image)
-    other = other_than_one_lens(image)
-    if other is not None:
-        return ExifFocal(note=f"Its metadata says that it is {other}; lens data was not used.")
+    exception = non_pinhole_kind(image)
+    if exception is not None:
+        return ExifFocal(note=f"By its metadata it is {exception}; lens data was not used.")
     recorded = _size(numbers)
     if recorded is not None and _was_cropped(recorded, file_size):
         return ExifFocal(note="It was cropped after it was taken, so its lens data was not used.")
@@ -59,8 +59,8 @@ def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFo
     ratio = max(file_size) / min(file_size)
     if has_lens and ratio > _MAX_LENS_RATIO:
         return ExifFocal(
-            note=f"Its sides are {ratio:.1f} to 1, as of a panorama or a strip cut from a "
-            "photograph, so its lens data was not used."
+            note=f"Its aspect ratio is {ratio:.1f} to 1, that of a panorama or a cropped strip, "
+            "so its lens data was not used."
         )
     if equivalent_mm is not None:
         return _checked(
@@ -78,17 +78,17 @@ def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFo
     return _checked(focal_px, "EXIF FocalLength and FocalPlaneXResolution", file_size)
 
 
-def other_than_one_lens(image: Image.Image) -> str | None:
-    """Return what the picture is, where its metadata says that no lens saw it as it is.
+def non_pinhole_kind(image: Image.Image) -> str | None:
+    """Describe an image that is not a pinhole image of the recorded lens; None for a photograph.
 
-    A photo sphere (GPano metadata), a panorama that a phone or a program stitched, the preview in a
-    raw file. None for an ordinary photograph.
+    Recognised by metadata: a photo sphere (GPano), a panorama stitched by a phone or a program, and
+    the preview in a raw file.
     """
     xmp = _xmp(image)
     if _PANORAMA_XMP in xmp:
         found = _PROJECTION.search(xmp)
         kind = f"GPano, {found[1].decode().lower()}" if found else "GPano"
-        return f"a panorama ({kind}), in which straight lines are bent: cut a flat view out of it"
+        return f"a panorama ({kind}), not a perspective image: render a perspective view of it"
     base = _tags(image)
     if _exif_tags(image).get(ExifTags.Base.CustomRendered) == _APPLE_PANORAMA:
         return "a panorama stitched by the phone (EXIF CustomRendered)"
@@ -151,14 +151,14 @@ def _size(tags: dict[int, object]) -> tuple[float, float] | None:
 
 
 def _was_cropped(recorded: tuple[float, float], file_size: tuple[int, int]) -> bool:
-    """Compare proportions, whichever way the picture was turned since."""
+    """Compare aspect ratios, regardless of a rotation by 90 degrees."""
     recorded_ratio = max(recorded) / min(recorded)
     file_ratio = max(file_size) / min(file_size)
     return abs(recorded_ratio / file_ratio - 1.0) > 0.03
 
 
 def _checked(focal_px: float, source: str, file_size: tuple[int, int]) -> ExifFocal:
-    """Refuse what no lens has: outside 5 to 150 degrees along the shorter side."""
+    """Reject focal lengths outside 5 to 150 degrees along the shorter side."""
     fov_deg = math.degrees(2.0 * math.atan(0.5 * min(file_size) / focal_px))
     if not 5.0 <= fov_deg <= 150.0:
         return ExifFocal(note=f"Its {source} is not plausible and was not used.")

@@ -1,7 +1,7 @@
-"""Reading a photograph: from any file to an upright sRGB picture, or one line saying why not.
+"""Reading a photograph: from any file to an upright sRGB image, or an error in one line.
 
-`load_photo` opens an image file (`decode`), turns it upright, brings it to sRGB and keeps what the
-camera wrote about its lens.
+`load_photo` opens an image file (`decode`), applies its orientation, converts it to sRGB
+(`colour`) and reads the focal length that the camera recorded (`exif`).
 """
 
 import stat
@@ -23,9 +23,9 @@ from zeronvs.photo.exif import focal_px_from_exif
 MIN_SIDE_PX = 64
 """Smallest short side that is accepted."""
 MAX_SHORT_SIDE_PX = 1536
-"""Larger photographs are reduced to this short side: the model sees at most a few hundred."""
+"""Larger photographs are downscaled to this short side, which bounds time and memory."""
 MAX_LONG_SIDE_PX = 8192
-"""Bounds the memory that a panorama can ask for."""
+"""Larger photographs are downscaled to this long side, which bounds the memory of panoramas."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +43,7 @@ class Photo:
     focal_source: str | None = None
     """The EXIF field that `focal_px` comes from."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture that its owner may want to know, a sentence each."""
+    """Conversions and assumptions to show to the user, one sentence each."""
 
 
 def load_photo(path: Path | str) -> Photo:
@@ -56,14 +56,14 @@ def load_photo(path: Path | str) -> Photo:
         path: A file in any format that Pillow reads; HEIC with the extra `heic`.
 
     Raises:
-        InputError: There is no such file, it cannot be read, it is not a whole picture, or it is
+        InputError: There is no such file, it cannot be read, it is truncated, or it is
             smaller than 64 px or larger than 178 megapixels (300 as JPEG).
     """
     path = Path(path)
     _check_file(path)
     try:
         with warnings.catch_warnings():
-            # A warning of Pillow's is about the file's state: what is unusable raises instead.
+            # Pillow warns of imperfect files; it raises for unusable ones, which is handled below.
             warnings.simplefilter("ignore")
             return _read(path)
     except InputError:
@@ -93,7 +93,7 @@ def photo_from_image(image: Image.Image) -> Photo:
 
 
 def _check_file(path: Path) -> None:
-    """Say what is wrong with a path that is no readable file with something in it."""
+    """Raise `InputError` unless the path is a readable, non-empty regular file."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -120,13 +120,13 @@ def _read(path: Path) -> Photo:
     """Decode the file; any error of the decoder passes through."""
     notes: list[str] = []
     with open_image(path, notes) as image:
-        if image.format in ("EPS", "WMF"):  # drawings: Pillow would run another program on them
+        if image.format in ("EPS", "WMF"):  # Pillow would run another program on EPS
             raise InputError(f"{path.name} is a drawing ({image.format}), not a photograph")
         return _decoded(image, path.name, notes)
 
 
 def _decoded(image: Image.Image, name: str, notes: list[str]) -> Photo:
-    """Decode an open image: reduced, upright, in sRGB."""
+    """Decode an open image, downscale it, apply its orientation and convert it to sRGB."""
     _check_size(name, image.size)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         notes.append("It holds several images; the first one is used.")
@@ -143,7 +143,7 @@ def _decoded(image: Image.Image, name: str, notes: list[str]) -> Photo:
     _check_size(name, pixels.size)
     tensor = _to_tensor(pixels)
     if float(tensor.std()) < 0.01:
-        notes.append("It is one flat color: there is nothing to see from another side.")
+        notes.append("It is one flat colour, so other views of it show nothing else.")
     scale = max(pixels.size) / max(file_size)
     if focal.note is not None:
         notes.append(focal.note)
@@ -166,7 +166,7 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Bring a very large picture down to the bounds, keeping its proportions."""
+    """Downscale a very large image to the bounds, keeping its aspect ratio."""
     factor = min(1.0, MAX_SHORT_SIDE_PX / min(image.size), MAX_LONG_SIDE_PX / max(image.size))
     if factor == 1.0:
         return image
@@ -180,11 +180,11 @@ def _reduced(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Apply the EXIF rotation; damaged EXIF data is passed over."""
+    """Apply the EXIF orientation; damaged EXIF data is ignored with a note."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # EXIF blocks are often damaged, the pixels are not
-        notes.append("Its EXIF data is damaged and was not used: the picture may lie on its side.")
+        notes.append("Its EXIF data is damaged and was not used: the image may lie on its side.")
         return image
 
 

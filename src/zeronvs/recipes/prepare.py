@@ -26,7 +26,7 @@ class PreparedPhoto(NamedTuple):
     estimates: CameraEstimate
     """Field of view, elevation and scene scale, each with its source and spread."""
     notes: tuple[str, ...]
-    """What was done to the image that its owner may want to know, a sentence each."""
+    """Conversions and assumptions to show to the user, one sentence each."""
 
 
 def prepare_photo(
@@ -45,7 +45,7 @@ def prepare_photo(
         geometry_estimator: Predicts depth and field of view, once; None: the built-in network.
         max_side_px: Larger photographs are reduced to this longer side; None: as they are.
         fov_y_rad: Vertical field of view of the central square, in radians.
-        elevation_rad: Elevation of the camera above what it looks at, in radians.
+        elevation_rad: Elevation of the camera above the subject, in radians.
         scene_scale: Scene units per model unit (the paper's q), > 0.
 
     Raises:

@@ -52,7 +52,7 @@ class FinishedRun:
     path: FarPath
     """The path all round that suits the photograph."""
     title: str
-    """Of the page to look around in."""
+    """Title of scene.html."""
 
     @property
     def photo(self) -> View | None:

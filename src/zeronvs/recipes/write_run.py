@@ -79,7 +79,7 @@ def write_scene_run(
             the orbit.
         seed: All randomness follows from it.
         rows: Settings with their sources, for run.json.
-        title: Of scene.html; None: the name of the folder.
+        title: Title of scene.html; None: the name of the folder.
         resume: Continue a stopped run.
         progress: Called at every step; raising `Cancelled` there ends the run.
 
@@ -144,7 +144,7 @@ def write_scene_run(
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """How views are sampled along a path; None: the model's own default."""
+    """Settings of the sampler along a path; None: the model's own default."""
 
     samples: int = 1
     """Independent samples per camera."""
@@ -297,7 +297,7 @@ def _camera_record(camera: Camera) -> dict[str, Any]:
 
 
 def _record(photo: PreparedPhoto, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what run.json records of how a run was made."""
+    """Return the contents of run.json at the start of a run."""
     names = ("fov_y_rad", "elevation_rad", "scene_scale")
     return {
         "program": f"zeronvs {__version__}",
@@ -351,7 +351,7 @@ def _finished(out: Path, result: str) -> RunResult | None:
 
 
 def _files(out: Path) -> list[Path]:
-    """Return the files of a run folder that a person looks for."""
+    """Return the files of a run folder that are listed for the user."""
     names = (
         "scene.html",
         "views.mp4",

@@ -62,11 +62,11 @@ class ConvertConfig:
     square: bool = True
     """Keep the centre square, which is all that training reads; else the whole image."""
     max_frames: int | None = None
-    """At most so many frames a scene, evenly spread."""
+    """Maximum number of frames per scene, sampled evenly; None: all."""
     background: Background = "keep"
     """White puts masked objects on white and drops the depth around them."""
     triangulate: bool = True
-    """Where a scene has no depth at all, triangulate corners with the given cameras."""
+    """Whether scenes without depth get depth of corners triangulated with the given cameras."""
     split: str | None = None
     """Only this split of the source."""
     limit: int | None = None

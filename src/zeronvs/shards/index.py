@@ -94,7 +94,7 @@ class ShardIndex:
     """OpenGL, scene units."""
     focal_px: Float[np.ndarray, "f 2"]
     principal_px: Float[np.ndarray, "f 2"]
-    """In the centre square."""
+    """Field of view of the centre square."""
     published_fov_rad: Float[np.ndarray, " f"]
     depth: Float[np.ndarray, "f q"]
     """`DepthStatistics` in scene units: viewer scale, near, known fraction, quantiles. The known

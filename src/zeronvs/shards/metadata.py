@@ -248,7 +248,7 @@ class Manifest:
     split: str
     """E.g. "train"."""
     source: str
-    """Where the scenes come from, for people."""
+    """Description of the origin of the scenes."""
     shards: tuple[ShardEntry, ...] = ()
     licence: str | None = None
 

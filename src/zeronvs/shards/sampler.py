@@ -26,7 +26,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class PairSamplingConfig:
-    """How pairs are drawn. The defaults are the published ones where nothing better is known."""
+    """Settings of the sampler of training pairs; the defaults are published unless noted."""
 
     pairs_per_frame: float = 0.025
     """A scene of n frames gives int(pairs_per_frame * n) pairs a visit."""
@@ -51,7 +51,7 @@ class FramePair:
 
     source: int
     scene: int
-    """In the source's table."""
+    """Row in the index of the source."""
     input: int
     """Frame of the scene, in the order of the tar."""
     target: int

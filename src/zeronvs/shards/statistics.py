@@ -16,7 +16,7 @@ from zeronvs.cameras.embedding import Representation
 from zeronvs.cameras.scene_scale import align_disparity, fill_depth, viewer_scale
 
 DEPTH_QUANTILES = (0.02, 0.05, 0.2, 0.5, 0.8, 0.98)
-"""Which quantiles of the known depth of a frame are kept."""
+"""Quantiles of the known depth of a frame that are stored."""
 NEAR_QUANTILE = 0.05
 """Quantile of the known depth of one view, for the aggregate scale."""
 NEAR_VIEW_QUANTILE = 0.1
@@ -122,7 +122,7 @@ def scene_scales(radius: float, aggregate: float, viewer: float) -> dict[Represe
 
     Args:
         radius: Mean distance of the cameras to their centroid, scene units.
-        aggregate: See `aggregate_scale`; NaN means unknown and becomes 1, as published.
+        aggregate: The scale of `aggregate_scale`; NaN means unknown and becomes 1, as published.
         viewer: Viewer scale of the input view; NaN means unknown: the radius is used.
     """
     return {

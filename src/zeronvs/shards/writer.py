@@ -301,7 +301,7 @@ def _centred(
     float,  # focal length, pixels
     tuple[float, float],  # principal point in the centre square, pixels
 ]:
-    """Return what is left of a camera's intrinsics once it is known to be centred."""
+    """Return the intrinsics of a camera with a centred principal point."""
     if camera.batch_shape != () or camera.image_size_px != size_px:
         raise InputError(
             f"{name}: the camera is of {camera.image_size_px} px (height, width), the image of "

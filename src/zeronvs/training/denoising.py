@@ -49,7 +49,7 @@ class Examples:
     keeps_channels: Float[Tensor, " n"]
     """0 where the image channels are dropped, else 1."""
     window_draw: Float[Tensor, " n"]
-    """In [0, 1): determines the window of the perceptual term."""
+    """Random number in [0, 1) that determines the window of the perceptual term."""
 
 
 class DenoisingObjective(Objective):
@@ -63,7 +63,7 @@ class DenoisingObjective(Objective):
         geometry_estimator: GeometryEstimator | None = None,
         perceptual: PerceptualDistance | None = None,
     ) -> None:
-        """Freeze and free the parts of a pipeline; the pipeline stays the owner.
+        """Set which parts of a pipeline are trained; the pipeline keeps its modules.
 
         Args:
             geometry_estimator: Completes the depth of pairs from shards.

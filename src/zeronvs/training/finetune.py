@@ -59,7 +59,7 @@ class TrainingRun:
     validation: Batch | None = None
     tensorboard: bool = False
     origin: dict[str, Any] = field(default_factory=dict)
-    """Where weights and data come from; a run resumes only with the same."""
+    """Origin of weights and data; a run resumes only with the same one."""
     folder: ResumableRun | None = None
     """`out`, opened by the first process; None: opened here."""
     progress: Progress = silent

@@ -36,7 +36,7 @@ class Pair:
     """One training pair."""
 
     input_view: View
-    """With dense depth."""
+    """Input views with dense depth."""
     target_view: View
     scene_scale: Tensor
     """20 % quantile of the input view's depth (the paper's q), scene units."""

@@ -1,4 +1,4 @@
-"""From a training request to a run: processes, starting weights, data, validation."""
+"""Setup of a training run from a request: processes, starting weights, data, validation."""
 
 import itertools
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from zeronvs.training.view_pairs import pair_scales
 VALIDATION_TRIES = 8
 """Batches that the validation pairs are chosen from."""
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for the first one, which converts checkpoints and validates."""
+"""Time that processes wait for the first one, which converts checkpoints and validates."""
 
 
 @dataclass(frozen=True, kw_only=True)

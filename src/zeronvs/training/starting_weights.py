@@ -184,7 +184,12 @@ def swap_projection(
 
 def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
     """Return the built-in architecture with random weights: 128 px, 32x32 cells of 4x4 pixels."""
-    torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _random_builtin()
+
+
+def _random_builtin() -> ZeroNVSPipeline:
     unet = UNet2DConditionModel(
         sample_size=32,
         in_channels=48 * 3 + 16,

@@ -26,7 +26,7 @@ class ViewPairs:
     """n pairs of an input view and a target view of the same scene."""
 
     input_view: View
-    """With dense depth where the model needs it."""
+    """Input views, with dense depth where the model needs it."""
     target_view: View
     """Without depth."""
     scene_scale: Float[Tensor, " n"]

@@ -82,7 +82,7 @@ class SceneViews:
     """`category/scene`."""
     frames: tuple[SceneFrame, ...]
     notes: tuple[str, ...] = ()
-    """What was left out and why, a sentence each."""
+    """Skipped parts of the data set with the reason, one sentence each."""
     left_out: int = 0
     """Frames of the source that are not among `frames`."""
 
@@ -282,7 +282,7 @@ def find_scene_folders(
 
     Args:
         root: A scene itself, or a folder of folders of scenes.
-        what: What a scene is known by, for the message.
+        what: Kind of scene identifier, for the message.
 
     Raises:
         InputError: There is no such folder, or no scene in it.
