@@ -307,3 +307,29 @@ def fov_of_short_side(camera: Camera) -> float:
     fx, fy, cx, cy = lens_numbers(camera)
     height, width = camera.image_size_px
     return 2 * math.atan(min(min(cx, width - cx) / fx, min(cy, height - cy) / fy))
+
+
+def write_camera_path(path: Path, cameras: Camera) -> None:
+    """Write cameras as nerfstudio's viewer saves them, except for its keyframes."""
+    height_px, width_px = cameras.image_size_px
+    frames = [
+        {
+            "camera_to_world": pose.flatten().tolist(),
+            "fov": math.degrees(fov_y_rad),
+            "aspect": width_px / height_px,
+        }
+        for pose, fov_y_rad in zip(cameras.camera_to_world, cameras.fov_y_rad, strict=True)
+    ]
+    content = {
+        "camera_type": "perspective",
+        "render_height": height_px,
+        "render_width": width_px,
+        "fps": 24,
+        "seconds": len(cameras) / 24,
+        "smoothness_value": 0,
+        "is_cycle": False,
+        "crop": None,
+        "keyframes": [],
+        "camera_path": frames,
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -4,12 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeronvs.cameras.scene_scale import (
-    aggregate_depth_scale,
     align_disparity,
-    camera_norm_scale,
     fill_depth,
     fit_disparity,
-    metric_scale,
     viewer_scale,
 )
 
@@ -27,43 +24,9 @@ def sparse(depth_z, seed, share=0.2):
 
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0.01, 100.0))
-def test_every_scale_grows_with_the_scene(factor):
+def test_the_viewer_scale_grows_with_the_scene(factor):
     depth_z = random_depth(0, 3, 16, 16)
-    holes = sparse(depth_z, 1)
-    for scale in (
-        lambda k: camera_norm_scale(k * depth_z[0, :, :3]),
-        lambda k: aggregate_depth_scale(k * holes),
-        lambda k: viewer_scale(k * depth_z),
-        lambda k: metric_scale(depth_z, k * holes),
-    ):
-        torch.testing.assert_close(scale(factor), factor * scale(1.0))
-
-
-def test_camera_norm_is_the_radius_of_a_circle_of_cameras():
-    angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
-    circle = torch.stack([3 * torch.cos(angle), 3 * torch.sin(angle), 0 * angle + 7], dim=-1)
-    torch.testing.assert_close(camera_norm_scale(circle), torch.tensor(3.0, dtype=torch.float64))
-
-
-def test_aggregate_scale_takes_no_account_of_unknown_pixels_and_empty_views():
-    depth_z = sparse(random_depth(0, 4, 16, 16), 1)
-    with_empty_view = torch.cat([depth_z, torch.zeros_like(depth_z[:1])])
-    torch.testing.assert_close(
-        aggregate_depth_scale(with_empty_view), aggregate_depth_scale(depth_z)
-    )
-    near = torch.stack([view[view > 0].quantile(0.05) for view in depth_z]).quantile(0.1)
-    torch.testing.assert_close(aggregate_depth_scale(depth_z), near)
-
-
-def test_aggregate_scale_of_nothing_known_is_not_a_number():
-    assert aggregate_depth_scale(torch.zeros(2, 4, 4)).isnan()
-
-
-def test_aggregate_scale_depends_on_other_views_and_viewer_scale_does_not():
-    depth_z = random_depth(0, 2, 16, 16)
-    with_ground_camera = torch.cat([depth_z, depth_z[:1] * 0.05])
-    assert aggregate_depth_scale(with_ground_camera) < 0.5 * aggregate_depth_scale(depth_z)
-    torch.testing.assert_close(viewer_scale(with_ground_camera)[:2], viewer_scale(depth_z))
+    torch.testing.assert_close(viewer_scale(factor * depth_z), factor * viewer_scale(depth_z))
 
 
 def test_viewer_scale_is_the_quantile_of_every_fourth_pixel():
@@ -77,13 +40,6 @@ def test_viewer_scale_is_the_quantile_of_every_fourth_pixel():
 def test_quantiles_take_more_pixels_than_torch_quantile():
     depth_z = torch.linspace(0, 1, 2**24 + 2**12).reshape(4096, -1)
     assert viewer_scale(depth_z, stride=1).item() == pytest.approx(0.2)
-
-
-def test_metric_scale_is_the_ratio_where_depth_is_known():
-    metres = random_depth(0, 2, 8, 8)
-    ratio = torch.tensor([0.3, 7.0], dtype=torch.float64)
-    scene = sparse(metres * ratio[:, None, None], 1)
-    torch.testing.assert_close(metric_scale(metres, scene), ratio)
 
 
 @settings(deadline=None, max_examples=20)

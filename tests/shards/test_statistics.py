@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zeronvs.cameras.embedding import Representation
-from zeronvs.cameras.scene_scale import aggregate_depth_scale, camera_norm_scale, viewer_scale
+from zeronvs.cameras.scene_scale import viewer_scale
 from zeronvs.shards.statistics import (
     UNKNOWN_DEPTH,
     aggregate_scale,
@@ -26,8 +26,13 @@ def test_cameras_that_look_at_a_point_have_it_as_focus():
     statistics = camera_statistics(orbit())
     np.testing.assert_allclose(statistics.focus_point, 0, atol=1e-9)
     assert statistics.radius_focus_point == pytest.approx(2.0)
-    norm = camera_norm_scale(torch.from_numpy(orbit()[:, :3, 3]))
-    assert statistics.radius == pytest.approx(float(norm))
+
+
+def test_the_radius_is_that_of_a_circle_of_cameras_wherever_it_is():
+    angle = np.arange(8) * (np.pi / 4)
+    poses = np.tile(np.eye(4), (8, 1, 1))
+    poses[:, :3, 3] = np.stack([3 * np.cos(angle), 3 * np.sin(angle), 0 * angle + 7], axis=-1)
+    assert camera_statistics(poses).radius == pytest.approx(3.0)
 
 
 def test_statistics_move_and_grow_with_the_scene():
@@ -55,8 +60,12 @@ def test_depth_statistics_are_those_of_the_cameras_room():
     assert dense.viewer_scale == pytest.approx(float(viewer_scale(torch.from_numpy(depth))))
     sparse = np.where(np.random.default_rng(1).random((3, 64, 64)) < 0.1, depth, 0)
     near = np.array([depth_statistics(view.astype(np.float32)).aggregate_near for view in sparse])
-    expected = aggregate_depth_scale(torch.from_numpy(sparse).float())
+    expected = np.quantile([np.quantile(view[view > 0], 0.05) for view in sparse], 0.1)
     assert aggregate_scale(near) == pytest.approx(float(expected), rel=1e-6)
+    # A view without known depth is ignored; a view of the near ground counts.
+    assert aggregate_scale(np.append(near, np.nan)) == pytest.approx(float(expected))
+    assert aggregate_scale(np.append(near, 0.05 * near[0])) < 0.9 * expected
+    assert math.isnan(aggregate_scale(np.array([np.nan])))
 
 
 def test_a_disparity_fills_the_holes_of_sparse_depth():

@@ -121,8 +121,9 @@ class Camera:
     def center_square(self) -> "Camera":
         """Return the camera of the central square of this camera's image."""
         height_px, width_px = self.image_size_px
+        rows, columns = center_window(height_px, width_px)
         side_px = min(height_px, width_px)
-        return self.cropped((height_px - side_px) // 2, (width_px - side_px) // 2, side_px, side_px)
+        return self.cropped(rows.start, columns.start, side_px, side_px)
 
     def cropped(
         self, top_px: float | int, left_px: float | int, height_px: int, width_px: int
@@ -198,3 +199,10 @@ def _joined(join: Callable[..., Tensor], cameras: Sequence[Camera]) -> Camera:
         join([camera.intrinsics_px for camera in cameras]),
         sizes.pop(),
     )
+
+
+def center_window(height_px: int, width_px: int) -> tuple[slice, slice]:
+    """Return rows and columns of the central square; an odd margin is larger at the end."""
+    side_px = min(height_px, width_px)
+    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
+    return slice(top_px, top_px + side_px), slice(left_px, left_px + side_px)

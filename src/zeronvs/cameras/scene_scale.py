@@ -1,9 +1,9 @@
 """Scene scale: how many scene units make one unit of the model (the paper's s and q, §3.2-3.3).
 
 The scale of a single photograph is ambiguous, so the model is conditioned on translations divided
-by a scale. Each choice of it is a pure function here; quantiles are arguments with the published
-defaults. Depth maps are depth along the optical axis in scene units; 0 means unknown, as in the
-sparse depth of structure from motion.
+by a scale. Here is the scale of one view; those of a whole scene (norm, agg) are computed in
+`zeronvs.shards.statistics`. Depth maps are depth along the optical axis in scene units; 0 means
+unknown, as in the sparse depth of structure from motion.
 """
 
 import torch
@@ -12,38 +12,6 @@ from torch import Tensor
 
 DEPTH_RANGE = (1e-3, 1e3)
 """Depth, and disparity too, is kept in this range while disparity is aligned (published code)."""
-
-
-def camera_norm_scale(positions: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch"]:
-    """Return the mean distance of the cameras to their centroid (s of `6DoF+1, norm`, §3.2)."""
-    centroid = positions.mean(dim=-2, keepdim=True)
-    return (positions - centroid).norm(dim=-1).mean(dim=-1)
-
-
-def aggregate_depth_scale(
-    depth_z: Float[Tensor, "n h w"], *, pixel_quantile: float = 0.05, view_quantile: float = 0.1
-) -> Float[Tensor, ""]:
-    """Return a near depth of a whole scene: Q10 over views of Q5 over pixels.
-
-    This is q of `6DoF+1, agg` (§3.3), as in Stereo Magnification. Unknown pixels do not count, nor
-    do views without a known pixel.
-
-    Args:
-        depth_z: Depth of all n views of a scene, scene units; 0 = unknown.
-        pixel_quantile: Quantile over the known pixels of each view.
-        view_quantile: Quantile over the views.
-
-    Returns:
-        The scale in scene units; NaN where no pixel of the scene is known.
-    """
-    near = [
-        _quantile(view_depth[view_depth != 0], pixel_quantile)
-        for view_depth in depth_z
-        if bool((view_depth != 0).any())
-    ]
-    if not near:
-        return torch.full((), torch.nan, dtype=depth_z.dtype, device=depth_z.device)
-    return _quantile(torch.stack(near), view_quantile)
 
 
 def viewer_scale(
@@ -56,21 +24,6 @@ def viewer_scale(
         stride: Only every stride-th row and column is read, as the published code does.
     """
     return _quantile(depth_z[..., ::stride, ::stride].flatten(-2), quantile)
-
-
-def metric_scale(
-    metric_depth_m: Float[Tensor, "*batch h w"], depth_z: Float[Tensor, "*batch h w"]
-) -> Float[Tensor, "*batch"]:
-    """Return scene units per metre (scale of `6DoF+1, metric`): the least-squares ratio of depths.
-
-    In the published code, not in the paper.
-
-    Args:
-        metric_depth_m: Depth that a metric network predicts, metres.
-        depth_z: Depth of the same view in scene units; pixels with 0 do not count.
-    """
-    known_m = torch.where(depth_z != 0, metric_depth_m, torch.zeros_like(metric_depth_m))
-    return (known_m * depth_z).sum((-2, -1)) / (known_m * known_m).sum((-2, -1)).clamp_min(1e-3)
 
 
 def align_disparity(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, center_window
 
 Kernel = Literal["bilinear", "bicubic"]
 
@@ -76,10 +76,7 @@ class View:
 
     def center_square(self) -> "View":
         """Return the central square of the image, with its camera and depth."""
-        height_px, width_px = self.camera.image_size_px
-        side_px = min(height_px, width_px)
-        top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-        window = (..., slice(top_px, top_px + side_px), slice(left_px, left_px + side_px))
+        window = (..., *center_window(*self.camera.image_size_px))
         depth_z = None if self.depth_z is None else self.depth_z[window]
         return View(self.image[window], self.camera.center_square(), depth_z)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import center_window
 from zeronvs.protocols import Geometry
 
 ENCODER_STAGES = (
@@ -165,8 +166,7 @@ class DepthNet(ModelMixin, ConfigMixin):
         depth_z = 1.0 / disparity
         height_px, width_px = image.shape[-2:]
         side_px = min(height_px, width_px)
-        top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-        square = depth_z[:, top_px : top_px + side_px, left_px : left_px + side_px]
+        square = depth_z[:, *center_window(height_px, width_px)]
         # At most some 100 x 100 values: torch.quantile is limited in size, and slow.
         stride = max(4, side_px // 100)
         quantile = square[:, ::stride, ::stride].flatten(1).quantile(0.2, dim=1)

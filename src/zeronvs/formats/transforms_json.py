@@ -1,4 +1,4 @@
-"""Cameras in JSON: nerfstudio's `transforms.json` and `camera_path.json`, read and written.
+"""Cameras in JSON: nerfstudio's `transforms.json` (read, written), `camera_path.json` (read).
 
 `transforms.json` (also instant-ngp's and the original NeRF's) lists images with their cameras;
 `camera_path.json` is a path saved in nerfstudio's viewer. Poses are OpenGL camera-to-world, as
@@ -86,47 +86,6 @@ def read_frames(path: Path) -> list[dict[str, Any]]:
     if not isinstance(frames, list):
         raise InputError(f"{path} has no list 'frames'")
     return [{**_shared(content), **f} if isinstance(f, dict) else {"frame": f} for f in frames]
-
-
-def write_camera_path(path: Path, cameras: Camera, *, frames_per_second: float | int = 24) -> None:
-    """Write a batch of cameras as nerfstudio's `camera_path.json`.
-
-    The format stores vertical fields of view only, so that the principal point must be centred and
-    the pixels square.
-
-    Raises:
-        ValueError: The cameras have another lens; use `write_transforms`.
-    """
-    height_px, width_px = cameras.image_size_px
-    intrinsics_px = cameras.intrinsics_px
-    middle_px = torch.tensor([0.5 * width_px, 0.5 * height_px]).to(intrinsics_px)
-    off_px = (intrinsics_px[:, :2, 2] - middle_px).abs().max()
-    uneven = (intrinsics_px[:, 0, 0] / intrinsics_px[:, 1, 1] - 1).abs().max()
-    if off_px > 0.01 * height_px or uneven > 0.01:
-        raise ValueError("camera_path.json holds centred, square pixels only; write transforms")
-    frames = [
-        {
-            "camera_to_world": [value for row in pose for value in row],
-            "fov": math.degrees(fov_y_rad),
-            "aspect": width_px / height_px,
-        }
-        for pose, fov_y_rad in zip(
-            cameras.camera_to_world.tolist(), cameras.fov_y_rad.tolist(), strict=True
-        )
-    ]
-    content = {
-        "camera_type": "perspective",
-        "render_height": height_px,
-        "render_width": width_px,
-        "fps": frames_per_second,
-        "seconds": len(cameras) / frames_per_second,
-        "smoothness_value": 0,
-        "is_cycle": False,
-        "crop": None,
-        "keyframes": [],
-        "camera_path": frames,
-    }
-    write_json(path, content)
 
 
 def write_transforms(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import center_window
 from zeronvs.photo.estimates import (
     Estimate,
     estimate_elevation,
@@ -104,10 +105,7 @@ def check_given(
 def _central_depth(geometry: Geometry) -> Float[Tensor, "size size"]:
     """Return the relative depth of the central square, resized."""
     depth_z = geometry.scaled_depth(1.0)[0].float().cpu()
-    height_px, width_px = depth_z.shape
-    side_px = min(height_px, width_px)
-    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-    square = depth_z[top_px : top_px + side_px, left_px : left_px + side_px]
+    square = depth_z[center_window(*depth_z.shape)]
     size_px = (DEPTH_SIZE_PX, DEPTH_SIZE_PX)
     return interpolate(square[None, None], size_px, mode="bilinear", antialias=True)[0, 0]
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.optional import require
+from zeronvs.cameras.camera import center_window
 
 ImageFormat = Literal["png", "jpg", "webp"]
 """Format of a stored image; the names are the extensions. The published reader reads only png."""
@@ -106,10 +107,7 @@ def round_depth(depth_z: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]
 
 def centre_square(pixels: np.ndarray) -> np.ndarray:
     """Return the centre square of an array (h, w, ...), of its short side, as published."""
-    height_px, width_px = pixels.shape[:2]
-    side_px = min(height_px, width_px)
-    top, left = (height_px - side_px) // 2, (width_px - side_px) // 2
-    return pixels[top : top + side_px, left : left + side_px]
+    return pixels[center_window(*pixels.shape[:2])]
 
 
 def _opened(content: bytes) -> Image.Image:
