@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from sphere_world import ELEVATION_RAD, FOV_Y_RAD, ring_cameras, sphere_views
-from tiny_pipelines import tiny_warp
+from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
@@ -167,3 +167,26 @@ def test_cameras_behind_the_wall_of_the_photo_come_nearer():
     limited = distance > config.min_distance + 1e-3
     assert bool((depth_z[shown & limited] <= config.clearance * 1.6 + 0.02).all())
     assert bool((distance >= config.min_distance - 1e-6).all())
+
+
+def test_the_orbit_before_a_wall_is_the_same_on_both_sides():
+    azimuth_rad = torch.arange(1, 36) * (math.pi / 36)
+    left = free_orbit(wall_view(1.6), azimuth_rad).position.norm(dim=-1)
+    right = free_orbit(wall_view(1.6), -azimuth_rad).position.norm(dim=-1)
+    assert float(left.amax() - left.amin()) > 0.1
+    torch.testing.assert_close(left, right)
+
+
+def test_every_view_is_reported_with_and_without_known_surfaces(pipe, tmp_path):
+    view = sphere_views(ring_cameras([0.0], SIZE))[0]
+    events = []
+    sampled(pipe, tmp_path / "warped", count=3, progress=events.append)
+    assert [(event.step, event.total) for event in events] == [(1, 3), (2, 3), (3, 3)]
+    events.clear()
+    config = SurroundConfig(count=3, num_inference_steps=2)
+    other = tiny_released()
+    sample_surround(
+        other, view, 1.0, config, seed=5, folder=tmp_path / "plain", progress=events.append
+    )
+    assert [event.step for event in events] == list(range(1, 1 + len(events)))
+    assert events[-1].step == events[-1].total == 2  # two steps of one batch

@@ -39,6 +39,12 @@ def test_a_video_gives_its_frames_back(tmp_path: Path):
     assert float(stream.duration * stream.time_base) == pytest.approx(9 / 12, abs=0.01)
 
 
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, moving_bar(40))
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
 def test_the_index_of_a_video_lies_at_its_front(tmp_path: Path):
     write_video(tmp_path / "bar.mp4", moving_bar())
     content = (tmp_path / "bar.mp4").read_bytes()

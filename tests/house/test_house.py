@@ -27,7 +27,10 @@ from zeronvs.cli import (
 )
 from zeronvs.cli.arguments import parse
 
-HEAVY = ("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av")
+HEAVY = (
+    *("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av"),
+    *("scipy", "skimage", "numba", "trimesh", "accelerate", "patchmatch"),
+)
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -100,6 +103,22 @@ def test_importing_the_package_stays_light():
     program = f"import sys, zeronvs; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_what_few_need_is_imported_at_the_moment_of_use():
+    late = ("skimage", "numba", "trimesh", "patchmatch", "tensorboard")
+    program = (
+        "import sys, zeronvs; [getattr(zeronvs, name) for name in zeronvs.__all__]; "
+        f"print([name for name in {late!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert result.stdout == "[]\n"
 

@@ -212,7 +212,7 @@ def _free_distances(
             distance.expand_as(azimuth_rad),
         )
         uv_px, z = project(poses[:, :3, 3], camera)
-        column, row = uv_px[:, 0].long(), uv_px[:, 1].long()
+        column, row = uv_px.floor().long().unbind(-1)
         in_image = (z > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
         wall = depth_z[row.clamp(0, height_px - 1), column.clamp(0, width_px - 1)]
         blocked = in_image & (wall > 0) & (z > config.clearance * wall)

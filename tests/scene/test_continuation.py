@@ -1,0 +1,58 @@
+"""What lies behind a canvas: clearly behind what hides it, and in the background's colours."""
+
+import torch
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.scene.continuation import Canvas, extend, uncover
+
+CARD_Z, WALL_Z = 3.0, 8.0
+ROWS, COLUMNS = slice(20, 44), slice(36, 60)
+
+
+def card_before_a_wall() -> View:
+    """Return a red card before a green wall, both farther than one unit away."""
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.1, 1.0)))
+    image = torch.tensor([0.1, 0.6, 0.2])[:, None, None].expand(3, 64, 96).clone()
+    image += 0.05 * torch.sin(torch.arange(96) / 3.0)
+    depth_z = torch.full((64, 96), WALL_Z)
+    image[:, ROWS, COLUMNS] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+    depth_z[ROWS, COLUMNS] = CARD_Z
+    return View(image, Camera.from_fov(pose, 0.9, (64, 96)), depth_z)
+
+
+def test_what_is_uncovered_lies_clearly_behind_and_shows_the_wall():
+    view = card_before_a_wall()
+    canvas = Canvas(view, torch.ones(64, 96, dtype=torch.bool))
+    behind, hole = uncover(canvas, motion=0.5, seed=0)
+    assert view.depth_z is not None
+    assert behind.depth_z is not None
+    assert bool(hole[ROWS, COLUMNS].all())  # the card stands free
+    assert not hole[:, :20].any()
+    assert not hole[:, 76:].any()
+    # Also at the rim, where pixels mix both sides: a copy at the same depth would flicker.
+    assert float((behind.depth_z / view.depth_z)[hole].amin()) > 1.005
+    inner = behind.depth_z[24:40, 40:56]
+    torch.testing.assert_close(inner, torch.full_like(inner, WALL_Z), rtol=0.1, atol=0)
+    red, green = behind.image[0, ROWS, COLUMNS], behind.image[1, ROWS, COLUMNS]
+    assert float((red < green).float().mean()) > 0.99
+    assert torch.equal(behind.image[:, ~hole], view.image[:, ~hole])
+    torch.testing.assert_close(behind.depth_z[~hole], view.depth_z[~hole])
+
+
+def test_a_margin_keeps_the_photograph_and_continues_its_depth():
+    view = card_before_a_wall()
+    canvas = extend(view, side_px=96, margin=0.125, motion=0.5, seed=0)
+    assert canvas.view.camera.image_size_px == (64 + 24, 96 + 24)
+    assert int(canvas.known.sum()) == 64 * 96
+    inside = (slice(12, 76), slice(12, 108))
+    assert bool(canvas.known[inside].all())
+    torch.testing.assert_close(canvas.view.image[:, *inside], view.image)
+    assert canvas.view.depth_z is not None
+    torch.testing.assert_close(canvas.view.depth_z[inside], view.depth_z)
+    margin = canvas.view.depth_z[~canvas.known]
+    torch.testing.assert_close(margin, torch.full_like(margin, WALL_Z), rtol=1e-3, atol=0)
+    # The same rays: the principal point moved with the photograph.
+    centre_px = canvas.view.camera.intrinsics_px[:2, 2]
+    torch.testing.assert_close(centre_px, torch.tensor([60.0, 44.0]))

@@ -1,0 +1,89 @@
+"""Splats on disk: what is loaded is what was saved, and what is no scene is refused."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.splats import GaussianSplats
+
+
+def some_splats(count: int = 7) -> GaussianSplats:
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        "means": torch.randn(count, 3, generator=generator),
+        "scales": 0.1 + torch.rand(count, 3, generator=generator),
+        "rotations": torch.randn(count, 4, generator=generator),
+        "opacities": torch.rand(count, generator=generator),
+        "colors": torch.rand(count, 3, generator=generator),
+    }
+    return GaussianSplats(**{item.name: values[item.name] for item in fields(GaussianSplats)})
+
+
+def test_positions_come_back_exactly_and_the_rest_to_half_precision(tmp_path: Path):
+    splats = some_splats()
+    SplatScene(splats).save(tmp_path / "scene.safetensors")
+    loaded = SplatScene.load(tmp_path / "scene.safetensors").splats
+    assert torch.equal(loaded.means, splats.means)
+    for item in fields(GaussianSplats):
+        value = getattr(loaded, item.name)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, getattr(splats, item.name), rtol=1e-3, atol=1e-3)
+
+
+def test_a_scene_is_saved_to_the_same_bytes(tmp_path: Path):
+    for name in ("a", "b"):
+        SplatScene(some_splats()).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_loaded_scene_renders_what_the_saved_one_did(tmp_path: Path):
+    scene = SplatScene(some_splats())
+    scene.save(tmp_path / "scene.safetensors")
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.3, 0.2, 4.0)))
+    camera = Camera.from_fov(pose, 0.9, (24, 32))
+    loaded = SplatScene.load(tmp_path / "scene.safetensors")
+    assert float(loaded.render(camera).opacity.amax()) > 0.1
+    difference = loaded.render(camera).rgb - scene.render(camera).rgb
+    assert float(difference.abs().amax()) < 0.01
+
+
+def without(name: str):
+    return lambda tensors: {k: value for k, value in tensors.items() if k != name}
+
+
+def with_nan(tensors: dict) -> dict:
+    return tensors | {"opacities": torch.full_like(tensors["opacities"], torch.nan)}
+
+
+@pytest.mark.parametrize("change", [without("colors"), with_nan], ids=["missing", "not finite"])
+def test_incomplete_splats_and_those_that_are_not_finite_are_refused(tmp_path: Path, change):
+    path = tmp_path / "scene.safetensors"
+    SplatScene(some_splats()).save(path)
+    save_file(change(load_file(path)), path, {"format": "zeronvs-splats-1"})
+    with pytest.raises(InputError, match=r"scene\.safetensors"):
+        SplatScene.load(path)
+
+
+def test_another_format_and_a_damaged_file_are_refused(tmp_path: Path):
+    path = tmp_path / "scene.safetensors"
+    save_file({"weights": torch.zeros(3)}, path, {"format": "other"})
+    with pytest.raises(InputError, match="'other'"):
+        SplatScene.load(path)
+    path.write_bytes(b"not a scene")
+    with pytest.raises(InputError, match="cannot be read"):
+        SplatScene.load(path)
+
+
+def test_the_background_shows_where_nothing_is():
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.0, 4.0)))
+    far = replace(some_splats(), means=torch.full((7, 3), 100.0))
+    background = torch.tensor([0.1, 0.5, 0.9])
+    image = SplatScene(far).render(Camera.from_fov(pose, 0.4, (8, 8)), background=background)
+    torch.testing.assert_close(image.rgb[0], background[:, None, None].expand(3, 8, 8))
