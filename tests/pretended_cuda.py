@@ -99,7 +99,7 @@ class _Function(TorchFunctionMode):
             return self._move(first, CUDA)
         if func is Tensor.to:
             return self._to(first, *args[1:], **kwargs)
-        if kwargs.get("device") is not None:
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "meta":
             return self._factory(func, args, kwargs)
         outer = self.inside_marked
         self.inside_marked = any(is_marked(leaf) for leaf in tree_leaves((args, kwargs)))
@@ -120,6 +120,8 @@ class _Function(TorchFunctionMode):
                 rest.append(value)
         if other is not None:
             target, rest = (CUDA if is_marked(other) else "cpu"), [other.dtype, *rest]
+        if target is not None and torch.device(target).type == "meta":
+            return tensor.to(target, *rest, **kwargs)
         # Positional flags (non_blocking, copy) follow a device, and change no value.
         rest = [value for value in rest if value is not None and not isinstance(value, bool)]
         result = tensor

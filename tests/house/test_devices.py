@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from pair_world import SIZE_PX, MadeUpPairs, made_up_batch
-from perceptual_weights import alex_weights
+from perceptual_weights import alex_weights, vgg_weights
+from photo_folder import write_photo_data
 from PIL import Image
 from posed_folder import write_pairs
 from pretended_cuda import CUDA, PretendedCuda
@@ -32,12 +33,14 @@ from zeronvs.recipes.write_run import write_scene_run as write_scene
 from zeronvs.recipes.write_run import write_views_run
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.lift import LiftConfig
+from zeronvs.training import builtin
 from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import BUILTIN, BUILTIN_DEPTH, FinetuneConfig
 from zeronvs.training.objective import Objective
 from zeronvs.training.pair_sources import PairShares, PairStream
+from zeronvs.training.session import Session, TrainRequest
 
 MODELS = {"released": tiny_released, "warp": lambda: tiny_warp(downscale=4)}
 
@@ -258,6 +261,41 @@ def test_the_depth_network_is_trained_on_the_gpu(accelerator, tmp_path: Path):
         lambda: DepthBatches(pack, config, loss, size_px=32, seed=0),
     )
     assert path.is_dir()
+
+
+def test_the_whole_builtin_preset_is_trained_on_the_gpu(
+    accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights = tmp_path / "site" / builtin.PERCEPTUAL_FILE
+    weights.parent.mkdir(parents=True)
+    torch.save(vgg_weights(), weights)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    tiny_warp(prediction_type="sample", downscale=4).save_pretrained(tmp_path / "start")
+    config = replace(
+        BUILTIN,
+        steps=2,
+        batch=2,
+        effective_batch=2,
+        warmup_steps=1,
+        perceptual_crop_px=32,
+        mixed_precision="no",
+        validate_every=2,
+        validation_pairs=2,
+        validation_sampling_steps=2,
+    )
+    assert config.perceptual_weight > 0
+    request = TrainRequest(
+        data=(write_photo_data(tmp_path / "data"),),
+        out=tmp_path / "run",
+        config=config,
+        start=str(tmp_path / "start"),
+    )
+    depth = replace(BUILTIN_DEPTH.shortened(1), batch=2)
+    preset = builtin.BuiltinPreset(depth=depth)
+    path = builtin.train_builtin(Session(request, accelerator), preset)
+    assert (path / "model_index.json").is_file()
+    assert (tmp_path / "run" / "depth_run" / "depth" / "config.json").is_file()
+    assert (tmp_path / "run" / "views" / "step_000002.png").is_file()
 
 
 @pytest.mark.parametrize("kind", MODELS)
