@@ -76,3 +76,22 @@ def test_every_step_of_sampling_is_reported(tmp_path: Path):
     )
     steps = [(event.step, event.total) for event in events if event.stage == "sample views"]
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two batches of two steps
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_several_samples_of_a_view_have_folders_and_a_sheet(samples: int, tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    photo = prepare_photo(Image.fromarray(pixels), geometry_estimator=FixedGeometry())
+    sampler = SamplerSettings(num_inference_steps=2, samples=samples)
+    write_views_run(photo, tiny_released(), "orbit", 2, tmp_path, sampler=sampler)
+    folders = [tmp_path] if samples == 1 else [tmp_path / "sample_0", tmp_path / "sample_1"]
+    for folder in folders:
+        assert frames_of(folder / "views.mp4") == 2
+        assert len(list((folder / "views").glob("*.png"))) == 2
+    whole = tmp_path / "sheet.png"
+    if samples == 2:  # a row for each camera, a column for each sample
+        width_px, height_px = size_of(folders[0] / "views" / "000.png")
+        assert size_of(whole)[0] >= 2 * width_px
+        assert size_of(whole)[1] >= 2 * height_px
+        first, second = ((folder / "views" / "000.png").read_bytes() for folder in folders)
+        assert first != second

@@ -5,7 +5,7 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.continuation import Canvas, extend, uncover
+from zeronvs.scene.continuation import Canvas, extend, standing_free, uncover
 
 CARD_Z, WALL_Z = 3.0, 8.0
 ROWS, COLUMNS = slice(20, 44), slice(36, 60)
@@ -56,3 +56,17 @@ def test_a_margin_keeps_the_photograph_and_continues_its_depth():
     # The same rays: the principal point moved with the photograph.
     centre_px = canvas.view.camera.intrinsics_px[:2, 2]
     torch.testing.assert_close(centre_px, torch.tensor([60.0, 44.0]))
+
+
+def test_behind_what_stands_free_is_the_wall_and_elsewhere_nothing_changes():
+    view = card_before_a_wall()
+    assert view.depth_z is not None
+    free, disparity = standing_free(view, torch.ones(64, 96, dtype=torch.bool), motion=0.5)
+    assert bool(free[24:40, 40:56].all())
+    torch.testing.assert_close(disparity[~free], 1 / view.depth_z[~free])
+    inner = disparity[24:40, 40:56]
+    torch.testing.assert_close(inner, torch.full_like(inner, 1 / WALL_Z), rtol=0.1, atol=0)
+    # What the frame cuts does not stand free.
+    cut = view.with_depth(view.depth_z.roll(-20, dims=0))
+    free, _ = standing_free(cut, torch.ones(64, 96, dtype=torch.bool), motion=0.5)
+    assert not free.any()

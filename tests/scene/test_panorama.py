@@ -1,0 +1,96 @@
+"""The backdrop all round: where its rays point, and what is reflected on them."""
+
+import math
+
+import pytest
+import torch
+
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.scene.surround import panorama_rays, surround_splats
+from zeronvs.splats import GaussianSplats
+
+FOV_RAD = math.radians(60)
+
+
+def camera_at(azimuth_rad: float, elevation_rad: float = 0.0, size_px: int = 64) -> Camera:
+    pose = orbit_pose(*(torch.tensor(value) for value in (azimuth_rad, elevation_rad, 1.0)))
+    return Camera.from_fov(pose, FOV_RAD, (size_px, size_px))
+
+
+@pytest.mark.parametrize("azimuth_rad", [0.0, 0.7, -2.0])
+def test_rays_run_to_the_right_of_the_heading_and_from_zenith_to_nadir(azimuth_rad: float):
+    camera = camera_at(azimuth_rad, 0.3)
+    columns = torch.tensor([0.0, 0.5 * math.pi, -0.5 * math.pi])
+    rays, elevation_rad = panorama_rays(camera, columns, 9)
+    torch.testing.assert_close(rays.norm(dim=-1), torch.ones(9, 3))
+    torch.testing.assert_close(rays[..., 2], elevation_rad.sin())
+    assert elevation_rad[:, 0].tolist() == pytest.approx(
+        [math.pi * (0.5 - (k + 0.5) / 9) for k in range(9)], abs=1e-6
+    )
+    forward, right = -camera.camera_to_world[:3, 2], camera.camera_to_world[:3, 0]
+    level = torch.nn.functional.normalize(forward * torch.tensor([1.0, 1.0, 0.0]), dim=0)
+    torch.testing.assert_close(rays[4], torch.stack([level, right, -right]), atol=1e-6, rtol=0)
+
+
+def backdrop(camera: Camera) -> tuple[GaussianSplats, torch.Tensor]:
+    """Return the backdrop of a wall that turns from red to blue, and the splats' azimuths."""
+    size_px = camera.image_size_px[0]
+    ramp = torch.linspace(0.1, 0.9, size_px).expand(size_px, -1)
+    image = torch.stack([1 - ramp, torch.zeros_like(ramp), ramp])
+    splats = surround_splats(View(image, camera, torch.full((size_px, size_px), 2.0)), 180)
+    local = (splats.means - camera.position) @ camera.camera_to_world[:3, :3]
+    return splats, torch.atan2(local[:, 0], -local[:, 2])
+
+
+def test_a_level_image_is_reflected_at_its_borders():
+    camera = camera_at(0.4)
+    splats, azimuth_rad = backdrop(camera)
+    elevation = (splats.means - camera.position)[:, 2].abs()
+    level = elevation < 0.3 * (splats.means - camera.position).norm(dim=-1)
+
+    def blue(degrees: float) -> float:
+        chosen = level & ((azimuth_rad - math.radians(degrees)).abs() < math.radians(4))
+        assert chosen.any()
+        return float(splats.colors[chosen, 2].mean())
+
+    # Two reflections on each side of a view of 60 degrees, so that each is 75 degrees wide.
+    assert blue(36) > 0.8
+    assert blue(-36) < 0.2
+    assert blue(105) < 0.2
+    assert blue(-105) > 0.8
+    assert 0.35 < blue(67) < 0.65
+    # Inside of the image there is nothing: other layers show it.
+    assert not bool((level & (azimuth_rad.abs() < math.radians(24))).any())
+
+
+def test_the_backdrop_closes_the_circle_and_turns_with_the_camera():
+    splats, azimuth_rad = backdrop(camera_at(0.0))
+    count = torch.histc(azimuth_rad, 24, -math.pi, math.pi)
+    assert int(count.amin()) > 0
+    turned, other_rad = backdrop(camera_at(1.1))
+    assert len(turned) == len(splats)
+    torch.testing.assert_close(
+        other_rad.sort().values, azimuth_rad.sort().values, atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(turned.colors, splats.colors, atol=0.02, rtol=0)
+
+
+def test_a_level_ground_runs_on_below_the_image():
+    camera = camera_at(0.0, math.radians(20))
+    size_px = camera.image_size_px[0]
+    focal_px = float(camera.intrinsics_px[1, 1])
+    v = (torch.arange(size_px) + 0.5 - 0.5 * size_px) / focal_px
+    # Height of the camera over the ground divided by the slope of each row's ray.
+    height, tilt = 0.8, math.radians(20)
+    slope = v * math.cos(tilt) + math.sin(tilt)
+    depth_z = torch.where(slope > 0.05, height / slope.clamp_min(0.05), height / 0.05)
+    view = View(torch.full((3, size_px, size_px), 0.5), camera, depth_z[:, None].repeat(1, size_px))
+    splats = surround_splats(view, 180)
+    offset = splats.means - camera.position
+    steep = offset[:, 2] < -offset.norm(dim=-1) * math.sin(math.radians(60))
+    ahead = offset[:, 0] < -0.1 * offset.norm(dim=-1)
+    below = offset[steep & ahead, 2]
+    assert len(below) > 10
+    torch.testing.assert_close(below.median(), torch.tensor(-height), rtol=0.1, atol=0)
