@@ -142,7 +142,8 @@ def _pytest(folder: Path, tests: list[str], output: Path) -> None:
     os.environ |= {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     import pytest
 
-    sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", PLUGIN_WARNING, *tests])))
+    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-W", PLUGIN_WARNING]
+    sys.exit(int(pytest.main([*options, *tests])))
 
 
 class Worker:
