@@ -33,8 +33,9 @@ def test_what_is_uncovered_lies_clearly_behind_and_shows_the_wall():
     assert not hole[:, 76:].any()
     # Also at the rim, where pixels mix both sides: a copy at the same depth would flicker.
     assert float((behind.depth_z / view.depth_z)[hole].amin()) > 1.005
-    inner = behind.depth_z[24:40, 40:56]
-    torch.testing.assert_close(inner, torch.full_like(inner, WALL_Z), rtol=0.1, atol=0)
+    # Only a rim of two pixels is moved back; the rest continues the wall.
+    inner = behind.depth_z[22:42, 38:58]
+    torch.testing.assert_close(inner, torch.full_like(inner, WALL_Z), rtol=0.02, atol=0)
     red, green = behind.image[0, ROWS, COLUMNS], behind.image[1, ROWS, COLUMNS]
     assert float((red < green).float().mean()) > 0.99
     assert torch.equal(behind.image[:, ~hole], view.image[:, ~hole])
