@@ -153,7 +153,7 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
     assert content["means"]["large"][COPY]["PSNR"] == pytest.approx(mean)
     assert (tmp_path / "table.md").read_text() == markdown_table(evaluation)
     with Image.open(tmp_path / "sheet_large.png") as sheet:
-        assert sheet.width == 6 * 128 + 5 * 4  # input, truth and three warps
+        assert sheet.width == 6 * 128 + 5 * 4  # input, truth and four warps
     rows = table_rows(evaluation)
     assert rows[0][1:3] == ["small (3) PSNR", "small (3) SSIM"]
     assert [row[0] for row in rows[1:]] == [WARP_TEXTURE, WARP, WARP_NEAREST, WARP_MIRROR, COPY]
