@@ -1,4 +1,4 @@
-"""`zeronvs evaluate views` from end to end, with a tiny model."""
+"""`zeronvs evaluate` from end to end, with a tiny model."""
 
 import json
 from pathlib import Path
@@ -54,6 +54,26 @@ def test_baselines_need_no_model(zeronvs, scenes: Path, capsys: pytest.CaptureFi
     assert "input copied" in printed
     assert "\nours" not in printed
     assert "ST-LPIPS" in printed or "no perceptual distance" in printed
+
+
+def test_scenes_are_measured_and_a_second_run_takes_what_was_rendered(
+    zeronvs, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    words = ["evaluate", "scenes", scenes, "-o", out, "--size-px", 32, "--model", "none"]
+    assert zeronvs(*words) == 0
+    printed = capsys.readouterr().out
+    for method in ("scene of splats", "input warped, PatchMatch fill", "input copied"):
+        assert f"\n{method} " in printed
+    assert "over 1 inputs" in printed
+    table = (out / "table.md").read_text()
+    rendered = out / "renders" / "wall_0_1.png"
+    made = rendered.stat().st_mtime_ns
+    assert zeronvs(*words) == 0
+    assert rendered.stat().st_mtime_ns == made
+    assert (out / "table.md").read_text() == table
+    assert zeronvs("evaluate", "scenes", scenes, "-o", out, "--model", "none", "--size-px", 40) == 2
+    assert "size_px: 32, now 40" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line(

@@ -52,7 +52,9 @@ def cameras_around(count: int = 8, size_px: int = 32) -> Camera:
 
 
 def centres_by_color(points: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
-    """Return the middle of the bounding box of the red, the green and the blue points."""
+    """Return the middle of the box that holds most of the red, the green, and the blue points."""
     label = colors.argmax(dim=-1)
-    boxes = [points[label == index] for index in range(3)]
-    return torch.stack([(box.amin(dim=0) + box.amax(dim=0)) / 2 for box in boxes])
+    boxes = [
+        points[label == index].quantile(torch.tensor([0.02, 0.98]), dim=0) for index in range(3)
+    ]
+    return torch.stack([box.mean(dim=0) for box in boxes])

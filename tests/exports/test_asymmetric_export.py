@@ -1,42 +1,68 @@
 """What other programs read has our handedness, axes and scale: a mirror or a swap must fail."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import trimesh
 from axis_world import CENTRES, COLORS, RADIUS, axis_scene, cameras_around, centres_by_color
+from mesh_render import render_glb
 from PIL import Image
 
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.poses import orbit_pose
 from zeronvs.exports.export import export
 from zeronvs.exports.field_splats import FieldSplatsConfig, splats_from_scene
-from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
+from zeronvs.exports.mesh import scene_meshes, write_mesh
+from zeronvs.formats.glb import TexturedMesh
 from zeronvs.formats.ply import read_splat_ply, write_splat_ply
-
-MESH = MeshConfig(resolution=56, half_side=0.75)
 
 
 def test_the_mesh_has_each_ball_on_its_own_axis():
-    mesh = extract_mesh(axis_scene(), cameras_around(), MESH)
-    centres = centres_by_color(mesh.vertices, mesh.colors)
+    meshes = scene_meshes(axis_scene(), cameras_around(size_px=48), resolution=96)
+    vertices = torch.cat([mesh.vertices for mesh in meshes])
+    colors = torch.cat([colors_at_vertices(mesh) for mesh in meshes])
+    balls = colors.amax(-1) > 0.6  # the rest are pixels that a ball shares with the darkness
+    centres = centres_by_color(vertices[balls], colors[balls])
     torch.testing.assert_close(centres, CENTRES, atol=0.03, rtol=0)
-    surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
-    assert surface.volume == pytest.approx(3 * 4 / 3 * math.pi * RADIUS**3, rel=0.25)
+
+
+def colors_at_vertices(mesh: TexturedMesh) -> torch.Tensor:
+    height, width = mesh.texture.shape[1:]
+    column, row = (mesh.uv * torch.tensor([width, height])).floor().long().unbind(-1)
+    return mesh.texture[:, row, column].T
 
 
 def test_the_mesh_file_has_y_up_and_is_not_mirrored(tmp_path: Path):
-    write_mesh(tmp_path / "mesh.glb", axis_scene(), cameras=cameras_around(), config=MESH)
-    (loaded,) = trimesh.load_scene(tmp_path / "mesh.glb").geometry.values()
-    vertices = torch.tensor(np.asarray(loaded.vertices), dtype=torch.float32)
-    colors = torch.tensor(np.asarray(loaded.visual.vertex_attributes["color"]))[:, :3].float()
+    path = tmp_path / "mesh.glb"
+    write_mesh(path, axis_scene(), cameras_around(size_px=48), resolution=96)
+    parts = trimesh.load_scene(path).geometry.values()
+    vertices = np.concatenate([part.vertices for part in parts])
+    colors = np.concatenate([part.visual.to_color().vertex_colors[:, :3] / 255 for part in parts])
+    balls = torch.tensor(colors.max(-1) > 0.6)
+    vertices, colors = torch.tensor(vertices).float()[balls], torch.tensor(colors).float()[balls]
     # glTF: x right, y up, z towards the viewer. Our x, y (back), z (up) is x, z, -y there.
     x, y, z = CENTRES.unbind(-1)
     expected = torch.stack([x, z, -y], dim=-1)
     torch.testing.assert_close(centres_by_color(vertices, colors), expected, atol=0.03, rtol=0)
-    assert loaded.volume > 0  # faces look outwards
+
+
+def test_the_mesh_file_looks_like_the_field_from_a_camera_between(tmp_path: Path):
+    scene, cameras = axis_scene(), cameras_around(size_px=64)
+    write_mesh(tmp_path / "mesh.glb", scene, cameras, resolution=128)
+    between = Camera.from_fov(
+        orbit_pose(torch.tensor(0.35), torch.tensor(0.2), torch.tensor(1.6)), 0.9, (48, 48)
+    )
+    image, depth = render_glb(tmp_path / "mesh.glb", between)
+    with torch.no_grad():
+        truth = scene.render(between)
+    seen = truth.opacity[0] > 0.5
+    assert float((depth.isfinite() == seen).float().mean()) > 0.97
+    both = seen & depth.isfinite()
+    assert float((depth - truth.depth_z[0])[both].abs().median()) < 0.02
+    assert float((image - truth.rgb[0]).abs().mean()) < 0.02
+    assert float((image.flip(-1) - truth.rgb[0]).abs().mean()) > 0.05
 
 
 def test_splats_in_a_file_for_viewers_have_y_down_and_are_not_mirrored(tmp_path: Path):

@@ -1,133 +1,209 @@
-"""Meshes of fields whose surface is known."""
+"""Meshes of scenes whose surface is known."""
 
+import json
 import math
-from dataclasses import replace
+import struct
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import trimesh
+from mesh_render import render_glb
+from sphere_world import BALL_RADIUS, SPHERE_RADIUS, ring_cameras, sphere_views
 
 from zeronvs._core.errors import HealthError
 from zeronvs._core.progress import ProgressEvent
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.poses import orbit_pose
-from zeronvs.exports.mesh import MeshConfig, extract_mesh, write_mesh
-from zeronvs.scene.field import FieldConfig, FieldSample
-from zeronvs.scene.field_scene import FieldScene
-from zeronvs.scene.hash_grid import HashGridConfig
-from zeronvs.scene.proposal import ProposalConfig
-from zeronvs.scene.renderer import RenderConfig
+from zeronvs.cameras.view import View
+from zeronvs.cameras.warp import unproject_depth
+from zeronvs.exports.export import export
+from zeronvs.exports.mesh import scene_meshes, write_mesh
+from zeronvs.protocols import Rendering
+from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.scene.surface_splats import surface_splats
+from zeronvs.splats import GaussianSplats
 
-GRID = HashGridConfig(levels=2, log2_table_size=8, base_resolution=4)
-SMALL = MeshConfig(resolution=32, half_side=0.8)
-RADIUS = 0.4
+SIZE_PX = 64
+RING = [0.0, 0.5, -0.5, 1.5, 3.0, -1.5]
 
 
-def ball_scene(strength=2000.0, bias=0.0):
-    """A field that is nothing but Magic3D's blob, so strong that it is a ball."""
-    config = FieldConfig(
-        grid=GRID, hidden_width=4, blob_strength=strength, blob_radius=RADIUS, density_bias=bias
+class Known:
+    """A scene that is given by what cameras see."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, look) -> None:
+        self.look = look
+
+    def render(self, camera: Camera, *, background=None) -> Rendering:
+        view = self.look(camera.batched())
+        return Rendering(
+            rgb=view.image, opacity=(view.depth_z > 0).float(), depth_z=view.depth_z.nan_to_num()
+        )
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+def wall(bumps: float):
+    """A camera sees a wall, the right half of it rough."""
+
+    def look(camera: Camera) -> View:
+        height, width = camera.image_size_px
+        depth = torch.full((1, height, width), 2.0)
+        generator = torch.Generator().manual_seed(0)
+        rough = bumps * torch.rand(1, height, width - width // 2, generator=generator)
+        depth[..., width // 2 :] += rough
+        return View(torch.full((1, 3, height, width), 0.5), camera, depth)
+
+    return Known(look)
+
+
+@pytest.fixture(scope="module")
+def splat_scene() -> SplatScene:
+    views = sphere_views(ring_cameras(RING, 2 * SIZE_PX))
+    everywhere = torch.ones(2 * SIZE_PX, 2 * SIZE_PX, dtype=torch.bool)
+    parts = [surface_splats(views[k], everywhere, 0.6) for k in range(len(RING))]
+    return SplatScene(GaussianSplats.cat(parts))
+
+
+@pytest.fixture(scope="module")
+def photo() -> View:
+    return sphere_views(ring_cameras([0.0], 2 * SIZE_PX))[0]
+
+
+@pytest.fixture(scope="module")
+def folder(splat_scene: SplatScene, photo: View, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mesh")
+    (path,) = export(
+        splat_scene,
+        ring_cameras(RING, SIZE_PX),
+        ["glb"],
+        folder,
+        photo=photo,
+        mesh_resolution=SIZE_PX,
     )
-    scene = FieldScene(
-        config,
-        RenderConfig(near=0.3, far=3.0, proposal_samples=0, final_samples=128),
-        ProposalConfig(grid=GRID, hidden_width=4),
+    assert path == folder / "scene" / "mesh.glb"
+    return folder
+
+
+@pytest.mark.parametrize("azimuth_rad", [0.2, -0.25])
+def test_splats_and_their_mesh_look_alike_from_between(splat_scene, folder: Path, azimuth_rad):
+    camera = ring_cameras([azimuth_rad], 48)
+    image, depth = render_glb(folder / "scene" / "mesh.glb", camera[0])
+    drawn = splat_scene.render(camera)
+    seen = drawn.opacity[0] > 0.9
+    assert float(depth.isfinite()[seen].float().mean()) > 0.93
+    both = seen & depth.isfinite()
+    error, mirrored = (
+        float((one - drawn.rgb[0])[:, both].abs().mean()) for one in (image, image.flip(-1))
     )
-    torch.nn.init.zeros_(scene.field.density_head.weights[-1])
-    return scene
+    assert error < 0.035
+    assert mirrored > 3 * error
+    assert float((depth / drawn.depth_z[0] - 1)[both].abs().median()) < 0.01
 
 
-def cameras_from_all_sides():
-    azimuth = torch.arange(6) * (math.pi / 3)
-    elevation = torch.tensor([-1.0, 0.2, 1.0, -0.2, -1.0, 1.0])
-    return Camera.from_fov(orbit_pose(azimuth, elevation, torch.full((6,), 1.4)), 1.0, (32, 32))
+def test_the_photograph_is_seen_from_its_own_camera(photo: View, folder: Path):
+    image, _ = render_glb(folder / "scene" / "mesh.glb", photo.camera)
+    error = (image - photo.image).abs().mean(0)[2:-2, 2:-2]
+    assert float(error.median()) < 0.01
+    assert float((error > 0.1).float().mean()) < 0.02
 
 
-def test_the_mesh_of_a_ball_is_closed_and_has_its_radius():
-    mesh = extract_mesh(ball_scene(), cameras_from_all_sides(), SMALL)
-    radii = mesh.vertices.norm(dim=-1)
-    torch.testing.assert_close(radii, torch.full_like(radii, RADIUS), atol=0.04, rtol=0)
+def test_the_photographs_own_pixels_are_the_texture():
+    view = sphere_views(ring_cameras([0.0], SIZE_PX))[0]
+    other = View(1 - view.image, view.camera)
+    meshes = scene_meshes(Known(sphere_views), ring_cameras([0.5], SIZE_PX), photo=other)
+    torch.testing.assert_close(meshes[0].texture, other.image)
+
+
+def test_no_triangle_spans_the_sphere_and_what_lies_behind_it():
+    meshes = scene_meshes(Known(sphere_views), ring_cameras(RING, SIZE_PX), resolution=128)
+    for mesh in meshes:
+        radius = mesh.vertices.norm(dim=-1)
+        assert float((radius - SPHERE_RADIUS).abs().minimum((radius - BALL_RADIUS).abs()).max()) < 1
+        of_faces = radius[mesh.faces] < 0.5 * BALL_RADIUS
+        assert bool((of_faces.all(-1) | ~of_faces.any(-1)).all())
+
+
+def test_a_ball_has_its_radius_and_faces_look_at_who_saw_them():
+    cameras = ring_cameras(RING, SIZE_PX)
+    meshes = scene_meshes(Known(sphere_views), cameras, resolution=128)
+    corners = torch.cat([mesh.vertices[mesh.faces] for mesh in meshes])
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
+        dim=-1
+    )
+    radius = corners.mean(1).norm(dim=-1)
+    near = radius < 0.5 * BALL_RADIUS
+    error = (radius - SPHERE_RADIUS).abs() * area
+    assert float(error[near].sum() / area[near].sum()) < 0.01
+    assert float(area[near].sum() / 2) > 0.7 * 4 * math.pi * SPHERE_RADIUS**2
+    first = meshes[0]
+    a, b, c = first.vertices[first.faces].unbind(1)
+    normal = torch.linalg.cross(b - a, c - a)
+    assert bool(((normal * (cameras[0].position - a)).sum(-1) > 0).all())
+
+
+def test_what_was_shown_is_left_out():
+    cameras = ring_cameras([0.0, 0.0, 0.1, 3.0], SIZE_PX)
+    meshes = scene_meshes(Known(sphere_views), cameras, resolution=128)
+    assert len(meshes) == 3  # the second camera sees nothing new
+    first, near, opposite = (len(mesh.faces) for mesh in meshes)
+    assert near < 0.5 * first
+    assert opposite > 0.6 * first
+
+
+def test_flat_parts_have_few_triangles_and_no_cracks():
+    camera = ring_cameras([0.0], 65)
+    (flat,) = scene_meshes(wall(0.0), camera, resolution=130)
+    assert len(flat.faces) == 4 * 8 * 8
+    (mesh,) = scene_meshes(wall(0.02), camera, resolution=130)
+    assert 32 * 64 * 2 < len(mesh.faces) < 0.6 * 64 * 64 * 2
     surface = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
-    assert surface.is_watertight
-    assert surface.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.1)  # faces outwards
-
-
-def test_how_dense_a_solid_is_does_not_move_its_surface():
-    """The density's level does not matter, only how far one sees."""
-    thin, thick = (
-        extract_mesh(ball_scene(strength), cameras_from_all_sides(), SMALL)
-        for strength in (500.0, 5000.0)
+    edges, count = torch.unique(
+        torch.as_tensor(surface.edges_sorted.copy()), dim=0, return_counts=True
     )
-    assert abs(thin.vertices.norm(dim=-1).mean() - thick.vertices.norm(dim=-1).mean()) < 0.03
+    place = mesh.uv * 65 - 0.5
+    border = ((place < 0.01) | (place > 63.99))[edges[count == 1]]
+    assert bool((border.all(1).any(-1)).all())  # an edge of one face lies on the image's border
 
 
-def test_vertices_have_the_fields_colours():
-    scene = ball_scene()
-    mesh = extract_mesh(scene, None, SMALL)
-    with torch.no_grad():
-        torch.testing.assert_close(mesh.colors, scene.field.color(mesh.vertices))
+def test_a_texture_shows_each_point_where_its_camera_sees_it():
+    camera = ring_cameras([0.0], 60)  # every second pixel has a point
+    scene = wall(0.02)
+    (mesh,) = scene_meshes(scene, camera, resolution=60)
+    view = scene.look(camera)
+    points = unproject_depth(view.depth_z, view.camera)[0]
+    column, row = (mesh.uv * 60 - 0.5).round().long().unbind(-1)
+    same = (points[row, column] - mesh.vertices).norm(dim=-1)
+    assert float(same.max()) < 1e-4
+    assert int(column.max()) == int(row.max()) == 58
 
 
-def test_an_empty_box_is_told_with_a_remedy(tmp_path):
+def test_the_file_is_not_to_be_lit_and_holds_its_textures(folder: Path):
+    content = (folder / "scene" / "mesh.glb").read_bytes()
+    magic, version, length, tree_bytes = struct.unpack("<4sIII", content[:16])
+    assert (magic, version, length) == (b"glTF", 2, len(content))
+    tree = json.loads(content[20 : 20 + tree_bytes])
+    assert tree["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert all(material["doubleSided"] for material in tree["materials"])
+    assert {image["mimeType"] for image in tree["images"]} == {"image/jpeg"}
+    assert len(tree["images"]) == len(tree["materials"]) == len(tree["meshes"][0]["primitives"])
+
+
+def test_where_no_surface_is_seen_a_remedy_is_told_and_nothing_written(tmp_path: Path):
+    def nothing(camera: Camera) -> View:
+        shape = (len(camera), *camera.image_size_px)
+        return View(torch.zeros(shape[0], 3, *shape[1:]), camera, torch.zeros(shape))
+
     with pytest.raises(HealthError, match="Train longer"):
-        write_mesh(tmp_path / "mesh.glb", ball_scene(strength=0.0, bias=-80.0), config=SMALL)
+        write_mesh(tmp_path / "mesh.glb", Known(nothing), ring_cameras([0.0], 16))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_small_floating_parts_are_dropped():
-    class TwoBalls(torch.nn.Module):
-        config = FieldConfig(grid=GRID)
-
-        def density(self, points):
-            large = 0.4 - points.norm(dim=-1)
-            small = 0.12 - (points - torch.tensor([0.65, 0.0, 0.0])).norm(dim=-1)
-            return 500.0 * (torch.maximum(large, small) > 0).float()
-
-        def color(self, points):
-            return torch.full_like(points, 0.5)
-
-        def sample(self, points, *, with_gradient=False):
-            return FieldSample(self.density(points), self.color(points))
-
-    scene, cameras = ball_scene(), cameras_from_all_sides()
-    scene.field = TwoBalls()
-    both = extract_mesh(scene, cameras, replace(SMALL, smallest_component=0.0))
-    one = extract_mesh(scene, cameras, replace(SMALL, smallest_component=0.5))
-    assert both.vertices[:, 0].max() > 0.7
-    assert one.vertices[:, 0].max() < 0.5
-
-
-def test_the_file_stands_upright_in_gltf_with_linear_unlit_colours(tmp_path):
-    scene = ball_scene()
+def test_progress_counts_the_cameras(photo: View, tmp_path: Path):
     events: list[ProgressEvent] = []
-    path = tmp_path / "mesh.glb"
-    mesh = write_mesh(path, scene, resolution=28, config=SMALL, progress=events.append)
-    assert [event.step for event in events] == list(range(1, 21))  # one for each camera
-    (loaded,) = trimesh.load_scene(tmp_path / "mesh.glb").geometry.values()
-    assert len(loaded.faces) == len(mesh.faces)
-    top_here = mesh.vertices[:, 2].max().item()
-    assert loaded.vertices[:, 1].max() == pytest.approx(top_here, abs=1e-5)
-    tree = (tmp_path / "mesh.glb").read_bytes()
-    assert b"KHR_materials_unlit" in tree
-    linear = np.asarray(loaded.visual.vertex_attributes["color"])[:, :3] / 255.0
-    back = linear ** (1 / 2.2)
-    assert np.abs(back.mean(0) - mesh.colors.mean(0).numpy()).max() < 0.03
-
-
-def test_the_defaults_are_those_the_numbers_were_measured_with():
-    assert MeshConfig() == MeshConfig(
-        resolution=128, half_side=None, truncation=0.05, smallest_component=0.02
-    )
-
-
-def test_without_a_given_box_the_box_holds_what_is_seen():
-    config = MeshConfig(resolution=32)
-    mesh = extract_mesh(ball_scene(), cameras_from_all_sides(), config)
-    radii = mesh.vertices.norm(dim=-1)
-    torch.testing.assert_close(radii, torch.full_like(radii, RADIUS), atol=0.04, rtol=0)
-    steps = mesh.vertices[:, 2].unique().diff()
-    box = 2 * 1.1 * RADIUS / 31
-    assert float(steps[steps > 1e-4].max()) < 1.3 * box
-    given = extract_mesh(ball_scene(), cameras_from_all_sides(), SMALL)
-    assert len(mesh.vertices) > 1.8 * len(given.vertices)  # finer, as the box is smaller
+    cameras = ring_cameras([0.0, 1.0], 16)
+    scene = Known(sphere_views)
+    write_mesh(tmp_path / "m.glb", scene, cameras, photo=photo, progress=events.append)
+    assert [(event.step, event.total) for event in events] == [(k, 4) for k in range(1, 5)]

@@ -228,6 +228,7 @@ ARGUMENTS = {
     "data check": data.CheckArguments,
     "data synth": data.SynthArguments,
     "evaluate views": evaluate.EvaluateViewsArguments,
+    "evaluate scenes": evaluate.EvaluateScenesArguments,
     "model convert": model.ConvertArguments,
     "model info": model.InfoArguments,
 }

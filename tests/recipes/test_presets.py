@@ -137,7 +137,7 @@ def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
 def test_a_finished_scene_is_rendered_and_exported_at_these_sizes():
     assert PAPER.outputs == FAST.outputs == OutputConfig()
     assert OutputConfig() == OutputConfig(
-        size_px=256, orbit_frames=72, sway_frames=48, splat_steps=300, mesh_resolution=192
+        size_px=256, orbit_frames=72, sway_frames=48, splat_steps=300, mesh_resolution=384
     )
 
 

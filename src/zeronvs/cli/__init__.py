@@ -21,7 +21,7 @@ VERBS = {
     "export": "files of a finished scene for other programs",
     "data": "data sets to shards, visual checks, procedural scenes",
     "train": "train or fine-tune a model on shards of posed images",
-    "evaluate": "the model on held-out scenes, with the input copied and warped as baselines",
+    "evaluate": "the model, or scenes of one photograph, on held-out views, beside baselines",
     "model": "convert weights, or describe a model",
     "doctor": "capabilities of this machine, and the cost of each missing part",
 }

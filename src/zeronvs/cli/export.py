@@ -17,8 +17,8 @@ class ExportArguments:
     run_dir: tyro.conf.Positional[Path]
     """The folder that `zeronvs scene` made."""
     format: tuple[Literal["html", "ply", "glb", "nerfstudio"], ...] = ()
-    """html: a page to look around in; ply: 3D Gaussian splats; glb: a mesh, of radiance fields;
-    nerfstudio: transforms.json with its images. All that the scene has, if not given."""
+    """html: a page to look around in; ply: 3D Gaussian splats; glb: a textured mesh; nerfstudio:
+    transforms.json with its images. All, if not given."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """The folder to write to; the run folder if not given."""
     device: Device = None
@@ -31,11 +31,11 @@ def run(words: Sequence[str]) -> None:
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
     from zeronvs.cli.resolve import best_device
-    from zeronvs.exports.export import formats_of
+    from zeronvs.exports.export import FORMATS
     from zeronvs.recipes.run_folder import export_run, open_run
 
     run = open_run(arguments.run_dir, best_device(arguments.device))
-    formats = arguments.format or formats_of(run.scene)
+    formats = arguments.format or FORMATS
     with progress_bar() as progress:
         files = export_run(run, formats, out=arguments.out, progress=progress)
     for path in files:

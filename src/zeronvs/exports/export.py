@@ -30,17 +30,10 @@ GREY = (0.5, 0.5, 0.5)
 """Background of everything rendered, as in the published evaluation."""
 SPLAT_SIZE_PX = 128
 """Side of the renders that splats are placed and refined by."""
-MESH_SIZE_PX = 64
-"""Side of the renders that tell which surfaces are visible."""
 DEPTH_UNIT = 1e-3
 """Scene units per unit of a depth file: what nerfstudio assumes."""
 FAR = 50.0
 """Depth in scene units beyond which depth images have one colour."""
-
-
-def formats_of(scene: Scene) -> tuple[Format, ...]:
-    """Return the formats in which a scene can be written: a mesh is made of fields only."""
-    return tuple(name for name in FORMATS if name != "glb" or isinstance(scene, FieldScene))
 
 
 def export(
@@ -50,7 +43,7 @@ def export(
     folder: Path,
     *,
     splat_steps: int = 300,
-    mesh_resolution: int = 192,
+    mesh_resolution: int = 384,
     photo: View | None = None,
     path_name: PagePath = "orbit",
     title: str = "A scene",
@@ -65,18 +58,19 @@ def export(
         scene: The scene.
         cameras: A batch of cameras that together see what is to be exported.
         formats: "html": a page to look around in, scene.html; "ply": 3D Gaussian splats,
-            scene/scene.ply; "glb": a mesh, scene/mesh.glb; "nerfstudio": renders at the cameras,
-            with cameras/transforms.json.
+            scene/scene.ply; "glb": a textured mesh, scene/mesh.glb; "nerfstudio": renders at the
+            cameras, with cameras/transforms.json.
         folder: Where the files are written.
-        splat_steps: Optimization steps that fit the splats to renders of the field.
-        mesh_resolution: Cells along each side of the mesh's bounding box.
-        photo: The photograph, where the page starts; None: the first camera and what it sees.
+        splat_steps: Optimization steps that fit the splats to renders of a field.
+        mesh_resolution: Cells along the longer side of the photograph's part of the mesh.
+        photo: The photograph, where the page starts and whose pixels the mesh shows first; None:
+            the first camera and what it sees.
         path_name: What dragging does on the page, see `write_page`.
         title: Of the page.
         progress: Called when a format is started and when it is written.
 
     Raises:
-        InputError: A format is unknown or not of this kind of scene; nothing is written then.
+        InputError: A format is unknown; nothing is written then.
         HealthError: The cameras see no surface to make a mesh of.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -84,25 +78,20 @@ def export(
         raise InputError(
             f"{unknown[0]!r} is unknown; known are {', '.join(FORMATS)}", argument="formats"
         )
-    if "glb" in formats and "glb" not in formats_of(scene):
-        raise InputError(
-            "glb is a mesh, which is made of a radiance field only; this scene is splats: write "
-            f"{', '.join(formats_of(scene))}",
-            argument="formats",
-        )
     written = []
     for name in formats:
         progress(ProgressEvent(f"export {name}", 0, 1))
         if name == "html":
             path = folder / "scene.html"
             splats = _splats(scene, cameras, splat_steps, progress)
-            if photo is None:
-                photo = View(render_frames(scene, cameras[[0]])[0][0], cameras[0].to("cpu"))
+            start = photo
+            if start is None:
+                start = View(render_frames(scene, cameras[[0]])[0][0], cameras[0].to("cpu"))
             write_page(
                 path,
                 splats,
-                camera=photo.camera,
-                poster=photo.image,
+                camera=start.camera,
+                poster=start.image,
                 path_name=path_name,
                 title=title,
             )
@@ -110,9 +99,8 @@ def export(
             path, _ = write_splats(scene, cameras, folder, steps=splat_steps, progress=progress)
         elif name == "glb":
             path = folder / "scene" / "mesh.glb"
-            around = cameras.resized(MESH_SIZE_PX, MESH_SIZE_PX)
             write_mesh(
-                path, _field(scene), cameras=around, resolution=mesh_resolution, progress=progress
+                path, scene, cameras, photo=photo, resolution=mesh_resolution, progress=progress
             )
         else:
             images, depths = render_frames(scene, cameras, progress)

@@ -32,8 +32,8 @@ class OutputConfig:
     """Frames of views.mp4, which stays close to the photo."""
     splat_steps: int = 300
     """Gradient steps that make the splats look like the field."""
-    mesh_resolution: int = 192
-    """Cells along each side of the mesh's box."""
+    mesh_resolution: int = 384
+    """Cells along the longer side of the photo's part of the mesh."""
 
 
 @dataclass(frozen=True, kw_only=True)

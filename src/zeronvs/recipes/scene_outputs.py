@@ -75,7 +75,7 @@ class SceneOutputs:
         return metrics, findings + health.check_scene(self.scene, sparse)
 
     def export(self) -> dict[str, float]:
-        """Write the page, splats and mesh; return metrics."""
+        """Write splats, and the page of splats or the mesh of a field; return metrics."""
         config, camera = self.config, self.input_view.camera
         cameras = export_cameras(camera, self.distances, config.size_px, self.path)
         self.progress(ProgressEvent("export ply", 0, 1))

