@@ -32,3 +32,12 @@ def test_a_room_is_looked_around_in():
 
 def test_a_flat_ground_from_above_is_looked_around_on():
     assert suggest_path(photo(45, torch.full((48, 64), 1.2))).name == "around"
+
+
+def test_before_a_wall_one_looks_around():
+    depth_z = thing_on_a_table()
+    # A wall behind the table: the upper rows are as far as its foot.
+    depth_z[:16] = depth_z[16, 0]
+    choice = suggest_path(photo(35, depth_z))
+    assert choice.name == "around"
+    assert "rises" in choice.reason

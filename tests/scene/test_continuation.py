@@ -25,7 +25,7 @@ def card_before_a_wall() -> View:
 def test_what_is_uncovered_lies_clearly_behind_and_shows_the_wall():
     view = card_before_a_wall()
     canvas = Canvas(view, torch.ones(64, 96, dtype=torch.bool))
-    behind, hole = uncover(canvas, motion=0.5, seed=0)
+    behind, hole, surroundings = uncover(canvas, motion=0.5, seed=0)
     assert view.depth_z is not None
     assert behind.depth_z is not None
     assert bool(hole[ROWS, COLUMNS].all())  # the card stands free
@@ -40,6 +40,8 @@ def test_what_is_uncovered_lies_clearly_behind_and_shows_the_wall():
     assert float((red < green).float().mean()) > 0.99
     assert torch.equal(behind.image[:, ~hole], view.image[:, ~hole])
     torch.testing.assert_close(behind.depth_z[~hole], view.depth_z[~hole])
+    # The card stands free, so that it is not among the surroundings either.
+    assert float((surroundings.image[0] > 0.6).float().mean()) == 0
 
 
 def test_a_margin_keeps_the_photograph_and_continues_its_depth():
@@ -62,13 +64,41 @@ def test_a_margin_keeps_the_photograph_and_continues_its_depth():
 def test_behind_what_stands_free_is_the_wall_and_elsewhere_nothing_changes():
     view = card_before_a_wall()
     assert view.depth_z is not None
-    free, disparity = standing_free(view, torch.ones(64, 96, dtype=torch.bool), motion=0.5)
+    free, disparity = standing_free(view, motion=0.5)
     assert bool(free[24:40, 40:56].all())
     torch.testing.assert_close(disparity[~free], 1 / view.depth_z[~free])
     inner = disparity[24:40, 40:56]
     torch.testing.assert_close(inner, torch.full_like(inner, 1 / WALL_Z), rtol=0.1, atol=0)
-    # What the frame cuts does not stand free.
-    known = torch.zeros(64, 96, dtype=torch.bool)
-    known[30:, :] = True
-    free, _ = standing_free(view, known, motion=0.5)
+
+
+def test_what_the_frame_cuts_does_not_stand_free():
+    view = card_before_a_wall()
+    assert view.depth_z is not None
+    depth_z = view.depth_z.roll(-COLUMNS.start, 1)
+    free, _ = standing_free(view.with_depth(depth_z), motion=0.5)
     assert not free.any()
+    uncovered = uncover(
+        Canvas(View(view.image.roll(-COLUMNS.start, 2), view.camera, depth_z), free | True),
+        motion=0.5,
+        seed=0,
+    )
+    assert float(uncovered.surroundings.image[0, ROWS, :20].amin()) > 0.6
+
+
+def test_a_level_ground_does_not_stand_free_and_goes_on_below_the_frame():
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.4, 1.0)))
+    rows = torch.arange(64.0)[:, None].expand(64, 96)
+    disparity = 0.2 + 0.02 * rows
+    view = View(torch.full((3, 64, 96), 0.5), Camera.from_fov(pose, 0.9, (64, 96)), 1 / disparity)
+    free, _ = standing_free(view, motion=0.5)
+    assert not free.any()
+    canvas = extend(view, side_px=96, margin=0.125, motion=0.5, seed=0)
+    assert canvas.view.depth_z is not None
+    below = 1 / canvas.view.depth_z[-12:, 20:100]
+    # The disparity of a plane is linear in the image; smoothing flattens its end a little.
+    torch.testing.assert_close(below[4, 40], torch.tensor(0.2 + 0.02 * 68), rtol=0.05, atol=0)
+    assert bool((below.diff(dim=0) >= 0).all())
+    # Beside the frame it is as it was.
+    torch.testing.assert_close(
+        1 / canvas.view.depth_z[20:70, 2], disparity[8:58, 0], rtol=0.15, atol=0
+    )

@@ -46,6 +46,22 @@ def test_a_smooth_slope_stays_what_it_is():
     assert torch.equal(sharpen_steps(slope)[:, 8:-8], slope[:, 8:-8])
 
 
+def test_the_texture_of_a_slanted_plane_is_not_copied_into_its_depth():
+    rows = torch.arange(96.0)[:, None].expand(96, 96)
+    image = (torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    camera = Camera.from_fov(torch.eye(4), 0.9, (96, 96))
+    depth_z = 1 / (0.2 + 0.02 * rows)
+    refined = refine_depth(View(image, camera, depth_z)).depth_z
+    assert refined is not None
+    inner = (slice(12, 84), slice(12, 84))
+    torch.testing.assert_close(refined[inner], depth_z[inner], rtol=1e-3, atol=0)
+
+
+def test_a_slope_is_no_edge():
+    rows = torch.arange(48.0)[:, None].expand(48, 64)
+    assert not steps(1.0 + 0.5 * rows, 100.0, 0.3)[1:-1].any()
+
+
 def test_a_constant_depth_needs_no_median():
     flat = torch.full(SIZE_PX, 0.7)
     assert torch.equal(weighted_median(flat, two_halves(40), 5), flat)

@@ -10,6 +10,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.scene.lift import LiftConfig, front_splats, lift_view
+from zeronvs.scene.matting import Matte
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.surface_splats import alike_blocks, quaternion
 
@@ -38,6 +39,11 @@ def card_before_a_wall() -> View:
 def lifted():
     view = card_before_a_wall()
     return view, lift_view(view, CONFIG)
+
+
+def whole(view: View) -> Matte:
+    """Return a view without mixed pixels."""
+    return Matte(view, torch.ones(view.camera.image_size_px), view)
 
 
 def psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
@@ -84,6 +90,16 @@ def test_there_is_something_all_the_way_round(lifted):
         assert float(depth_z.amin()) > 0.3
 
 
+@pytest.mark.parametrize("offset", [(0.0, 0.2), (0.0, -0.2), (0.15, 0.0), (0.0, 0.6)])
+def test_no_crack_is_black(lifted, offset):
+    view, splats = lifted
+    pose_ = view.camera.camera_to_world.clone()
+    pose_[2, 3] += offset[0]
+    pose_[1, 3] += offset[1]
+    _, opacity, _ = rasterize(splats, view.camera.with_poses(pose_))
+    assert float(opacity.amin()) > 0.9
+
+
 def test_what_stands_free_is_not_repeated_around(lifted):
     view, splats = lifted
     turned = view.camera.camera_to_world.clone()
@@ -105,11 +121,11 @@ def test_constant_parts_share_splats_and_detail_keeps_one_each():
     noise = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     image = torch.cat([torch.full((3, 16, 16), 0.4), noise], dim=-1)
     # Three columns of blocks of 4, then one of blocks of 2 beside the noise, whose pixels stay.
-    lifted = front_splats(View(image, camera, torch.full((16, 32), 1.5)), 0.4)
+    lifted = front_splats(whole(View(image, camera, torch.full((16, 32), 1.5))), 0.4)
     assert len(lifted) == 4 * 3 + 8 * 1 + 16 * 2 + 256
     # A slope in depth is kept, too.
     depth_z = 1.5 + torch.arange(32).expand(16, -1) * 0.1
-    assert len(front_splats(View(image, camera, depth_z), 0.4)) == 512
+    assert len(front_splats(whole(View(image, camera, depth_z)), 0.4)) == 512
 
 
 def test_blocks_cover_what_is_wanted_once():
@@ -131,7 +147,8 @@ def test_a_splat_lies_flat_on_its_surface():
     # The plane z = -2 - y: a floor that rises away from the camera.
     depth_z = 2 / (1 - slope)
     generator = torch.Generator().manual_seed(0)
-    splats = front_splats(View(torch.rand(3, 24, 24, generator=generator), camera, depth_z), 0.4)
+    view = View(torch.rand(3, 24, 24, generator=generator), camera, depth_z)
+    splats = front_splats(whole(view), 0.4)
     normal = torch.tensor([0.0, 1.0, 1.0]) / math.sqrt(2)
     along_normal = (splats.covariances @ normal @ normal).sqrt()
     assert float((along_normal / splats.scales.amax(-1)).median()) < 0.12

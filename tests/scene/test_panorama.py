@@ -39,7 +39,9 @@ def backdrop(camera: Camera) -> tuple[GaussianSplats, torch.Tensor]:
     size_px = camera.image_size_px[0]
     ramp = torch.linspace(0.1, 0.9, size_px).expand(size_px, -1)
     image = torch.stack([1 - ramp, torch.zeros_like(ramp), ramp])
-    splats = surround_splats(View(image, camera, torch.full((size_px, size_px), 2.0)), 180)
+    splats = surround_splats(
+        View(image, camera, torch.full((size_px, size_px), 2.0)), 180, enclosed=True
+    )
     local = (splats.means - camera.position) @ camera.camera_to_world[:3, :3]
     return splats, torch.atan2(local[:, 0], -local[:, 2])
 
@@ -55,14 +57,34 @@ def test_a_level_image_is_reflected_at_its_borders():
         assert chosen.any()
         return float(splats.colors[chosen, 2].mean())
 
-    # Two reflections on each side of a view of 60 degrees, so that each is 75 degrees wide.
-    assert blue(36) > 0.8
-    assert blue(-36) < 0.2
-    assert blue(105) < 0.2
-    assert blue(-105) > 0.8
-    assert 0.35 < blue(67) < 0.65
+    # Two reflections and a half on each side of a view of 60 degrees, 60 degrees each.
+    assert blue(36) > 0.75
+    assert blue(-36) < 0.25
+    assert blue(84) < 0.25
+    assert blue(-84) > 0.75
+    assert 0.4 < blue(60) < 0.6
+    # Behind the camera the last reflections meet in the middle of the image.
+    assert blue(174) == pytest.approx(0.5, abs=0.12)
+    assert blue(-174) == pytest.approx(0.5, abs=0.12)
     # Inside of the image there is nothing: other layers show it.
     assert not bool((level & (azimuth_rad.abs() < math.radians(24))).any())
+
+
+def test_behind_cracks_inside_of_the_image_stands_a_backdrop():
+    camera = camera_at(0.4)
+    size_px = camera.image_size_px[0]
+    cracks = torch.zeros(size_px, size_px, dtype=torch.bool)
+    cracks[:, : size_px // 2] = True
+    view = View(torch.full((3, size_px, size_px), 0.5), camera, torch.full((size_px,) * 2, 2.0))
+    splats = surround_splats(view, 180, enclosed=True, cracks=cracks)
+    local = (splats.means - camera.position) @ camera.camera_to_world[:3, :3]
+    azimuth_rad = torch.atan2(local[:, 0], -local[:, 2])
+    level = local[:, 1].abs() < 0.3 * local.norm(dim=-1)
+    left = level & (azimuth_rad < -0.1) & (azimuth_rad > -0.4)
+    right = level & (azimuth_rad > 0.1) & (azimuth_rad < 0.4)
+    assert left.any()
+    assert not right.any()
+    assert float((-local[left, 2]).amin()) > 2.05  # behind the surface at depth 2
 
 
 def test_the_backdrop_closes_the_circle_and_turns_with_the_camera():
@@ -87,7 +109,7 @@ def test_a_level_ground_runs_on_below_the_image():
     slope = v * math.cos(tilt) + math.sin(tilt)
     depth_z = torch.where(slope > 0.05, height / slope.clamp_min(0.05), height / 0.05)
     view = View(torch.full((3, size_px, size_px), 0.5), camera, depth_z[:, None].repeat(1, size_px))
-    splats = surround_splats(view, 180)
+    splats = surround_splats(view, 180, enclosed=True)
     offset = splats.means - camera.position
     steep = offset[:, 2] < -offset.norm(dim=-1) * math.sin(math.radians(60))
     ahead = offset[:, 0] < -0.1 * offset.norm(dim=-1)

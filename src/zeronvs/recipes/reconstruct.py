@@ -25,6 +25,7 @@ from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.surround import SurroundConfig, sample_surround
 from zeronvs.distillation.view_files import load_supervised, save_supervised
 from zeronvs.protocols import GeometryEstimator, Scene
+from zeronvs.recipes.far_path import suggest_path
 from zeronvs.recipes.presets import PRESETS, LiftRecipe, PresetName, Recipe
 from zeronvs.scene.lift import lift_view
 from zeronvs.scene.splat_scene import SplatScene
@@ -69,7 +70,10 @@ def reconstruct(
         recipe = preset.fitted_to(pipe) if isinstance(preset, Recipe) and pipe else preset
     if isinstance(recipe, LiftRecipe):
         _check_liftable(view)
-        return SplatScene(lift_view(view, recipe.lift, seed=seed, progress=progress))
+        enclosed = suggest_path(view).name == "around"
+        return SplatScene(
+            lift_view(view, recipe.lift, enclosed=enclosed, seed=seed, progress=progress)
+        )
     if pipe is None:
         raise InputError("this recipe needs a diffusion model", argument="pipe")
     input_view = model_view(view, pipe)

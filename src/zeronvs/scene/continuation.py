@@ -1,8 +1,9 @@
 """What a photograph does not show, continued: around its frame, and behind its depth edges."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
-from zeronvs.cameras.warp import fill_holes, unproject
+from zeronvs.cameras.warp import unproject
 from zeronvs.scene.depth_edges import box_mean, grown, lowest, nearest_pixels, steps
 from zeronvs.scene.texture import continue_texture
 
 CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
+STANDS_OUT = 0.93
+"""What stands free has at least this share less disparity behind it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +55,9 @@ def extend(view: View, *, side_px: int, margin: float, motion: float, seed: int)
     around = (margin_px,) * 4
     known = F.pad(torch.ones(small.camera.image_size_px, dtype=torch.bool), around)
     image = F.pad(small.image[None], around, mode="replicate")[0]
-    nearest = F.pad(1.0 / small.depth_z[None, None], around, mode="replicate")
-    disparity = fill_holes(nearest * known, known[None, None].float())[0, 0]
-    disparity = torch.where(known, disparity, box_mean(disparity[None], 3)[0])
+    disparity = _continued_disparity(1.0 / small.depth_z, margin_px)
     canvas = View(image, camera, 1.0 / disparity)
-    free, _ = standing_free(canvas, known, motion)
+    free, _ = standing_free(canvas, motion)
     image = continue_texture(
         image, ~known, source=known & ~free, guide=_guide(canvas, known), seed=seed
     )
@@ -64,7 +65,7 @@ def extend(view: View, *, side_px: int, margin: float, motion: float, seed: int)
 
 
 def behind_edges(
-    view: View, known: Bool[Tensor, "h w"], motion: float, reach_px: float | None = None
+    view: View, known: Bool[Tensor, "h w"], motion: float
 ) -> tuple[Bool[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Return where something lies hidden behind the surface seen, and its disparity.
 
@@ -75,8 +76,6 @@ def behind_edges(
         view: One view with depth.
         known: Edges are looked for inside this.
         motion: How far the camera moves, scene units.
-        reach_px: How far from its edges everything nearer than what lies behind counts; None: as
-            far as the motion uncovers.
     """
     assert view.depth_z is not None
     disparity, focal_px = 1.0 / view.depth_z, float(view.camera.intrinsics_px[0, 0])
@@ -86,42 +85,71 @@ def behind_edges(
     distance, row, column = nearest_pixels(edge)
     far = lowest(disparity, 4)[row, column]
     gap_px = motion * focal_px * (disparity - far)
-    reach = gap_px + 3 if reach_px is None else torch.full_like(gap_px, reach_px)
-    hidden = (distance <= reach) & (gap_px > 1.5) & known
+    hidden = (distance <= gap_px + 3) & (gap_px > 1.5) & known
     smooth = torch.where(hidden, far, disparity)
     for _ in range(4):
         smooth = torch.where(hidden, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
     return hidden, torch.where(hidden, torch.minimum(smooth, disparity), disparity)
 
 
-def standing_free(
-    view: View, known: Bool[Tensor, "h w"], motion: float
-) -> tuple[Bool[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Return what stands free inside the known part of a view, and the disparity behind it.
+def standing_free(view: View, motion: float) -> tuple[Bool[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Return what stands out from what is beside it, and the disparity behind.
 
-    It is not repeated beside the frame. Things that the frame cuts are continued.
+    A thing is nearer than what is to the left and to the right of it at the same height: a grey
+    opening of disparity along rows, by half of the image, takes it away and leaves grounds, walls
+    and what the frame cuts.
     """
-    reach_px = 0.25 * max(view.camera.image_size_px)
-    free, behind = behind_edges(view, known, motion, reach_px)
-    labelled: Any = ndimage.label(free.numpy())
-    regions = torch.from_numpy(labelled[0])
-    border = known & grown(~known, 3)
-    free &= ~torch.isin(regions, regions[border])
     assert view.depth_z is not None
-    return free, torch.where(free, behind, 1.0 / view.depth_z)
+    disparity, columns = 1.0 / view.depth_z, view.depth_z.shape[1]
+    width = columns // 2
+    # What the frame cuts continues beyond it.
+    padded = np.pad(disparity.numpy(), ((0, 0), (width, width)), mode="edge")
+    opened = torch.from_numpy(ndimage.grey_opening(padded, size=(1, width))[:, width:-width])
+    focal_px = float(view.camera.intrinsics_px[0, 0])
+    free = (disparity - opened) * focal_px * motion > 2.0
+    free &= opened < STANDS_OUT * disparity
+    behind = box_mean(opened[None], 2)[0]
+    return free, torch.where(free, behind, disparity)
 
 
-def uncover(canvas: Canvas, motion: float, seed: int) -> tuple[View, Bool[Tensor, "h w"]]:
-    """Return what lies behind the depth edges of a canvas, and behind what stands free.
+def _continued_disparity(
+    disparity: Float[Tensor, "h w"], margin_px: int
+) -> Float[Tensor, "rows columns"]:
+    """Continue disparity around: to the sides and up as it is, down as a level ground goes on.
 
-    Returns:
-        The canvas without what hides something.
-        Where it differs from the canvas.
+    The disparity of a plane is linear in the image.
     """
+    if margin_px == 0:
+        return disparity
+    lowest_rows = max(2, disparity.shape[0] // 10)
+    slope = disparity[-lowest_rows:].diff(dim=0).median().clamp_min(0)
+    around = F.pad(disparity[None, None], (margin_px,) * 4, mode="replicate")[0, 0]
+    down = torch.arange(1, margin_px + 1, dtype=disparity.dtype)[:, None]
+    around[-margin_px:] += slope * down
+    # Beyond the frame it grows smooth.
+    smooth = box_mean(around[None], max(1, margin_px // 4))[0]
+    known = F.pad(torch.ones_like(disparity), (margin_px,) * 4)
+    share = box_mean(known[None], max(1, margin_px // 4))[0].mul(2).clamp(0, 1)
+    return torch.where(known > 0, around, torch.lerp(smooth, around, share))
+
+
+class Uncovered(NamedTuple):
+    """What lies behind the depth edges of a canvas, and behind what stands free."""
+
+    background: View
+    """The canvas without what hides something."""
+    hole: Bool[Tensor, "h w"]
+    """Where it differs from the canvas."""
+    surroundings: View
+    """The canvas without what stands free; what the canvas cuts is kept."""
+
+
+def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
+    """Return what lies behind the depth edges of a canvas, and behind what stands free."""
     view = canvas.view
     everywhere = torch.ones_like(canvas.known)
     hidden, disparity = behind_edges(view, everywhere, motion)
-    free, behind_free = standing_free(view, everywhere, motion)
+    free, behind_free = standing_free(view, motion)
     disparity = torch.where(free, behind_free, disparity)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
     hole = grown(hidden | free, 2)
@@ -131,7 +159,15 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> tuple[View, Bool[Tensor
     )
     behind = view.with_depth(1.0 / disparity)
     image = continue_texture(view.image, hole, guide=_guide(behind, everywhere), seed=seed)
-    return View(image, view.camera, behind.depth_z), hole
+    background = View(image, view.camera, behind.depth_z)
+    removed = grown(free, 2)
+    assert behind.depth_z is not None
+    surroundings = View(
+        torch.where(removed, image, view.image),
+        view.camera,
+        torch.where(removed, behind.depth_z, view.depth_z),
+    )
+    return Uncovered(background, hole, surroundings)
 
 
 def _guide(view: View, known: Bool[Tensor, "h w"]) -> Float[Tensor, "2 h w"]:
@@ -139,6 +175,15 @@ def _guide(view: View, known: Bool[Tensor, "h w"]) -> Float[Tensor, "2 h w"]:
     assert view.depth_z is not None
     ray = F.normalize(unproject(view) - view.camera.position, dim=-1)
     elevation_rad = torch.asin(ray[..., 2].clamp(-1, 1))
-    low, high = elevation_rad[known].amin(), elevation_rad[known].amax()
-    elevation = elevation_rad.clamp(low, high) / (high - low).clamp_min(0.1)
-    return torch.stack([elevation, -0.5 * view.depth_z.log()])
+    # What lies beyond the known range is like its end.
+    elevation_rad, low, high = _within(elevation_rad, known)
+    log_depth, _, _ = _within(view.depth_z.log(), known)
+    return torch.stack([elevation_rad / (high - low).clamp_min(0.1), -0.5 * log_depth])
+
+
+def _within(
+    values: Float[Tensor, "h w"], known: Bool[Tensor, "h w"]
+) -> tuple[Float[Tensor, "h w"], Tensor, Tensor]:
+    """Return values clamped to the range of the known ones, and that range."""
+    low, high = values[known].amin(), values[known].amax()
+    return values.clamp(low, high), low, high

@@ -20,9 +20,11 @@ COARSE_SIDE_PX = 224
 """Longer side at which the filter's coefficients are computed (fast guided filter)."""
 EPSILON = 1e-3
 """Colour variance below which the filter smooths (He et al. 2010, Eq. 5)."""
-
-
-PASSES = ((512, 9), (1024, 5))
+RAMP_RADIUS_PX = 4
+"""Half the window at `COARSE_SIDE_PX` in which disparity is compared with a plane's ..."""
+RAMP_RESIDUALS = (0.004, 0.01)
+"""... and the relative residuals at which refinement begins, and is complete."""
+PASSES = ((512, 14), (1024, 5))
 """Longer side of the image and radius at `COARSE_SIDE_PX` of each pass."""
 
 
@@ -40,15 +42,47 @@ def refine_depth(view: View) -> View:
     if view.depth_z is None:
         raise ValueError("the view has no depth to refine")
     size_px = view.camera.image_size_px
-    disparity = 1.0 / view.depth_z[None]
+    predicted = disparity = 1.0 / view.depth_z[None]
+    share = _near_ramps(predicted)
     for side_px, radius_px in PASSES:
         factor = min(1.0, side_px / max(size_px))
         pass_px = (max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor)))
         image = resize_image(view.image, pass_px)
         disparity = resize_image(disparity, pass_px)
-        disparity = weighted_median(disparity[0], image, radius_px)[None]
+        median = weighted_median(disparity[0], image, radius_px)[None]
+        disparity = torch.lerp(
+            resize_image(predicted, pass_px), median, resize_image(share, pass_px).clamp(0, 1)
+        )
     disparity = F.interpolate(sharpen_steps(disparity[0])[None, None], size_px, mode="nearest")
     return view.with_depth(1.0 / disparity[0, 0])
+
+
+def _near_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """Return how much depth is to be refined: 1 near the ramp of a depth edge, 0 on flat surfaces.
+
+    A plane's disparity is affine in the image, so what an affine function leaves over in a window
+    tells surfaces from edges. A median on a surface would copy the texture of the image into it.
+    """
+    factor = min(1.0, COARSE_SIDE_PX / max(disparity.shape[-2:]))
+    height_px, width_px = (max(1, round(side * factor)) for side in disparity.shape[-2:])
+    value = resize_image(disparity, (height_px, width_px))[0].double()
+    y, x = torch.meshgrid(
+        torch.arange(height_px, dtype=value.dtype),
+        torch.arange(width_px, dtype=value.dtype),
+        indexing="ij",
+    )
+    moments = [value, x, y, value * value, x * x, y * y, value * x, value * y]
+    mean, mx, my, vv, xx, yy, vx, vy = box_mean(torch.stack(moments), RAMP_RADIUS_PX)
+    # The variance that regression on x and y, uncorrelated in a window, leaves unexplained.
+    variance = vv - mean * mean
+    for product, center, square in ((vx, mx, xx), (vy, my, yy)):
+        variance -= (product - mean * center) ** 2 / (square - center * center).clamp_min(1e-6)
+    residual = variance.clamp_min(0).sqrt() / mean
+    # In the middle of a ramp it is affine, too: the whole of it is between two large residuals.
+    residual = highest(residual.float(), 2 * RAMP_RADIUS_PX)
+    low, high = RAMP_RESIDUALS
+    share = box_mean(((residual - low) / (high - low)).clamp(0, 1)[None], 2)
+    return resize_image(share, (disparity.shape[-2], disparity.shape[-1])).clamp(0, 1)
 
 
 def weighted_median(
@@ -155,6 +189,12 @@ def grown(mask: Bool[Tensor, "h w"], by_px: int) -> Bool[Tensor, "h w"]:
     return mask
 
 
+def shrunk(mask: Bool[Tensor, "h w"], by_px: int) -> Bool[Tensor, "h w"]:
+    """Return a mask without the pixels within a distance of others or of the image's border."""
+    outside = F.pad(~mask, (1, 1, 1, 1), value=True)
+    return ~grown(outside, by_px)[1:-1, 1:-1]
+
+
 def nearest_pixels(
     mask: Bool[Tensor, "h w"], sampling: tuple[float, float] = (1.0, 1.0)
 ) -> tuple[Float[Tensor, "h w"], Int64[Tensor, "h w"], Int64[Tensor, "h w"]]:
@@ -179,11 +219,13 @@ def steps(disparity: Float[Tensor, "h w"], focal_px: float, motion: float) -> Bo
     """Return the pixels on the near side of a depth edge.
 
     An edge is where neighbouring pixels come apart by more than two pixels when the camera moves:
-    between them, something else becomes visible.
+    between them, something else becomes visible. A slope, which falls on one side as it rises on
+    the other, is none.
 
     Args:
         disparity: Inverse depth, per scene unit.
         focal_px: Focal length.
         motion: How far the camera moves, scene units.
     """
-    return (disparity - lowest(disparity, 1)) * focal_px * motion > 2.0
+    fall, rise = disparity - lowest(disparity, 1), highest(disparity, 1) - disparity
+    return (fall * focal_px * motion > 2.0) & (fall > 2.5 * rise)

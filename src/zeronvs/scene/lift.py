@@ -17,13 +17,14 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project
-from zeronvs.scene.continuation import extend, uncover
+from zeronvs.scene.continuation import Canvas, extend, uncover
 from zeronvs.scene.depth_edges import (
     grown,
     highest,
     lowest,
     refine_depth,
 )
+from zeronvs.scene.matting import Matte, separate_outlines
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.surface_splats import alike_blocks, surface_splats
 from zeronvs.scene.surround import surround_splats
@@ -49,13 +50,20 @@ class LiftConfig:
 
 
 def lift_view(
-    view: View, config: LiftConfig | None = None, *, seed: int = 0, progress: Progress = silent
+    view: View,
+    config: LiftConfig | None = None,
+    *,
+    enclosed: bool = True,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> GaussianSplats:
     """Lift one view with depth to splats all around it.
 
     Args:
         view: One view with depth everywhere, scene units.
         config: Settings.
+        enclosed: Whether the photographer stands in a room, a street or a landscape, which goes on
+            all around; otherwise what is seen lies on a surface that runs out.
         seed: Of the texture's random search.
         progress: Called after each layer.
     """
@@ -63,7 +71,9 @@ def lift_view(
     report = _Reports(progress, 5)
     view = refine_depth(view.to("cpu"))
     report()
-    front = front_splats(view, config.splat_sigma_px)
+    matte = separate_outlines(view, config.motion)
+    view = View(view.image, view.camera, matte.view.depth_z)
+    front = front_splats(matte, config.splat_sigma_px)
     report()
     canvas = extend(
         view,
@@ -73,12 +83,20 @@ def lift_view(
         seed=seed,
     )
     report()
-    background, hidden = uncover(canvas, config.motion, seed + 1)
-    # None of the margin reaches into the frame.
-    margin = surface_splats(canvas.view, ~grown(canvas.known, 1), FILL_SIGMA_PX)
-    layers = [front, surface_splats(background, hidden, HIDDEN_SIGMA_PX), margin]
+    background, hidden, surroundings = uncover(canvas, config.motion, seed + 1)
+    layers = [
+        front,
+        surface_splats(background, hidden, HIDDEN_SIGMA_PX),
+        _margin_splats(canvas),
+        surround_splats(
+            surroundings,
+            config.surround_width_px,
+            enclosed=enclosed,
+            cracks=grown(hidden, CRACK_PX),
+        ),
+    ]
     report()
-    splats = GaussianSplats.cat([*layers, surround_splats(background, config.surround_width_px)])
+    splats = GaussianSplats.cat(layers)
     splats = match_colors(splats, len(front), view, config.color_steps)
     report()
     return splats
@@ -102,6 +120,12 @@ HIDDEN_SIGMA_PX = 0.9
 """The same of what is hidden, which is seen from the side."""
 BLOCK_SIGMA_PX = 0.75
 """Standard deviation of splats that stand for several pixels, over their side."""
+RIM_PX = 2
+"""How far the margin reaches under the image, pixels of the canvas ..."""
+RIM_BEHIND = 1.02
+"""... and its depth there over the image's."""
+CRACK_PX = 6
+"""How far beside hidden surfaces a backdrop stands, pixels of the canvas."""
 EDGE_RATIO = 1.05
 """Depths within two pixels that differ by more belong to different surfaces."""
 EDGE_COLOR_LIMIT = 0.03
@@ -109,8 +133,12 @@ COLOR_LIMIT = 0.3
 """Colours are corrected by this at most: what other splats hide cannot be corrected."""
 
 
-def front_splats(view: View, sigma_px: float) -> GaussianSplats:
-    """Return a splat for every pixel of a view with depth; one for 4 or 16 where they are alike."""
+def front_splats(matte: Matte, sigma_px: float) -> GaussianSplats:
+    """Return a splat for every pixel of a view with depth; one for 4 or 16 where they are alike.
+
+    Pixels that mix two surfaces get a splat on each.
+    """
+    view = matte.view
     assert view.depth_z is not None
     height_px, width_px = view.camera.image_size_px
     disparity = 1.0 / view.depth_z
@@ -123,8 +151,20 @@ def front_splats(view: View, sigma_px: float) -> GaussianSplats:
             camera.resized(rows // block, columns // block),
             1.0 / F.avg_pool2d(disparity[None, None, :rows, :columns], block)[0, 0],
         )
-        parts.append(surface_splats(small, alike, sigma_px if block == 1 else BLOCK_SIGMA_PX))
+        opacity = 0.99 * matte.alpha if block == 1 else None
+        parts.append(
+            surface_splats(small, alike, sigma_px if block == 1 else BLOCK_SIGMA_PX, opacity)
+        )
+    parts.append(surface_splats(matte.behind, matte.mixed, sigma_px))
     return GaussianSplats.cat(parts)
+
+
+def _margin_splats(canvas: Canvas) -> GaussianSplats:
+    """Return splats of what continues the image; a rim of it lies behind the image: no crack."""
+    assert canvas.view.depth_z is not None
+    depth_z = torch.where(canvas.known, canvas.view.depth_z * RIM_BEHIND, canvas.view.depth_z)
+    keep = grown(~canvas.known, RIM_PX)
+    return surface_splats(canvas.view.with_depth(depth_z), keep, FILL_SIGMA_PX)
 
 
 def match_colors(splats: GaussianSplats, front: int, view: View, count: int) -> GaussianSplats:

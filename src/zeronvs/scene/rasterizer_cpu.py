@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _compiled(function: Function) -> Function:
+def compiled(function: Function) -> Function:
     """Compile a function at its first call, without checks that were wrapped around it."""
     compiled: Any = njit(parallel=True, cache=True, fastmath=True)(inspect.unwrap(function))
     return compiled
@@ -69,7 +69,7 @@ def draw(
     )
 
 
-@_compiled
+@compiled
 def _project(
     means: Floats,
     scales: Floats,
@@ -159,7 +159,7 @@ def _project(
     return projected, boxes
 
 
-@_compiled
+@compiled
 def _composite(
     projected: Floats, boxes: NDArray[np.int32], colors: Floats, height_px: int, width_px: int
 ) -> Floats:

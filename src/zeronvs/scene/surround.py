@@ -10,27 +10,37 @@ from torch.nn import functional as F
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import fill_holes, project
-from zeronvs.scene.depth_edges import box_mean, grown, nearest_pixels
+from zeronvs.scene.depth_edges import box_mean, lowest, nearest_pixels, shrunk
 from zeronvs.scene.surface_splats import alike_blocks, discs
 from zeronvs.splats import GaussianSplats
 
 SURROUND_SIGMA_PX = 0.75
 """Standard deviation of splats all around, in pixels of the panorama."""
-LEVEL_RAD = math.radians(25)
-"""Elevation up to which a camera counts as looking level."""
+BACKDROP = 0.9
+"""Inverse range of the backdrop behind the image, over that of the image around."""
 
 
-def surround_splats(background: View, columns: int) -> GaussianSplats:
+def surround_splats(
+    background: View,
+    columns: int,
+    *,
+    enclosed: bool,
+    cracks: Bool[Tensor, "h w"] | None = None,
+) -> GaussianSplats:
     """Return splats all around a camera: its background, run out up and down, then reflected.
 
-    Seen from a photographer who looks level, the image is reflected at its left and right borders
+    Where something encloses the photographer, the image is reflected at its left and right borders
     until the circle is closed, in colours and in range, so that the walls of a room stand all
-    around and a level ground stays one. Who looks down sees a surface that runs out smoothly.
+    around and a level ground stays one. Elsewhere the surface seen runs out smoothly.
 
     Args:
         background: One view with depth, without what stands free.
         columns: Width of the panorama, pixels.
+        enclosed: Whether walls, streets or a landscape go on all around.
+        cracks: Where the image's other layers come apart: there a backdrop stands behind them.
     """
+    if cracks is None:
+        cracks = torch.zeros(background.camera.image_size_px, dtype=torch.bool)
     factor = columns / (2 * math.pi) / float(background.camera.intrinsics_px[0, 0])
     if factor < 1:
         height_px, width_px = background.camera.image_size_px
@@ -40,19 +50,23 @@ def surround_splats(background: View, columns: int) -> GaussianSplats:
     camera = background.camera
     azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
     rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
-    image, inverse_range, known = _seen_panorama(background, rays)
+    image, inverse_range, known, cracked = _seen_panorama(background, cracks, rays)
     half_rad = math.atan(0.5 * camera.image_size_px[1] / float(camera.intrinsics_px[0, 0]))
-    straight = known
-    if float(camera.elevation_rad) < LEVEL_RAD:
-        straight = known & (azimuth_rad.abs() < half_rad)
+    seen = known
+    if enclosed:
         column = _reflected_columns(azimuth_rad, half_rad)
-        image, inverse_range = image[:, :, column], inverse_range[:, column]
-        known = straight[:, column]
+        reflected = (known & (azimuth_rad.abs() < half_rad))[:, column]
+        image = torch.where(seen, image, image[:, :, column])
+        inverse_range = torch.where(seen, inverse_range, inverse_range[:, column])
+        known = seen | reflected
     inverse_range = _continued_range(inverse_range * known, known, elevation_rad)
     image = fill_holes(image[None] * known, known[None, None].float())[0]
-    # What lies inside of the image is shown by the other layers, and sharper.
+    # What lies inside of the image is shown by the other layers, and sharper: there it is a
+    # backdrop behind their cracks, so that none is black.
+    inside = shrunk(seen, 1)
+    inverse_range = torch.where(inside, BACKDROP * lowest(inverse_range, 4), inverse_range)
     parts = []
-    for block, alike in alike_blocks(image, inverse_range, ~grown(straight, 1)):
+    for block, alike in alike_blocks(image, inverse_range, ~inside | cracked):
         rows, width = image.shape[-2] // block * block, columns // block * block
         pooled = torch.cat([rays.movedim(-1, 0), inverse_range[None], image])[:, :rows, :width]
         pooled = F.avg_pool2d(pooled[None], block)[0]
@@ -64,9 +78,15 @@ def surround_splats(background: View, columns: int) -> GaussianSplats:
 
 
 def _seen_panorama(
-    view: View, rays: Float[Tensor, "h w 3"]
-) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
-    """Return colour and inverse range of a view along rays from its camera, and where known."""
+    view: View, mask: Bool[Tensor, "rows columns"], rays: Float[Tensor, "h w 3"]
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"], Bool[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Return colour and inverse range of a view along rays, where known, and a mask of it.
+
+    Args:
+        view: One view with depth.
+        mask: Of its image, at any resolution.
+        rays: Unit rays.
+    """
     camera = view.camera
     assert view.depth_z is not None
     uv_px, cosine = project((camera.position + rays).reshape(-1, 3), camera)
@@ -78,18 +98,20 @@ def _seen_panorama(
     grid = (uv_px / size * 2 - 1)[None]
     sampled = F.grid_sample(layers[None], grid, padding_mode="border", align_corners=False)[0]
     # Disparity is along the optical axis, range along the ray.
-    return sampled[:3], sampled[3] * cosine.clamp_min(0.0), known
+    masked = F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=False)
+    return sampled[:3], sampled[3] * cosine.clamp_min(0.0), known, known & (masked[0, 0] > 0)
 
 
 def _reflected_columns(azimuth_rad: Float[Tensor, " w"], half_rad: float) -> Int64[Tensor, " w"]:
     """Return the column of a panorama in which each of its columns is continued.
 
-    A triangle wave of the azimuth, whose period is stretched to divide what lies outside of the
-    image, so that the last reflection meets the first one behind the camera.
+    A triangle wave of the azimuth, whose period is stretched so that what lies outside of the image
+    on either side is a whole number of images and a half: behind the camera the middle of the last
+    one from the left meets the middle of the last one from the right.
     """
     columns = len(azimuth_rad)
     outside = math.pi - half_rad
-    folds = max(1, round(outside / (2 * half_rad)))
+    folds = max(0, round(outside / (2 * half_rad) - 0.5)) + 0.5
     phase = (azimuth_rad.abs() - half_rad).clamp_min(0) / outside * folds
     wave = 1 - (phase % 2 - 1).abs()  # 0 at the border where the image was left, 1 at the other
     folded = torch.where(
