@@ -24,7 +24,7 @@ from zeronvs.evaluation.views import COPY
 from zeronvs.evaluation.views_report import markdown_table, write_views_report
 from zeronvs.scene.lift import LiftConfig
 
-SMALL = LiftConfig(fill_side_px=48, surround_width_px=64, color_steps=1)
+SMALL = LiftConfig(refine_depth=False, fill_side_px=48, surround_width_px=64, color_steps=1)
 CONFIG = ScenesEvaluationConfig(size_px=48, sheet_rows=1, lift=SMALL, whole_frames=True)
 CHANNELS = 8
 

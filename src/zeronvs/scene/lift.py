@@ -35,6 +35,8 @@ from zeronvs.splats import GaussianSplats
 class LiftConfig:
     """Settings of lifting a view."""
 
+    refine_depth: bool = True
+    """Whether depth was predicted, so that its edges are to follow the image's; not if measured."""
     motion: float = 0.3
     """How far cameras move without seeing behind the hidden layer, scene units."""
     margin: float = 0.2
@@ -69,7 +71,8 @@ def lift_view(
     """
     config = config or LiftConfig()
     report = _Reports(progress, 5)
-    view = refine_depth(view.to("cpu"))
+    view = view.to("cpu")
+    view = refine_depth(view) if config.refine_depth else view
     report()
     matte = separate_outlines(view, config.motion)
     view = View(view.image, view.camera, matte.view.depth_z)
