@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zeronvs.depth.builtin import DepthNet, load_builtin_depth, load_imagenet_encoder
+from zeronvs.depth.builtin import DepthNet, _merged, load_builtin_depth, load_imagenet_encoder
 from zeronvs.protocols import GeometryEstimator
 
 
@@ -42,6 +42,32 @@ def test_a_mirrored_photograph_has_the_mirrored_depth(net: DepthNet):
     # Up to scale: its quantile is taken of every fourth pixel, counted from the left.
     ratio = mirrored.flip(-1) / net.estimate(images).depth_z
     torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
+
+
+def test_larger_inputs_give_the_edges_and_the_usual_one_the_layout():
+    """The finer disparity has the true edge, and a wrong slope; the coarse one a wide ramp."""
+    u = torch.arange(128).float()
+    truth = torch.where(u < 70, 1.0, 0.5).expand(2, 96, -1)
+    coarse = torch.nn.functional.avg_pool1d(truth, 9, 4, 4)[:, ::4]
+    finer = truth * (0.6 + 0.8 * u / 128) + 0.2
+    merged = _merged(coarse, finer)
+    assert merged.shape == truth.shape
+    enlarged = torch.nn.functional.interpolate(coarse[:, None], (96, 128), mode="bilinear")[:, 0]
+    beside = slice(66, 74)
+    error, before = ((x - truth)[..., beside].abs().mean() for x in (merged, enlarged))
+    assert float(error) < 0.35 * float(before)
+    assert float((merged - truth)[..., 20:50].abs().amax()) < 0.05
+    assert float((merged - truth)[..., 90:110].abs().amax()) < 0.05
+
+
+def test_a_large_photograph_is_looked_at_in_several_sizes(net: DepthNet):
+    sizes = []
+    handle = net.stem.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape))
+    depth_z = net.estimate(torch.rand(1, 3, 200, 300)).depth_z
+    handle.remove()
+    assert depth_z.shape == (1, 200, 300)
+    assert [shape[-2] for shape in sizes] == [64, 128, 192]  # 64, 115 and 200 in whole 32s
+    assert all(shape[0] == 2 for shape in sizes)  # with the mirror image
 
 
 def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):

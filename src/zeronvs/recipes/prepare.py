@@ -61,6 +61,7 @@ def prepare_photo(
     geometry = estimator.estimate(photo.image[None])
     estimates = estimate_camera(
         photo.image.shape[-2:],
+        image=photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
         geometry=geometry,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, box_mean
 from zeronvs.cameras.warp import unproject
-from zeronvs.scene.depth_edges import box_mean, grown, lowest, nearest_pixels, steps
+from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, steps
 from zeronvs.scene.texture import continue_texture
 
 CLEARLY_BEHIND = 0.96

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from zeronvs.cameras.view import View, resize_image
+from zeronvs.cameras.view import View, box_mean, resize_image
 
 LEVELS = 32
 """Levels of disparity between which the median is interpolated."""
@@ -24,6 +24,8 @@ RAMP_RADIUS_PX = 4
 """Half the window at `COARSE_SIDE_PX` in which disparity is compared with a plane's ..."""
 RAMP_RESIDUALS = (0.004, 0.01)
 """... and the relative residuals at which refinement begins, and is complete."""
+TOGGLE_RADIUS_PX, TOGGLE_RATIO = 3, 1.1
+"""Half the window at `COARSE_SIDE_PX` in which a ramp becomes a step, and the least step."""
 PASSES = ((512, 14), (1024, 5))
 """Longer side of the image and radius at `COARSE_SIDE_PX` of each pass."""
 
@@ -31,10 +33,10 @@ PASSES = ((512, 14), (1024, 5))
 def refine_depth(view: View) -> View:
     """Return a view whose depth has its edges where its image has them.
 
-    A weighted median of disparity, the weights from the image: each level of disparity is filtered
-    with a guided filter (Ma et al., ICCV 2013, section 4; He & Sun, arXiv:1505.00996), and the
-    median of the histogram of each pixel is its disparity. A median lies on one of two surfaces
-    where a mean would lie between them.
+    The ramps become steps, which a weighted median of disparity then moves, the weights from the
+    image: each level of disparity is filtered with a guided filter (Ma et al., ICCV 2013, section
+    4; He & Sun, arXiv:1505.00996), and the median of the histogram of each pixel is its disparity.
+    A median lies on one of two surfaces where a mean would lie between them.
 
     Args:
         view: One view with depth everywhere.
@@ -42,8 +44,9 @@ def refine_depth(view: View) -> View:
     if view.depth_z is None:
         raise ValueError("the view has no depth to refine")
     size_px = view.camera.image_size_px
-    predicted = disparity = 1.0 / view.depth_z[None]
+    predicted = 1.0 / view.depth_z[None]
     share = _near_ramps(predicted)
+    disparity = torch.lerp(predicted, _toggled_ramps(predicted), share)
     for side_px, radius_px in PASSES:
         factor = min(1.0, side_px / max(size_px))
         pass_px = (max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor)))
@@ -83,6 +86,18 @@ def _near_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
     low, high = RAMP_RESIDUALS
     share = box_mean(((residual - low) / (high - low)).clamp(0, 1)[None], 2)
     return resize_image(share, (disparity.shape[-2], disparity.shape[-1])).clamp(0, 1)
+
+
+def _toggled_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """Return disparity whose ramps are steps: a median of a ramp's values would lie on it."""
+    size_px = (disparity.shape[-2], disparity.shape[-1])
+    factor = min(1.0, COARSE_SIDE_PX / max(size_px))
+    coarse_px = (max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor)))
+    coarse = resize_image(disparity, coarse_px)[0]
+    low, high = lowest(coarse, TOGGLE_RADIUS_PX), highest(coarse, TOGGLE_RADIUS_PX)
+    toggled = torch.where(coarse - low < high - coarse, low, high)
+    toggled = torch.where(high > low * TOGGLE_RATIO, toggled, coarse)
+    return resize_image(toggled[None], size_px)
 
 
 def weighted_median(
@@ -155,13 +170,6 @@ def sharpen_steps(
         curved = (disparity - 0.5 * (low + high)).abs() > 0.15 * (high - low)
         disparity = torch.where((high > low * ratio) & curved, toggled, disparity)
     return disparity
-
-
-def box_mean(image: Float[Tensor, "c h w"], radius_px: int) -> Float[Tensor, "c h w"]:
-    """Return the mean over a square window, borders repeated."""
-    side = 2 * radius_px + 1
-    padded = F.pad(image[None], (radius_px,) * 4, mode="replicate")
-    return F.avg_pool2d(F.avg_pool2d(padded, (1, side), 1), (side, 1), 1)[0]
 
 
 def highest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:

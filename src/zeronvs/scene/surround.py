@@ -3,19 +3,21 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.view import View
+from zeronvs.cameras.view import View, box_mean
 from zeronvs.cameras.warp import fill_holes, project
-from zeronvs.scene.depth_edges import box_mean, lowest, nearest_pixels, shrunk
+from zeronvs.scene.depth_edges import lowest, nearest_pixels, shrunk
 from zeronvs.scene.surface_splats import alike_blocks, discs
 from zeronvs.splats import GaussianSplats
 
 SURROUND_SIGMA_PX = 0.75
 """Standard deviation of splats all around, in pixels of the panorama."""
+LEAST_WIDTH = 0.6
+"""Rows of the image that are narrower, over its usual width, are not reflected by themselves."""
 BACKDROP = 0.9
 """Inverse range of the backdrop behind the image, over that of the image around."""
 
@@ -51,14 +53,14 @@ def surround_splats(
     azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
     rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
     image, inverse_range, known, cracked = _seen_panorama(background, cracks, rays)
-    half_rad = math.atan(0.5 * camera.image_size_px[1] / float(camera.intrinsics_px[0, 0]))
     seen = known
     if enclosed:
-        column = _reflected_columns(azimuth_rad, half_rad)
-        reflected = (known & (azimuth_rad.abs() < half_rad))[:, column]
-        image = torch.where(seen, image, image[:, :, column])
-        inverse_range = torch.where(seen, inverse_range, inverse_range[:, column])
-        known = seen | reflected
+        half_rad = math.atan(0.5 * camera.image_size_px[1] / float(camera.intrinsics_px[0, 0]))
+        column = _reflected_columns(seen, half_rad)
+        reflected = _at_columns(torch.cat([image, inverse_range[None], seen[None].float()]), column)
+        image = torch.where(seen, image, reflected[:3])
+        inverse_range = torch.where(seen, inverse_range, reflected[3])
+        known = seen | (reflected[4] > 0.99)
     inverse_range = _continued_range(inverse_range * known, known, elevation_rad)
     image = fill_holes(image[None] * known, known[None, None].float())[0]
     # What lies inside of the image is shown by the other layers, and sharper: there it is a
@@ -102,24 +104,52 @@ def _seen_panorama(
     return sampled[:3], sampled[3] * cosine.clamp_min(0.0), known, known & (masked[0, 0] > 0)
 
 
-def _reflected_columns(azimuth_rad: Float[Tensor, " w"], half_rad: float) -> Int64[Tensor, " w"]:
-    """Return the column of a panorama in which each of its columns is continued.
-
-    A triangle wave of the azimuth, whose period is stretched so that what lies outside of the image
-    on either side is a whole number of images and a half: behind the camera the middle of the last
-    one from the left meets the middle of the last one from the right.
-    """
-    columns = len(azimuth_rad)
-    outside = math.pi - half_rad
-    folds = max(0, round(outside / (2 * half_rad) - 0.5)) + 0.5
-    phase = (azimuth_rad.abs() - half_rad).clamp_min(0) / outside * folds
-    wave = 1 - (phase % 2 - 1).abs()  # 0 at the border where the image was left, 1 at the other
-    folded = torch.where(
-        azimuth_rad.abs() <= half_rad, azimuth_rad, azimuth_rad.sign() * half_rad * (1 - 2 * wave)
+def _at_columns(
+    values: Float[Tensor, "c h w"], column: Float[Tensor, "h w"]
+) -> Float[Tensor, "c h w"]:
+    """Return the values of each row of a panorama at other columns of it, interpolated."""
+    columns = values.shape[2]
+    first = column.floor()
+    share = column - first
+    low, high = (
+        values.gather(2, (index.long() % columns).expand_as(values)) for index in (first, first + 1)
     )
-    # Columns at the very border may lie half outside of the image.
-    folded = folded.clamp(-half_rad * 0.98, half_rad * 0.98)
-    return ((folded / math.pi + 1) * 0.5 * columns).long().clamp(0, columns - 1)
+    return torch.lerp(low, high, share)
+
+
+def _reflected_columns(seen: Bool[Tensor, "h w"], half_rad: float) -> Float[Tensor, "h w"]:
+    """Return the column of a panorama in which each of its pixels is continued.
+
+    In each row, a triangle wave of the azimuth beyond the borders of what is seen, whose period is
+    stretched so that what lies outside on either side is a whole number of images and a half:
+    behind the camera the middle of the last one from the left meets the middle of the last one from
+    the right. A tilted camera's image is wider in some rows than in others.
+
+    Args:
+        seen: Where the image is.
+        half_rad: Half its horizontal field of view.
+    """
+    columns = seen.shape[1]
+    width = seen.sum(1)
+    left = seen.int().argmax(1)
+    right = columns - 1 - seen.flip(1).int().argmax(1)
+    # Where the image runs out, it is narrow, or in two parts: there the borders of other rows hold.
+    usual = columns * half_rad / math.pi
+    whole = (width > LEAST_WIDTH * usual) & (width == right - left + 1)
+    if not whole.any():
+        return torch.arange(columns).float().expand_as(seen)
+    _, row, _ = nearest_pixels(whole[:, None])
+    # Borders lie between pixels: they are smoothed, or what is reflected would have their steps.
+    borders = torch.stack([left, right]).float()[:, row[:, 0]]
+    left_column, right_column = box_mean(borders[..., None], max(1, columns // 128))
+    center, half = 0.5 * (left_column + right_column), 0.5 * (right_column - left_column)
+    folds = max(0, round((math.pi - half_rad) / (2 * half_rad) - 0.5)) + 0.5
+    offset = (torch.arange(columns) - center + 0.5 * columns) % columns - 0.5 * columns
+    outside = (0.5 * columns - half).clamp_min(1)
+    phase = (offset.abs() - half).clamp_min(0) / outside * folds
+    wave = 1 - (phase % 2 - 1).abs()  # 0 at the border where the image was left, 1 at the other
+    folded = torch.where(offset.abs() <= half, offset, offset.sign() * half * (1 - 2 * wave))
+    return (center + folded) % columns
 
 
 def panorama_rays(
