@@ -88,10 +88,7 @@ class Framing:
 
     def points(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "th tw"]:
         """Draw world points that this view observed into a sparse depth map; the nearest wins."""
-        target = self.target
-        camera = Camera(
-            target.camera_to_world.double(), target.intrinsics_px.double(), target.image_size_px
-        )
+        camera = self.target.to(dtype=torch.float64)
         uv_px, depth_z = project(torch.from_numpy(points.astype(np.float64)), camera)
         return self._splat(uv_px.numpy(), depth_z.numpy())
 

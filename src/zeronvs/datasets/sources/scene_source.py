@@ -22,7 +22,7 @@ from numpy import ndarray
 from PIL import ExifTags, Image, ImageOps
 
 from zeronvs._core.errors import InputError, ReadingErrors
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.lens import Lens
 
 MAX_PIXELS = 120_000_000
@@ -237,10 +237,8 @@ def pinhole(
     pose = torch.eye(4)
     rows = torch.as_tensor(camera_to_world, dtype=torch.float64)
     pose[:3] = rows[:3].float()
-    matrix = torch.tensor(
-        [[focal_px[0], 0.0, centre_px[0]], [0.0, focal_px[1], centre_px[1]], [0.0, 0.0, 1.0]]
-    )
-    return Camera(pose, matrix, image_size_px)
+    intrinsics_px = intrinsics_matrix(*torch.tensor([focal_px, centre_px]).float())
+    return Camera(pose, intrinsics_px, image_size_px)
 
 
 def find_image(path: Path) -> Path | None:
