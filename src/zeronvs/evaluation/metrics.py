@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, center_window
 from zeronvs.cameras.view import View, resize_image
 from zeronvs.cameras.warp import fill_holes, fill_nearest, forward_warp
 from zeronvs.depth.builtin import (
@@ -126,9 +126,7 @@ class ImageFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         """Return the features of the images' central squares."""
-        side_px = min(image.shape[-2:])
-        top_px, left_px = ((side - side_px) // 2 for side in image.shape[-2:])
-        square = image[..., top_px : top_px + side_px, left_px : left_px + side_px]
+        square = image[..., *center_window(*image.shape[-2:])]
         x = (resize_image(square, (FEATURES_PX, FEATURES_PX)) - IMAGE_MEAN) / IMAGE_STD
         for stage in (self.stem, *self.stages):
             x = stage(x)
@@ -175,7 +173,7 @@ def warped_input(
     Args:
         view: Inputs in [0, 1] with depth, scene units.
         target: One camera for each input.
-        seed: Of the PatchMatch search.
+        seed: Seed of the PatchMatch search.
     """
     images, validity = forward_warp(view, target)
     known = images * validity
