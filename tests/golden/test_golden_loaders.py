@@ -59,7 +59,7 @@ def test_every_array_of_the_published_loader_is_read(name, golden_dir):
     theirs = published(golden_dir, name)
     ours = [scene for path in shards_of(golden_dir, name) for scene in read_shard(path)]
     assert len(ours) >= len(scenes_of(theirs)) > 0
-    by_uid = {scene.uid: scene for scene in ours}
+    by_uid = {scene.scene_id.replace("/", "_"): scene for scene in ours}
     for number in scenes_of(theirs):
         expected = {
             key.split("_", 1)[1]: value

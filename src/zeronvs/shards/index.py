@@ -93,9 +93,11 @@ class ShardIndex:
     camera_to_world: Float[np.ndarray, "f 4 4"]
     """OpenGL, scene units."""
     focal_px: Float[np.ndarray, "f 2"]
+    """(fx, fy), pixels of the stored image."""
     principal_px: Float[np.ndarray, "f 2"]
-    """Field of view of the centre square."""
+    """(cx, cy) in the centre square of the stored image, pixels."""
     published_fov_rad: Float[np.ndarray, " f"]
+    """Field of view as the published reader computes it, radians (see `FrameCamera`)."""
     depth: Float[np.ndarray, "f q"]
     """`DepthStatistics` in scene units: viewer scale, near, known fraction, quantiles. The known
     fraction is NaN where the depth map has not been decoded."""

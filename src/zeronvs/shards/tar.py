@@ -57,6 +57,11 @@ class Member:
     """Bytes."""
 
 
+def shard_paths(source: Path) -> list[Path]:
+    """Return the shards (*.tar) of a folder, sorted by name, or the one shard that is given."""
+    return [source] if source.is_file() else sorted(source.glob("*.tar"))
+
+
 def open_tar(path: Path) -> BinaryIO:
     """Open a tar for reading; a named pipe, which would be waited for, is an `OSError`."""
     if path.exists() and not path.is_file():
