@@ -66,7 +66,7 @@ def lift_view(
         config: Settings.
         enclosed: Whether the photographer stands in a room, a street or a landscape, which goes on
             all around; otherwise what is seen lies on a surface that runs out.
-        seed: Of the texture's random search.
+        seed: Seed of the texture's random search.
         progress: Called after each layer.
     """
     config = config or LiftConfig()
