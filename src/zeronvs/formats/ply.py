@@ -6,12 +6,11 @@ w x y z, colours as the constant spherical harmonic. We see no view dependence: 
 between colour and opacity, three quarters of the file and all zero, are left out. Viewers read that
 as degree 0, the published code with `--sh_degree 0`.
 
-Axes: our world has z up. Viewers expect the world of COLMAP captures, where y points down, so by
-default x, y, z is written as x, -z, y; a comment of the file records its vertical axis.
+Axes: our world has z up. Viewers expect the world of COLMAP captures, where y points down, so that
+x, y, z is written as x, -z, y; a comment of the file records its vertical axis.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -19,25 +18,16 @@ from zeronvs._core.errors import HealthError
 from zeronvs._core.files import write_aside
 from zeronvs.splats import GaussianSplats
 
-Up = Literal["-y", "z"]
-"""Up axis of the file: "-y" as viewers expect, or "z" as in our world."""
-
 _SH_C0 = 0.28209479177387814  # constant spherical harmonic, 1 / (2 sqrt(pi))
 _SMALLEST_OPACITY = 1.0 / 255.0
 _LARGEST_LOGIT = 16.0
 
 
-def write_splat_ply(
-    path: Path, splats: GaussianSplats, *, up: Up = "-y", sh_degree: int = 0
-) -> int:
+def write_splat_ply(path: Path, splats: GaussianSplats) -> int:
     """Write splats, whole or not at all, and return how many were written.
 
     Splats with a number that is not finite, and those too faint to be drawn (opacity below 1/255),
     are left out.
-
-    Args:
-        up: Axes of the file.
-        sh_degree: Degree of the (zero) harmonics to write, 0 to 3; for readers that insist on 3.
 
     Raises:
         HealthError: No splat is left to write.
@@ -48,24 +38,20 @@ def write_splat_ply(
             "No splat is visible, so there is nothing to write. Train longer, or extract the "
             "splats with cameras that face the scene."
         )
-    if up == "-y":
-        splats = _to_viewers(splats)
-    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    splats = _to_viewers(splats)
     names = ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{k}" for k in range(3))]
-    names += [f"f_rest_{k}" for k in range(rest)]
     names += ["opacity", *(f"scale_{k}" for k in range(3)), *(f"rot_{k}" for k in range(4))]
     limit = torch.sigmoid(torch.tensor(_LARGEST_LOGIT, dtype=torch.float64)).item()
     columns = [
         splats.means,
         torch.zeros_like(splats.means),
         (splats.colors - 0.5) / _SH_C0,
-        splats.means.new_zeros(len(splats), rest),
         splats.opacities.double().clamp(max=limit).logit()[:, None],
         splats.scales.clamp(min=1e-12).log(),
         torch.nn.functional.normalize(splats.rotations, dim=-1),
     ]
     body = torch.cat([column.float() for column in columns], dim=1).numpy().astype("<f4")
-    header = ["ply", "format binary_little_endian 1.0", f"comment Vertical Axis: {up}"]
+    header = ["ply", "format binary_little_endian 1.0", "comment Vertical Axis: -y"]
     header += [f"element vertex {len(splats)}", *(f"property float {name}" for name in names)]
     with write_aside(path) as aside, aside.open("wb") as file:
         file.write(("\n".join([*header, "end_header"]) + "\n").encode("ascii"))
