@@ -54,6 +54,7 @@ KNOWN_LICENCES = {
 UNKNOWN_LICENCE = (
     "not known: the file does not state one. The authors of ZeroNVS state none for their weights"
 )
+Plan = Mapping[str, PlannedTensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,9 +233,6 @@ def _check_shapes(
                     f"the checkpoint's tensor {name} has shape {tuple(shapes[name])}; "
                     f"the model needs {shape}."
                 )
-
-
-Plan = Mapping[str, PlannedTensor]
 
 
 def _plan_folder(

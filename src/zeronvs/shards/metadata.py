@@ -40,6 +40,10 @@ MAX_METADATA_BYTES = 65_536
 """A frame's JSON is never larger; the published ones have 500 bytes."""
 OWN_KEY = "zeronvs"
 """Key of the metadata that only our shards have."""
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 30
+"""A manifest is never larger; a hundred thousand scenes take 50 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,12 +221,6 @@ def _number(value: Any, key: str) -> float:
     return float(value)
 
 
-FILE_NAME = "manifest.json"
-FORMAT = 1
-MAX_BYTES = 1 << 30
-"""A manifest is never larger; a hundred thousand scenes take 50 MB."""
-
-
 @dataclass(frozen=True)
 class SceneEntry:
     """One scene of the manifest."""
@@ -272,14 +270,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         InputError: It cannot be read, or is not a manifest.
     """
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     kinds = (OSError, ValueError, KeyError, TypeError, AttributeError)
     with ReadingErrors(f"{path} is not a manifest of shards", *kinds):
         if not path.exists():
             return None
-        content = read_json(path, max_bytes=MAX_BYTES)
-        if content["format"] != FORMAT:
-            raise InputError(f"{path} has format {content['format']!r}; this reads {FORMAT}")
+        content = read_json(path, max_bytes=MAX_MANIFEST_BYTES)
+        if content["format"] != MANIFEST_FORMAT:
+            raise InputError(
+                f"{path} has format {content['format']!r}; this reads {MANIFEST_FORMAT}"
+            )
         shards = tuple(_shard_entry(entry) for entry in content["shards"])
         licence = content.get("licence")
         return Manifest(
@@ -292,12 +292,12 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` of a folder, whole or not at all."""
-    content: dict[str, Any] = {"format": FORMAT, "split": manifest.split}
+    content: dict[str, Any] = {"format": MANIFEST_FORMAT, "split": manifest.split}
     content["source"] = manifest.source
     if manifest.licence is not None:
         content["licence"] = manifest.licence
     content["shards"] = [asdict(shard) for shard in manifest.shards]
-    write_json(folder / FILE_NAME, content)
+    write_json(folder / MANIFEST_FILE, content)
 
 
 def finite_or_none(value: float) -> float | None:

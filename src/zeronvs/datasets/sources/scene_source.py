@@ -28,6 +28,8 @@ from zeronvs.cameras.lens import Lens
 MAX_PIXELS = 120_000_000
 SIZE_TOLERANCE = 0.02
 """The two sides of a smaller copy may shrink by factors that differ by this much (rounding)."""
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
+MOST_FOLDERS = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,9 +260,6 @@ def find_image(path: Path) -> Path | None:
     return None
 
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
-
-
 def _decode_smaller(opened: Image.Image, least_px: int) -> None:
     """Let the JPEG decoder shrink by a power of two, where the sides divide evenly."""
     for factor in (8, 4, 2):
@@ -268,9 +267,6 @@ def _decode_smaller(opened: Image.Image, least_px: int) -> None:
         if even and min(opened.size) // factor >= least_px:
             opened.draft("RGB", (opened.width // factor, opened.height // factor))
             return
-
-
-MOST_FOLDERS = 500_000
 
 
 def find_scene_folders(
