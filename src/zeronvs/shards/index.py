@@ -34,7 +34,7 @@ from zeronvs.shards.statistics import (
     UNKNOWN_DEPTH,
     DepthStatistics,
     aggregate_scale,
-    camera_statistics,
+    camera_radius,
     depth_statistics,
 )
 from zeronvs.shards.tar import (
@@ -237,7 +237,7 @@ def _scene_row(rows: list[dict[str, object]]) -> dict[str, float]:
     depth = np.array([row["depth"] for row in rows], dtype=np.float64)
     complete = not np.isnan(depth[:, 2]).any()
     return {
-        "radius": camera_statistics(poses).radius,
+        "radius": camera_radius(poses),
         "aggregate_scale": aggregate_scale(depth[:, 1]) if complete else np.nan,
         "scale_adjustment": float(np.asarray(rows[0]["scale_adjustment"])),
     }

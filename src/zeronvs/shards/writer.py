@@ -41,7 +41,7 @@ from zeronvs.shards.metadata import (
     write_manifest,
 )
 from zeronvs.shards.scene import ShardFrame, ShardScene, read_shard, stored_depth_statistics
-from zeronvs.shards.statistics import aggregate_scale, camera_statistics, depth_statistics
+from zeronvs.shards.statistics import aggregate_scale, camera_radius, depth_statistics
 from zeronvs.shards.tar import ShardDamage
 
 __all__ = [
@@ -257,7 +257,7 @@ def scene_entry(scene: ShardScene) -> SceneEntry:
     near = np.array([np.nan if s is None else s.aggregate_near for s in stored])
     viewer = np.array([np.nan if s is None else s.viewer_scale for s in stored])
     table = np.array([s.depth_quantiles for s in stored if s is not None])
-    radius = camera_statistics(scene.camera_to_world).radius
+    radius = camera_radius(scene.camera_to_world)
     scales = {
         Representation.SIX_DOF_NORM.official_mode: finite_or_none(radius),
         Representation.SIX_DOF_AGG.official_mode: finite_or_none(aggregate_scale(near)),
