@@ -32,6 +32,16 @@ FEATURES_PX = 224
 """Side of the images that `ImageFeatures` sees: the one it was trained at."""
 SMALLEST_ERROR = 1e-10
 """Keeps the PSNR of equal images finite: 100 dB."""
+WARP = "input warped, holes inpainted"
+"""Holes are a smooth continuation (push-pull pyramid)."""
+WARP_NEAREST = "input warped, nearest fill"
+"""A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
+perceptual distances reward: the row shows how much of a score is due to sharpness."""
+WARP_MIRROR = "input warped, mirror fill"
+"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
+the difference to its row is the contribution of its network."""
+WARP_TEXTURE = "input warped, PatchMatch fill"
+"""Holes are filled with patches of what is known (`continue_texture`)."""
 
 
 def psnr(
@@ -151,18 +161,6 @@ def kernel_distance(features: Float[Tensor, "n c"], reference: Float[Tensor, "n 
         return float(kernel.sum() - kernel.trace()) / (count * (count - 1))
 
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
-
-
-WARP = "input warped, holes inpainted"
-"""Holes are a smooth continuation (push-pull pyramid)."""
-WARP_NEAREST = "input warped, nearest fill"
-"""A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
-perceptual distances reward: the row shows how much of a score is due to sharpness."""
-WARP_MIRROR = "input warped, mirror fill"
-"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
-the difference to its row is the contribution of its network."""
-WARP_TEXTURE = "input warped, PatchMatch fill"
-"""Holes are filled with patches of what is known (`continue_texture`)."""
 
 
 def warped_input(

@@ -24,6 +24,8 @@ from zeronvs.formats.video import to_bytes
 _UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _CLAMP_TO_EDGE = 33071
+JPEG_QUALITY = 88
+"""Quality of the textures, 1 to 100."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +40,6 @@ class TexturedMesh:
     """Place in the texture, in [0, 1]; v runs down."""
     texture: Float[Tensor, "3 h w"]
     """sRGB in [0, 1]."""
-
-
-JPEG_QUALITY = 88
-"""Quality of the textures, 1 to 100."""
 
 
 def write_glb(path: Path, meshes: Sequence[TexturedMesh]) -> None:

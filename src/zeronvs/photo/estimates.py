@@ -13,6 +13,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+DEFAULT_FOV_Y_RAD = math.radians(50.0)
+"""A phone's main camera: 24 to 28 mm equivalent are 57 to 50 degrees along the shorter side."""
+DEFAULT_FOV_SPREAD_RAD = math.radians(12.0)
+EXIF_SPREAD_RAD = math.radians(2.0)
+MIN_GUESS_SPREAD_RAD = math.radians(5.0)
+"""Lower bound of the spread of a predicted field of view; networks are overconfident."""
+DEFAULT_ELEVATION_RAD = math.radians(15.0)
+"""A hand-held photograph of something on a table or on the ground looks down a little."""
+DEFAULT_ELEVATION_SPREAD_RAD = math.radians(15.0)
+GROUND_FRACTION = 0.8
+"""Lower fraction of the image that the ground must explain: with less, the front of an object
+passes for a ground seen from above."""
+MIN_INLIERS = 0.7
+PLANE_SPREAD_RAD = math.radians(10.0)
+"""Monocular depth is not metric: a shift of its disparity tilts the ground."""
+DEFAULT_SCENE_SCALE = 0.7
+"""The published setting for photographs without known depth."""
+SCENE_SCALE_RANGE = (0.3, 1.0)
+"""Bounds of the estimate: values outside are more likely errors of the depth model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -36,14 +56,6 @@ def averaged(first: Estimate, second: Estimate, source: str) -> Estimate:
 def given(value: float) -> Estimate:
     """Wrap a number that the user gave; it always wins."""
     return Estimate(value=value, source="given", spread=0.0)
-
-
-DEFAULT_FOV_Y_RAD = math.radians(50.0)
-"""A phone's main camera: 24 to 28 mm equivalent are 57 to 50 degrees along the shorter side."""
-DEFAULT_FOV_SPREAD_RAD = math.radians(12.0)
-EXIF_SPREAD_RAD = math.radians(2.0)
-MIN_GUESS_SPREAD_RAD = math.radians(5.0)
-"""Lower bound of the spread of a predicted field of view; networks are overconfident."""
 
 
 def estimate_fov_y(
@@ -83,17 +95,6 @@ def estimate_fov_y(
     )
     source = f"{guess.source} ({math.degrees(guess.value):.0f} degrees), averaged with the default"
     return averaged(guess, default, source)
-
-
-DEFAULT_ELEVATION_RAD = math.radians(15.0)
-"""A hand-held photograph of something on a table or on the ground looks down a little."""
-DEFAULT_ELEVATION_SPREAD_RAD = math.radians(15.0)
-GROUND_FRACTION = 0.8
-"""Lower fraction of the image that the ground must explain: with less, the front of an object
-passes for a ground seen from above."""
-MIN_INLIERS = 0.7
-PLANE_SPREAD_RAD = math.radians(10.0)
-"""Monocular depth is not metric: a shift of its disparity tilts the ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +194,6 @@ def _robust_line_fit(
         residual = (design @ coefficients - target).abs()
         weight = 1.0 / residual.clamp_min(1e-3 * target.mean())
     return coefficients
-
-
-DEFAULT_SCENE_SCALE = 0.7
-"""The published setting for photographs without known depth."""
-SCENE_SCALE_RANGE = (0.3, 1.0)
-"""Bounds of the estimate: values outside are more likely errors of the depth model."""
 
 
 def estimate_scene_scale(relative_depth: Float[Tensor, "h w"] | None = None) -> Estimate:
