@@ -40,6 +40,8 @@ MODULES = {
     "scene": (
         "lift",
         "depth_edges",
+        "matting",
+        "matting_loops",
         "surface_splats",
         "continuation",
         "surround",

@@ -10,16 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from foreign_cameras import colmap_pose, opencv_pose, pytorch3d_numbers, re10k_numbers
 from PIL import Image
 
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.conventions import (
-    colmap_from_opengl,
-    opencv_from_opengl,
-    pytorch3d_from_camera,
-    re10k_from_camera,
-)
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject
 from zeronvs.datasets.procedural import drawn_texture, random_cameras, random_scene
@@ -76,7 +71,7 @@ def write_co3d(
     frames, listed = [], []
     for index, camera in enumerate(world.cameras):
         kind = "short_side" if ndc == "ndc_isotropic" else "image_bounds"
-        rotation, translation, focal, principal = pytorch3d_from_camera(camera, ndc=kind)
+        rotation, translation, focal, principal = pytorch3d_numbers(camera, kind)
         stem, base = f"frame{index + 1:06d}", f"apple/{sequence}"
         save_image(root / base / "images" / f"{stem}.png", world.pixels(index))
         stored = (world.depth_z(index) / 2.5).astype(np.float16).view(np.uint16)
@@ -123,7 +118,7 @@ def write_co3d(
 def re10k_rows(world: World) -> list[list[float]]:
     rows = []
     for camera in world.cameras:
-        numbers, pose = re10k_from_camera(camera)
+        numbers, pose = re10k_numbers(camera)
         rows.append([*numbers.tolist(), 0.0, 0.0, *pose.flatten().tolist()])
     return rows
 
@@ -195,7 +190,7 @@ def write_colmap(root: Path, world: World, *, binary: bool, model: str = "PINHOL
     images = []
     for index, camera in enumerate(world.cameras):
         save_image(root / "images" / f"{index:04d}.png", world.pixels(index))
-        qvec, tvec = colmap_from_opengl(camera.camera_to_world.double())
+        qvec, tvec = colmap_pose(camera.camera_to_world.double())
         uv, _ = project(torch.from_numpy(points), camera)
         observed = [(*uv[number].tolist(), number + 1) for number in seen[index]]
         observed.append((1.5, 2.5, -1))  # a feature that became no point
@@ -285,7 +280,7 @@ def write_posed(root: Path, world: World) -> Path:
         save_image(root / f"{index:04d}.png", world.pixels(index))
         depth = (world.depth_z(index) * 5e3).round().astype(np.uint16)
         save_image(root / f"{index:04d}_depth.png", depth)
-        pose = opencv_from_opengl(camera.camera_to_world)[:3].tolist()
+        pose = opencv_pose(camera.camera_to_world)[:3].tolist()
         numbers = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "w": WIDTH, "h": HEIGHT, "c2w": pose}
         frames.append({"file": f"{index:04d}.png", **numbers})
     content = {"frames": frames, "depth_png_units_per_scene_unit": 5e3}

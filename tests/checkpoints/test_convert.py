@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.checkpoints.convert import convert_checkpoint, export_checkpoint
+from zeronvs.checkpoints.convert import KNOWN_LICENCES, convert_checkpoint, export_checkpoint
 from zeronvs.checkpoints.keys import ema_name
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 
@@ -76,7 +77,7 @@ def test_there_and_back_gives_the_same_numbers(checkpoint, tmp_path):
             assert torch.equal(tensor, expected), name
     convert_checkpoint(tmp_path / "again.ckpt", tmp_path / "second")
     for path in (tmp_path / "folder").rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.name != "README.md":  # it names the file that was converted
             twin = tmp_path / "second" / path.relative_to(tmp_path / "folder")
             assert path.read_bytes() == twin.read_bytes()
 
@@ -126,6 +127,21 @@ def test_conversion_reports_its_progress(checkpoint, tmp_path):
     events = []
     convert_checkpoint(checkpoint, tmp_path / "folder", progress=events.append)
     assert [event.step for event in events] == list(range(1, events[-1].total + 1))
+
+
+def test_a_converted_folder_says_what_it_was_made_from(checkpoint, tmp_path, monkeypatch):
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    convert_checkpoint(checkpoint, tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert f"`model.ckpt`, {checkpoint.stat().st_size:,} bytes" in card
+    assert f"| sha256 | `{digest}` |" in card
+    assert "24 numbers of the image and 19 of the camera" in card
+    assert "| weights of the denoiser | their moving average (EMA) |" in card
+    assert "| licence | not known" in card
+    monkeypatch.setitem(KNOWN_LICENCES, digest, "MIT (a test)")
+    convert_checkpoint(checkpoint, tmp_path / "again")
+    card = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    assert "| licence | MIT (a test) |" in card
 
 
 def test_unknown_tensors_outside_the_model_are_reported_not_dropped_in_silence(tmp_path):

@@ -18,7 +18,13 @@ from zeronvs.cameras.poses import look_at
 from zeronvs.cameras.warp import project, unproject
 from zeronvs.datasets.check import check_scene, check_source
 from zeronvs.datasets.check_image import epipolar_line
-from zeronvs.datasets.pose_hypotheses import AS_GIVEN, HYPOTHESES, Matches, fit, score_hypotheses
+from zeronvs.datasets.pose_hypotheses import (
+    AS_GIVEN,
+    HYPOTHESES,
+    Matches,
+    reprojection_errors,
+    score_hypotheses,
+)
 from zeronvs.datasets.procedural import SyntheticSource, drawn_texture, random_scene
 from zeronvs.datasets.sources.posed import PosedSource
 from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews
@@ -60,7 +66,7 @@ def exact_matches(world, first: int, second: int) -> Matches:
 
 def test_exact_matches_fit_exactly(views):
     matches = exact_matches(views, 0, 1)
-    error = fit(matches, views.cameras[0], views.cameras[1])
+    error = reprojection_errors(matches, views.cameras[0], views.cameras[1])
     assert float(error.max()) < 1e-2
 
 

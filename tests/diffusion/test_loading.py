@@ -2,6 +2,8 @@ import json
 import os
 
 import pytest
+import torch
+from local_hub import local_hub
 
 from zeronvs._core.errors import InputError
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
@@ -43,6 +45,24 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path):
 def test_a_hub_id_that_is_not_at_hand_is_refused_without_asking_the_network(tmp_path):
     says = refusal("nobody/nothing", local_files_only=True, cache_dir=str(tmp_path))
     assert "nobody/nothing" in says
+
+
+def test_a_hub_id_is_fetched_and_what_is_no_model_file_is_left(
+    released_pipe, tmp_path, monkeypatch
+):
+    folder = tmp_path / "published"
+    released_pipe.save_pretrained(folder)
+    (folder / "optimizer.bin").write_bytes(b"x")
+    with local_hub(folder, "somebody/tiny") as address:
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        pipe = ZeroNVSPipeline.from_pretrained("somebody/tiny", cache_dir=str(tmp_path / "cache"))
+    for name, part in pipe.unet.state_dict().items():
+        assert torch.equal(part, released_pipe.unet.state_dict()[name]), name
+    fetched = {path.name for path in (tmp_path / "cache").rglob("*")}
+    assert "model_index.json" in fetched
+    assert "optimizer.bin" not in fetched
 
 
 def test_a_missing_weight_file_is_named(released_pipe, tmp_path):

@@ -9,6 +9,7 @@ import trimesh
 from axis_world import CENTRES, COLORS, RADIUS, axis_scene, cameras_around, centres_by_color
 from mesh_render import render_glb
 from PIL import Image
+from splat_ply_reader import read_splats
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
@@ -16,7 +17,7 @@ from zeronvs.exports.export import export
 from zeronvs.exports.field_splats import FieldSplatsConfig, splats_from_scene
 from zeronvs.exports.mesh import scene_meshes, write_mesh
 from zeronvs.formats.glb import TexturedMesh
-from zeronvs.formats.ply import read_splat_ply, write_splat_ply
+from zeronvs.formats.ply import write_splat_ply
 
 
 def test_the_mesh_has_each_ball_on_its_own_axis():
@@ -78,7 +79,7 @@ def test_splats_in_a_file_for_viewers_have_y_down_and_are_not_mirrored(tmp_path:
     x, y, z = CENTRES.unbind(-1)
     expected = torch.stack([x, -z, y], dim=-1)
     torch.testing.assert_close(centres_by_color(points, colors), expected, atol=0.04, rtol=0)
-    again = read_splat_ply(tmp_path / "scene.ply")
+    again = read_splats(tmp_path / "scene.ply")
     found = centres_by_color(again.means, again.colors)
     torch.testing.assert_close(found, CENTRES, atol=0.04, rtol=0)
     assert float(again.scales.max()) < RADIUS

@@ -10,10 +10,10 @@ import torch
 from axis_world import CENTRES, COLORS, RADIUS, cameras_around
 from mesh_render import render_glb
 from PIL import Image
+from splat_ply_reader import read_splats
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.exports.export import export
-from zeronvs.formats.ply import read_splat_ply
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.protocols import Rendering
 from zeronvs.scene.depth_edges import grown
@@ -63,7 +63,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Camera, Re
 
 def test_the_ply_is_the_scene_without_a_fit(exported):
     folder, cameras, truth = exported
-    read = SplatScene(read_splat_ply(folder / "scene" / "scene.ply"))
+    read = SplatScene(read_splats(folder / "scene" / "scene.ply"))
     assert len(read.splats.means) == 3 * COUNT
     rendered = read.render(cameras, background=torch.full((3,), 0.5))
     assert float((rendered.rgb - truth.rgb).abs().max()) < 0.02

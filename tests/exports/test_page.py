@@ -4,8 +4,10 @@ import base64
 import json
 import math
 import re
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from browser import Browser, find_chromium
@@ -13,10 +15,35 @@ from browser import Browser, find_chromium
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
-from zeronvs.exports.page import pack_splats, unpack_splats, write_page
+from zeronvs.exports.page import pack_splats, write_page
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.splat_scene import SplatScene
 from zeronvs.splats import GaussianSplats
+
+COLUMN_BYTES = (3,) * 3 + (2,) * 3 + (1,) * 8
+"""Bytes of position, scale, rotation, colour and opacity, as in page.js."""
+
+
+def unpack_splats(packed: bytes, numbers: dict) -> GaussianSplats:
+    """Return the splats that `pack_splats` wrote, as page.js reads them."""
+    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(-1, numbers["count"])
+    columns, row = [], 0
+    for size in COLUMN_BYTES:
+        folded = sum(planes[row + byte].astype(np.int64) << (8 * byte) for byte in range(size))
+        step = np.where(folded & 1, -((folded + 1) >> 1), folded >> 1)
+        half = 1 << (8 * size - 1)
+        whole = np.cumsum(step)
+        columns.append((whole + half) % (2 * half) - half if size == 3 else whole % (2 * half))
+        row += size
+    table = torch.from_numpy(np.stack(columns, axis=1)).double()
+    turns = torch.nn.functional.normalize((table[:, 6:10] - 128) / 127, dim=-1)
+    return GaussianSplats(
+        means=(numbers["fine"] * torch.sinh(table[:, :3] * numbers["position_step"])).float(),
+        scales=(numbers["scale_low"] + numbers["scale_step"] * table[:, 3:6]).exp().float(),
+        rotations=turns.float(),
+        opacities=table[:, 13].float() / 255,
+        colors=table[:, 10:13].float() / 255,
+    )
 
 
 def random_splats(count: int, distances: tuple[float, float] = (0.2, 1000.0)) -> GaussianSplats:

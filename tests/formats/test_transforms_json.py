@@ -3,13 +3,13 @@ import math
 
 import pytest
 import torch
+from foreign_cameras import re10k_numbers
 from foreign_files import write_camera_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.conventions import re10k_from_camera
 from zeronvs.cameras.poses import look_at
 from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.cameras.warp import project
@@ -51,7 +51,7 @@ def scaled_pose(scale):
 
 
 def re10k_text(cameras):
-    intrinsics, world_to_camera = re10k_from_camera(cameras)
+    intrinsics, world_to_camera = re10k_numbers(cameras)
     lines = ["https://www.youtube.com/watch?v=abc"]
     for time, (lens, pose) in enumerate(zip(intrinsics, world_to_camera, strict=True)):
         numbers = [*lens.tolist(), 0.0, 0.0, *pose.flatten().tolist()]

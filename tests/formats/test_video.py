@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zeronvs.formats.images import contact_sheet, write_image
-from zeronvs.formats.video import write_video
+from zeronvs.formats.images import contact_sheet, from_bytes, write_image
+from zeronvs.formats.video import to_bytes, write_video
 
 
 def moving_bar(frames: int = 9, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -87,3 +87,11 @@ def test_a_contact_sheet_holds_every_image_in_reading_order():
 def test_a_contact_sheet_of_any_number_is_wider_than_high(count: int):
     sheet = contact_sheet(torch.zeros(count, 3, 4, 4))
     assert sheet.shape[2] >= sheet.shape[1]
+
+
+def test_bytes_of_an_image_make_the_round_trip():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = from_bytes(pixels)
+    assert (image.shape, image.dtype) == ((3, 5, 7), torch.float32)
+    assert float(image[1, 2, 3]) == pytest.approx(pixels[2, 3, 1] / 255)
+    assert np.array_equal(to_bytes(image).permute(1, 2, 0).numpy(), pixels)

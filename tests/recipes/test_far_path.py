@@ -41,3 +41,12 @@ def test_before_a_wall_one_looks_around():
     choice = suggest_path(photo(35, depth_z))
     assert choice.name == "around"
     assert "rises" in choice.reason
+
+
+def test_what_is_farther_beside_and_below_does_not_make_the_middle_stand_free():
+    depth_z = torch.full((48, 64), 2.4)
+    depth_z[:12] = 1.2
+    depth_z[16:32, 20:44] = 1.2
+    choice = suggest_path(photo(45, depth_z))
+    assert choice.name == "around"
+    assert "nothing stands free" in choice.reason

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 from sphere_world import ELEVATION_RAD, FOV_Y_RAD, ring_cameras, sphere_views
+from splat_ply_reader import read_splats
 from tiny_pipelines import FixedGeometry, tiny_warp
 
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.noise_levels import constant
 from zeronvs.exports import export as export_module
-from zeronvs.formats.ply import read_splat_ply
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.recipes.prepare import prepare_photo
 from zeronvs.recipes.presets import FIELD, OutputConfig, Recipe
@@ -151,7 +151,7 @@ def test_the_files_show_what_the_scene_shows(story):
 
 def test_the_splats_in_the_file_look_like_the_scene(story):
     run, _, _ = story
-    splats = read_splat_ply(run.run_dir / "scene" / "scene.ply")
+    splats = read_splats(run.run_dir / "scene" / "scene.ply")
     drawn = rasterize(splats, ring_cameras([0.0], 32), torch.full((3,), 0.5))[0][0]
     assert psnr(drawn, rendered(run, 0.0)) > 18
     assert psnr(drawn, rendered(run, 0.0)) > psnr(drawn.flip(-1), rendered(run, 0.0)) + 3

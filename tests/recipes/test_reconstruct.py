@@ -11,13 +11,17 @@ from tiny_pipelines import FixedGeometry, tiny_warp
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import ProgressEvent
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.distillation.view_files import load_supervised
-from zeronvs.recipes.presets import FIELD, OutputConfig, Recipe
-from zeronvs.recipes.reconstruct import reconstruct
+from zeronvs.recipes.far_path import suggest_path
+from zeronvs.recipes.presets import FIELD, PRESETS, LiftRecipe, OutputConfig, Recipe
+from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.scene.lift import LiftConfig, lift_view
+from zeronvs.scene.splat_scene import SplatScene
 
 
 def tiny_recipe() -> Recipe:
@@ -112,6 +116,46 @@ def test_splats_need_depth_at_every_pixel():
     for wrong in (view.with_depth(None), view.with_depth(hole)):
         with pytest.raises(InputError, match="depth at every pixel"):
             reconstruct(wrong, None, "preview", scene_scale=0.7)
+
+
+def test_a_preset_is_fitted_to_the_model_and_a_recipe_is_not(tmp_path: Path, monkeypatch):
+    pipe = tiny_warp(prediction_type="sample", downscale=4)
+    plain = tiny_recipe()
+    fitted = plain.fitted_to(pipe)
+    assert fitted.distill.identity() != plain.distill.identity()
+    monkeypatch.setitem(PRESETS, "field", plain)
+    settings = {"scene_scale": 0.7, "geometry_estimator": FixedGeometry(), "run_dir": tmp_path}
+    reconstruct(photo(), pipe, "field", **settings)
+    reconstruct(photo(), pipe, fitted, resume=True, **settings)
+    with pytest.raises(InputError, match="guidance_scale"):
+        reconstruct(photo(), pipe, plain, resume=True, **settings)
+
+
+def test_the_model_sees_the_central_square():
+    pipe = tiny_warp(prediction_type="sample", downscale=4)
+    camera = photo().camera
+    wide = sphere_views(Camera.from_fov(camera.camera_to_world, camera.fov_y_rad, (32, 48)))
+    view = model_view(wide, pipe)
+    assert view.camera.image_size_px == (pipe.image_size_px, pipe.image_size_px)
+    torch.testing.assert_close(view.camera.fov_y_rad, camera.fov_y_rad)
+    expected = photo().resized(pipe.image_size_px, pipe.image_size_px, "bicubic")
+    torch.testing.assert_close(view.image, expected.image, atol=1e-4, rtol=0)
+
+
+def test_splats_are_those_of_lifting_the_view_with_the_seed_and_its_surroundings():
+    lift = LiftConfig(fill_side_px=24, surround_width_px=48, color_steps=1)
+    view = photo()
+    made = reconstruct(view, None, LiftRecipe(lift=lift), scene_scale=0.7, seed=3)
+    assert isinstance(made, SplatScene)
+    enclosed = suggest_path(view).name == "around"
+    expected = lift_view(view, lift, enclosed=enclosed, seed=3)
+    for name, part in vars(made.splats).items():
+        assert torch.equal(part, getattr(expected, name)), name
+    for other in (
+        lift_view(view, lift, enclosed=not enclosed, seed=3),
+        lift_view(view, lift, enclosed=enclosed, seed=0),
+    ):
+        assert not torch.equal(other.colors, expected.colors)
 
 
 def turned(azimuth_rad: float) -> torch.Tensor:

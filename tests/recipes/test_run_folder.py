@@ -1,19 +1,25 @@
 """Cameras of a finished run, and what an unusable run folder is told."""
 
+import base64
+import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.view import View
 from zeronvs.recipes.prepare import canonical_camera
 from zeronvs.recipes.run_folder import (
     export_cameras,
+    export_run,
     open_run,
     orbit_distances,
     path_cameras,
@@ -22,6 +28,8 @@ from zeronvs.recipes.run_folder import (
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.hash_grid import HashGridConfig
+from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.splats import GaussianSplats
 
 
 def camera_at(distance: float, size_px: int = 24):
@@ -113,6 +121,15 @@ def test_a_run_is_opened_as_it_was_recorded(run_dir: Path):
     assert (run.size_px, run.input_camera.image_size_px) == (48, (24, 24))
 
 
+def test_a_run_keeps_its_path_and_title(run_dir: Path):
+    run = open_run(run_dir)
+    assert (run.path, run.title) == ("orbit", run_dir.name)  # records without them
+    record = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps(record | {"path": "around", "title": "A cup"}))
+    run = open_run(run_dir)
+    assert (run.path, run.title) == ("around", "A cup")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -167,3 +184,35 @@ def test_a_video_of_a_run_has_the_frames_size_and_rate_that_are_given(run_dir: P
         assert video.streams.video[0].average_rate == 24
         (frame,) = video.decode(video=0)
         assert (frame.width, frame.height) == (48, 48)  # as the run was rendered
+
+
+def save_ball(run_dir: Path) -> None:
+    """Replace the scene by a white ball at the origin."""
+    ball = GaussianSplats(
+        torch.zeros(1, 3),
+        torch.full((1, 3), 0.05),
+        torch.tensor([[1.0, 0, 0, 0]]),
+        torch.ones(1),
+        torch.ones(1, 3),
+    )
+    SplatScene(ball).save(run_dir / "scene" / "scene.safetensors")
+
+
+def test_the_page_of_a_run_starts_with_its_photograph(run_dir: Path):
+    save_ball(run_dir)
+    Image.new("RGB", (24, 24), (200, 40, 40)).save(run_dir / "input.png")
+    (page,) = export_run(open_run(run_dir), ["html"])
+    encoded = re.search(r"data:image/jpeg;base64,([^\"]+)", page.read_text(encoding="utf-8"))
+    assert encoded is not None
+    with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as poster:
+        assert np.asarray(poster).reshape(-1, 3).mean(0) == pytest.approx([200, 40, 40], abs=6)
+
+
+def test_a_video_of_the_runs_own_orbit_keeps_its_distances(run_dir: Path):
+    save_ball(run_dir)
+    record = json.loads((run_dir / "run.json").read_text()) | {"orbit_distances": [1.0, 0.4]}
+    (run_dir / "run.json").write_text(json.dumps(record))
+    with av.open(str(render_run(open_run(run_dir), frames=2))) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    far, near = ((frame.mean(-1) > 190).sum() for frame in frames)  # the background is grey
+    assert near > 3 * far > 0

@@ -5,7 +5,7 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.continuation import Canvas, extend, standing_free, uncover
+from zeronvs.scene.continuation import Canvas, behind_edges, extend, standing_free, uncover
 
 CARD_Z, WALL_Z = 3.0, 8.0
 ROWS, COLUMNS = slice(20, 44), slice(36, 60)
@@ -69,6 +69,44 @@ def test_behind_what_stands_free_is_the_wall_and_elsewhere_nothing_changes():
     torch.testing.assert_close(disparity[~free], 1 / view.depth_z[~free])
     inner = disparity[24:40, 40:56]
     torch.testing.assert_close(inner, torch.full_like(inner, 1 / WALL_Z), rtol=0.1, atol=0)
+
+
+def test_behind_an_edge_the_far_surface_continues_as_far_as_motion_uncovers_it():
+    view = card_before_a_wall()
+    column = torch.arange(96).expand(64, -1)
+    near, far = 1 / 1.0, 1 / 4.0
+    step = view.with_depth(torch.where(column < 48, 1 / near, 1 / far))
+    motion = 0.1
+    known = torch.ones(64, 96, dtype=torch.bool)
+    hidden, disparity = behind_edges(step, known, motion)
+    gap_px = motion * float(view.camera.intrinsics_px[0, 0]) * (near - far)
+    assert gap_px > 4
+    expected = (column < 48) & (47 - column <= gap_px + 3)
+    assert torch.equal(hidden, expected)
+    torch.testing.assert_close(disparity, torch.where(hidden, far, 1 / step.depth_z))
+    # Edges outside of what is known are not looked for.
+    assert not behind_edges(step, known & (column > 60), motion)[0].any()
+
+
+def test_what_is_smoothed_behind_an_edge_comes_no_nearer():
+    view = card_before_a_wall()
+    column, row = torch.arange(96).expand(64, -1), torch.arange(64)[:, None].expand(-1, 96)
+    far = torch.where(row < 32, 1 / 8.0, 1 / 3.0)
+    step = view.with_depth(1 / torch.where(column < 48, 1.0, far))
+    hidden, disparity = behind_edges(step, torch.ones(64, 96, dtype=torch.bool), motion=0.1)
+    assert hidden[:, 44].all()
+    assert float((disparity - far)[hidden].amax()) < 1e-6
+
+
+def test_what_is_hardly_nearer_than_its_surroundings_does_not_stand_free():
+    view = card_before_a_wall()
+    depth_z = torch.full((64, 96), 1.05)
+    depth_z[ROWS, COLUMNS] = 1.0
+    free, _ = standing_free(view.with_depth(depth_z), motion=2.0)
+    assert not free.any()
+    depth_z[ROWS, COLUMNS] = 0.9
+    free, _ = standing_free(view.with_depth(depth_z), motion=2.0)
+    assert bool(free[24:40, 40:56].all())
 
 
 def test_what_the_frame_cuts_does_not_stand_free():

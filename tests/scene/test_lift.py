@@ -9,7 +9,8 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.lift import LiftConfig, front_splats, lift_view
+from zeronvs.cameras.warp import project
+from zeronvs.scene.lift import LiftConfig, front_splats, lift_view, match_colors
 from zeronvs.scene.matting import Matte
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.surface_splats import alike_blocks, quaternion
@@ -108,6 +109,32 @@ def test_what_stands_free_is_not_repeated_around(lifted):
     assert int(((rgb[0, 0] > 0.6) & (rgb[0, 1] < 0.3)).sum()) < 20
 
 
+def test_the_margin_does_not_cover_the_photographs_border():
+    generator = torch.Generator().manual_seed(0)
+    squares = (torch.rand(3, 36, 48, generator=generator) > 0.5).float()
+    image = 0.2 + 0.6 * squares.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    camera = Camera.from_fov(pose(), 0.9, (HEIGHT_PX, WIDTH_PX))
+    view = View(image, camera, torch.full((HEIGHT_PX, WIDTH_PX), 2.0))
+    splats = lift_view(view, replace(CONFIG, fill_side_px=48))
+    error = (rasterize(splats, camera)[0][0] - image).abs().mean(0)
+    inside = torch.zeros_like(error, dtype=torch.bool)
+    inside[3:-3, 3:-3] = True
+    assert float(error[~inside].mean()) < 2 * float(error[inside].mean())
+
+
+def test_colours_are_hardly_corrected_beside_depth_edges():
+    view = card_before_a_wall()
+    front = front_splats(whole(view), 0.7)
+    matched = match_colors(front, len(front), view, 5)
+    change = (matched.colors - front.colors).abs().amax(-1)
+    uv_px, _ = project(front.means, view.camera)
+    x = torch.minimum((uv_px[:, 0] - 36).abs(), (uv_px[:, 0] - 60).abs())
+    beside = (x < 1) & (uv_px[:, 1] > 28) & (uv_px[:, 1] < 46)
+    assert int(beside.sum()) > 60
+    assert float(change[beside].amax()) < 0.031
+    assert float(change[x > 4].amax()) > 0.06  # at the stripes of the wall
+
+
 def test_the_same_seed_gives_the_same_splats():
     view = card_before_a_wall()
     config = replace(CONFIG, color_steps=1)
@@ -126,6 +153,22 @@ def test_constant_parts_share_splats_and_detail_keeps_one_each():
     # A slope in depth is kept, too.
     depth_z = 1.5 + torch.arange(32).expand(16, -1) * 0.1
     assert len(front_splats(whole(View(image, camera, depth_z)), 0.4)) == 512
+
+
+def test_a_mixed_pixel_gets_a_splat_on_each_of_its_surfaces():
+    camera = Camera.from_fov(pose(), 0.9, (8, 8))
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    view = View(image, camera, torch.full((8, 8), 1.0))
+    alpha = torch.ones(8, 8)
+    alpha[2:4, 5] = 0.4
+    behind = View(1 - image, camera, torch.full((8, 8), 3.0))
+    splats = front_splats(Matte(view, alpha, behind), 0.4)
+    assert len(splats) == 64 + 2
+    _, depth_z = project(splats.means, camera)
+    near, far = splats[depth_z < 2], splats[depth_z > 2]
+    assert len(far) == 2
+    torch.testing.assert_close(far.colors, 1 - image[:, 2:4, 5].T)
+    torch.testing.assert_close(near.opacities.sort().values[:2], torch.full((2,), 0.99 * 0.4))
 
 
 def test_blocks_cover_what_is_wanted_once():

@@ -71,3 +71,29 @@ def test_a_single_pixel_of_the_other_colour_is_texture():
     matte = separate_outlines(View(image, view.camera, view.depth_z), 0.3)
     assert matte.view.depth_z is not None
     assert float(matte.view.depth_z[20, 27]) == NEAR_Z
+
+
+def test_slanted_surfaces_continue_to_the_edge_from_beside_it():
+    view, share = soft_edge(31)
+    column = torch.arange(SIZE_PX).expand(SIZE_PX, -1)
+    near_z, far_z = 1.0 + 0.03 * column, 5.0 - 0.03 * column
+    matte = separate_outlines(view.with_depth(torch.where(column < 31, near_z, far_z)), 0.3)
+    mixed = (share > 0.15) & (share < 0.85)
+    assert matte.view.depth_z is not None
+    assert matte.behind.depth_z is not None
+    # The nearest columns that the band of doubtful pixels does not reach are 26 and 35.
+    near = matte.view.depth_z[mixed]
+    torch.testing.assert_close(near, torch.full_like(near, 1.0 + 0.03 * 26), atol=0.065, rtol=0)
+    far = matte.behind.depth_z[mixed]
+    torch.testing.assert_close(far, torch.full_like(far, 5.0 - 0.03 * 35), atol=0.065, rtol=0)
+
+
+def test_a_third_colour_is_no_mixture():
+    view, _ = soft_edge(31)
+    image = view.image.clone()
+    image[:, :, 27:30] = torch.tensor([0.1, 0.1, 0.95])[:, None, None]
+    matte = separate_outlines(View(image, view.camera, view.depth_z), 0.3)
+    assert not matte.mixed[:, 27:29].any()
+    assert torch.equal(matte.view.image[:, :, 27:29], image[:, :, 27:29])
+    assert matte.view.depth_z is not None
+    assert bool((matte.view.depth_z[:, 27:29] == NEAR_Z).all())

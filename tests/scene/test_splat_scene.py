@@ -62,8 +62,23 @@ def with_nan(tensors: dict) -> dict:
     return tensors | {"opacities": torch.full_like(tensors["opacities"], torch.nan)}
 
 
-@pytest.mark.parametrize("change", [without("colors"), with_nan], ids=["missing", "not finite"])
-def test_incomplete_splats_and_those_that_are_not_finite_are_refused(tmp_path: Path, change):
+def changed(name: str, change):
+    return lambda tensors: tensors | {name: change(tensors[name]).contiguous()}
+
+
+DAMAGES = {
+    "missing": without("colors"),
+    "not finite": with_nan,
+    "fewer": changed("colors", lambda part: part[:-1]),
+    "two numbers": changed("scales", lambda part: part[:, :2]),
+    "five numbers": changed("rotations", lambda part: torch.cat([part, part[:, :1]], dim=1)),
+    "one more axis": changed("opacities", lambda part: part[:, None]),
+    "no axis": changed("means", lambda part: part[0, 0]),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
+def test_splats_that_do_not_belong_together_are_refused(tmp_path: Path, change):
     path = tmp_path / "scene.safetensors"
     SplatScene(some_splats()).save(path)
     save_file(change(load_file(path)), path, {"format": "zeronvs-splats-1"})

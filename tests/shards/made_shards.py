@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from foreign_cameras import pytorch3d_numbers
 
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.conventions import pytorch3d_from_camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.shards.writer import ShardScene, ShardWriter, encode_frame
 
@@ -61,7 +61,7 @@ def simple_shards(folder: Path, scenes: int, frames: int = 4, per_shard: int = 2
 
 
 def co3d_metadata(camera: Camera, scale_adjustment: float) -> dict:
-    rotation, translation, focal, principal = pytorch3d_from_camera(camera, ndc="image_bounds")
+    rotation, translation, focal, principal = pytorch3d_numbers(camera, "image_bounds")
     return {
         "R": rotation.tolist(),
         "T": translation.tolist(),

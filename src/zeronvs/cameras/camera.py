@@ -61,14 +61,8 @@ class Camera:
             fov_y_rad, dtype=camera_to_world.dtype, device=camera_to_world.device
         )
         focal_px = (0.5 * height_px / torch.tan(0.5 * fov_y_rad)).expand(camera_to_world.shape[:-2])
-        intrinsics_px = torch.zeros(
-            (*camera_to_world.shape[:-2], 3, 3), dtype=focal_px.dtype, device=focal_px.device
-        )
-        intrinsics_px[..., 0, 0] = focal_px
-        intrinsics_px[..., 1, 1] = focal_px
-        intrinsics_px[..., 0, 2] = 0.5 * width_px
-        intrinsics_px[..., 1, 2] = 0.5 * height_px
-        intrinsics_px[..., 2, 2] = 1.0
+        middle_px = focal_px.new_tensor([0.5 * width_px, 0.5 * height_px])
+        intrinsics_px = intrinsics_matrix(torch.stack([focal_px, focal_px], dim=-1), middle_px)
         return cls(camera_to_world, intrinsics_px, image_size_px)
 
     @property
@@ -199,6 +193,15 @@ def _joined(join: Callable[..., Tensor], cameras: Sequence[Camera]) -> Camera:
         join([camera.intrinsics_px for camera in cameras]),
         sizes.pop(),
     )
+
+
+def intrinsics_matrix(
+    focal_px: Float[Tensor, "*batch 2"], principal_px: Float[Tensor, "*#batch 2"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Return [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] for (fx, fy) and (cx, cy), pixels."""
+    matrix = torch.diag_embed(torch.cat([focal_px, torch.ones_like(focal_px[..., :1])], dim=-1))
+    matrix[..., :2, 2] = principal_px
+    return matrix
 
 
 def center_window(height_px: int, width_px: int) -> tuple[slice, slice]:

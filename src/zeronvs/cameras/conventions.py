@@ -1,4 +1,4 @@
-"""Conversion from and to other camera conventions; the only module that handles them.
+"""Conversion from other camera conventions; the only module that handles them.
 
     ours            camera-to-world; x right, y up, z backward (OpenGL); pixels, rows running down
     OpenCV          x right, y down, z forward
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.poses import invert_pose
 
 PyTorch3dNdc = Literal["short_side", "image_bounds"]
@@ -62,11 +62,6 @@ def opengl_from_opencv(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Te
     return camera_to_world * _like(camera_to_world, (1.0, -1.0, -1.0, 1.0))
 
 
-def opencv_from_opengl(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
-    """Turn our camera-to-world poses into ones with OpenCV axes."""
-    return opengl_from_opencv(camera_to_world)
-
-
 def opengl_from_colmap(
     qvec: Float[Tensor, "*batch 4"], tvec: Float[Tensor, "*batch 3"]
 ) -> Float[Tensor, "*batch 4 4"]:
@@ -78,17 +73,6 @@ def opengl_from_colmap(
     """
     world_to_camera = _homogeneous(torch.cat([rotation_matrix(qvec), tvec[..., None]], dim=-1))
     return opengl_from_opencv(invert_pose(world_to_camera))
-
-
-def colmap_from_opengl(
-    camera_to_world: Float[Tensor, "*batch 4 4"],
-) -> tuple[
-    Float[Tensor, "*batch 4"],  # qvec: world-to-camera quaternion (w, x, y, z), w >= 0
-    Float[Tensor, "*batch 3"],  # tvec: world-to-camera translation, scene units
-]:
-    """Turn our poses into COLMAP's."""
-    world_to_camera = invert_pose(opencv_from_opengl(camera_to_world))
-    return quaternion(world_to_camera[..., :3, :3]), world_to_camera[..., :3, 3]
 
 
 def camera_from_re10k(
@@ -108,20 +92,7 @@ def camera_from_re10k(
     focal_px = intrinsics_normalized[..., :2] * size_px
     centre_px = intrinsics_normalized[..., 2:] * size_px
     pose = opengl_from_opencv(invert_pose(_homogeneous(world_to_camera)))
-    return Camera(pose, _intrinsics(focal_px, centre_px), image_size_px)
-
-
-def re10k_from_camera(
-    camera: Camera,
-) -> tuple[
-    Float[Tensor, "*batch 4"],  # fx, fy, cx, cy in units of the image's width and height
-    Float[Tensor, "*batch 3 4"],  # world-to-camera poses with OpenCV axes
-]:
-    """Turn our cameras into RealEstate10K's."""
-    focal_px, centre_px = _focal_and_centre(camera)
-    size_px = _like(focal_px, (camera.image_size_px[1], camera.image_size_px[0]))
-    world_to_camera = invert_pose(opencv_from_opengl(camera.camera_to_world))
-    return torch.cat([focal_px / size_px, centre_px / size_px], dim=-1), world_to_camera[..., :3, :]
+    return Camera(pose, intrinsics_matrix(focal_px, centre_px), image_size_px)
 
 
 def camera_from_pytorch3d(
@@ -146,24 +117,7 @@ def camera_from_pytorch3d(
     pose = invert_pose(world_to_camera) * _like(rotation, (-1.0, 1.0, -1.0, 1.0))
     middle_px, unit_px = _ndc_grid(focal_ndc, image_size_px, ndc)
     centre_px = middle_px - principal_point_ndc * unit_px
-    return Camera(pose, _intrinsics(focal_ndc * unit_px, centre_px), image_size_px)
-
-
-def pytorch3d_from_camera(
-    camera: Camera, *, ndc: PyTorch3dNdc = "short_side"
-) -> tuple[
-    Float[Tensor, "*batch 3 3"],  # R, for row vectors
-    Float[Tensor, "*batch 3"],  # T, scene units
-    Float[Tensor, "*batch 2"],  # focal lengths (x, y), NDC
-    Float[Tensor, "*batch 2"],  # principal points (x, y), NDC
-]:
-    """Turn our cameras into PyTorch3D's; see `camera_from_pytorch3d`."""
-    pose = camera.camera_to_world * _like(camera.camera_to_world, (-1.0, 1.0, -1.0, 1.0))
-    world_to_camera = invert_pose(pose)
-    focal_px, centre_px = _focal_and_centre(camera)
-    middle_px, unit_px = _ndc_grid(focal_px, camera.image_size_px, ndc)
-    rotation, translation = world_to_camera[..., :3, :3].mT, world_to_camera[..., :3, 3]
-    return rotation, translation, focal_px / unit_px, (middle_px - centre_px) / unit_px
+    return Camera(pose, intrinsics_matrix(focal_ndc * unit_px, centre_px), image_size_px)
 
 
 def camera_from_projection(
@@ -192,7 +146,7 @@ def camera_from_projection(
     intrinsics_px = intrinsics_px / intrinsics_px[..., 2:, 2:]
     pose = opengl_from_opencv(_homogeneous(torch.cat([rotation.mT, position], dim=-1)))
     focal_px, centre_px = intrinsics_px[..., [0, 1], [0, 1]], intrinsics_px[..., :2, 2]
-    return Camera(pose, _intrinsics(focal_px, centre_px), image_size_px)
+    return Camera(pose, intrinsics_matrix(focal_px, centre_px), image_size_px)
 
 
 def camera_from_dtu(
@@ -211,7 +165,7 @@ def camera_from_dtu(
     """
     camera = camera_from_projection((world_mat @ scale_mat)[..., :3, :], image_size_px)
     turned = camera.camera_to_world * _like(world_mat, (1.0, -1.0, -1.0, 1.0))[:, None]
-    return Camera(turned, camera.intrinsics_px, image_size_px)
+    return camera.with_poses(turned)
 
 
 def rotation_matrix(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
@@ -278,22 +232,3 @@ def _homogeneous(top: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 4 4"
     """Append the row 0 0 0 1."""
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
     return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], dim=-2)
-
-
-def _intrinsics(
-    focal_px: Float[Tensor, "*batch 2"], centre_px: Float[Tensor, "*batch 2"]
-) -> Float[Tensor, "*batch 3 3"]:
-    """Put focal lengths and principal points into matrices."""
-    left = torch.diag_embed(torch.cat([focal_px, torch.ones_like(focal_px[..., :1])], dim=-1))
-    left[..., :2, 2] = centre_px
-    return left
-
-
-def _focal_and_centre(
-    camera: Camera,
-) -> tuple[
-    Float[Tensor, "*batch 2"],  # fx, fy in pixels
-    Float[Tensor, "*batch 2"],  # cx, cy in pixels
-]:
-    """Return the focal lengths and principal points of cameras."""
-    return camera.intrinsics_px[..., [0, 1], [0, 1]], camera.intrinsics_px[..., :2, 2]

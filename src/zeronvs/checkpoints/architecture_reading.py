@@ -18,6 +18,11 @@ from zeronvs.diffusion.sampling import NoiseSchedule
 
 _MAX_BYTES = 2**20
 _MAX_COUNT = 2**20
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each official tensor, by name."""
+_UNET = "model.diffusion_model."
+_VAE = "first_stage_model."
+_CLIP = "cond_stage_model.model.visual."
 
 
 @dataclass(frozen=True)
@@ -162,14 +167,6 @@ def _vae_params(architecture: Architecture) -> dict[str, Any]:
         },
         "lossconfig": {"target": "torch.nn.Identity"},
     }
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of each official tensor, by name."""
-
-_UNET = "model.diffusion_model."
-_VAE = "first_stage_model."
-_CLIP = "cond_stage_model.model.visual."
 
 
 def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Architecture:

@@ -4,6 +4,8 @@ Both directions keep one tensor in memory at a time, so that a file of 10 GB con
 machine, and write atomically.
 """
 
+import hashlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -40,8 +42,19 @@ from zeronvs.checkpoints.keys import (
 )
 from zeronvs.checkpoints.reader import CheckpointReader, check_content
 from zeronvs.checkpoints.writer import PlannedTensor, write_safetensors, write_torch_checkpoint
+from zeronvs.diffusion.model_card import write_model_card
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.sampling import NoiseSchedule
+
+KNOWN_LICENCES = {
+    "bc4ea2f8696ed96495a756e178cab659de807bbae2d2df18987cf61c44070696": "MIT (Zero123-XL, as its "
+    "authors publish it at huggingface.co/cvlab/zero123-weights)",
+}
+"""Licence of released checkpoints, by the sha256 of the file."""
+UNKNOWN_LICENCE = (
+    "not known: the file does not state one. The authors of ZeroNVS state none for their weights"
+)
+Plan = Mapping[str, PlannedTensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +85,7 @@ def convert_checkpoint(
     half: bool = False,
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Write the diffusers folder of a checkpoint in the released layout.
+    """Write the diffusers folder of a checkpoint in the released layout, with a model card.
 
     Args:
         checkpoint_path: `zeronvs.ckpt`, or one of Zero-1-to-3; never trusted.
@@ -94,7 +107,8 @@ def convert_checkpoint(
         dtype = torch.float16 if half else torch.float32
         plans = _plan_folder(reader, report, dtype)
         with _folder_aside(out_dir) as folder:
-            _write_folder(folder, architecture, plans, progress)
+            pipe = _write_folder(folder, architecture, plans, progress)
+            write_model_card(pipe, folder, _origin(checkpoint_path, report))
     return report
 
 
@@ -221,9 +235,6 @@ def _check_shapes(
                 )
 
 
-Plan = Mapping[str, PlannedTensor]
-
-
 def _plan_folder(
     reader: CheckpointReader, report: ConversionReport, dtype: torch.dtype
 ) -> dict[str, Plan]:
@@ -274,7 +285,8 @@ def _plan_checkpoint(
 
 def _write_folder(
     folder: Path, architecture: Architecture, plans: Mapping[str, Plan], progress: Progress
-) -> None:
+) -> ZeroNVSPipeline:
+    """Write weights and configurations; return the pipeline, without memory for its tensors."""
     components: dict[str, Any] = dict(architecture.empty_components())
     scheduler = DDIMScheduler(**architecture.schedule.config())
     pipeline = ZeroNVSPipeline(scheduler=scheduler, **components)
@@ -293,6 +305,28 @@ def _write_folder(
             components[component].save_config(folder / component)
     scheduler.save_pretrained(folder / "scheduler")
     pipeline.save_config(folder)
+    return pipeline
+
+
+def _origin(checkpoint_path: Path, report: ConversionReport) -> str:
+    """Return where converted weights come from, as a table of the model card."""
+    with checkpoint_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = re.sub(r"[^\w. -]", "_", checkpoint_path.name)
+    image_dim = report.architecture.clip.projection_dim
+    camera_dim = report.architecture.camera_embed_dim
+    weights = "their moving average (EMA)" if report.uses_ema else "as trained: there is no EMA"
+    rows = {
+        "converted from": f"`{name}`, {checkpoint_path.stat().st_size:,} bytes",
+        "sha256": f"`{digest}`",
+        "layout": f"ZeroNVS or Zero-1-to-3: `cc_projection` takes {image_dim} numbers of the image "
+        f"and {camera_dim} of the camera",
+        "weights of the denoiser": weights,
+        "left out": f"{len(report.replaced)} tensors replaced by the EMA, {len(report.unused)} not "
+        f"used by the method, {len(report.unknown)} unknown",
+        "licence": KNOWN_LICENCES.get(digest, UNKNOWN_LICENCE),
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {row} |" for key, row in rows.items())])
 
 
 def _watched(

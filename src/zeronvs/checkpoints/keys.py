@@ -35,9 +35,9 @@ class Form(Enum):
     """Transform between an official tensor and those that diffusers and transformers store."""
 
     SAME = "same"
-    FLAT = "a 1x1 convolution there, a linear layer here"
+    FLAT = "official 1x1 convolution, stored linear layer"
     TRANSPOSED = "transposed"
-    STACKED = "several tensors, stacked along the first axis there"
+    STACKED = "several stored tensors, stacked along the first axis of the official one"
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _unet_up(shape: UNetShape) -> Iterator[Link]:
             if shape.has_attention[level]:
                 yield from _unet_attention(f"{official}.1", f"{block}.attentions.{layer}", shape)
             if level > 0 and layer == shape.layers_per_block:
-                place = 2 if shape.has_attention[level] else 1
-                yield from _layer(f"{official}.{place}.conv", f"{block}.upsamplers.0.conv")
+                position = 2 if shape.has_attention[level] else 1
+                yield from _layer(f"{official}.{position}.conv", f"{block}.upsamplers.0.conv")
             index += 1
 
 
@@ -154,14 +154,16 @@ def _unet_attention(official: str, stored: str, shape: UNetShape) -> Iterator[Li
     for name in ("norm", "proj_in", "proj_out"):
         yield from _layer(f"{official}.{name}", f"{stored}.{name}")
     for depth in range(shape.transformer_depth):
-        there = f"{official}.transformer_blocks.{depth}"
-        here = f"{stored}.transformer_blocks.{depth}"
+        block = f"{official}.transformer_blocks.{depth}"
+        stored_block = f"{stored}.transformer_blocks.{depth}"
         for attention in ("attn1", "attn2"):
             for name in ("to_q", "to_k", "to_v"):
-                yield _weight(f"{there}.{attention}.{name}", f"{here}.{attention}.{name}")
-            yield from _layer(f"{there}.{attention}.to_out.0", f"{here}.{attention}.to_out.0")
+                yield _weight(f"{block}.{attention}.{name}", f"{stored_block}.{attention}.{name}")
+            yield from _layer(
+                f"{block}.{attention}.to_out.0", f"{stored_block}.{attention}.to_out.0"
+            )
         for name in ("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"):
-            yield from _layer(f"{there}.{name}", f"{here}.{name}")
+            yield from _layer(f"{block}.{name}", f"{stored_block}.{name}")
 
 
 def _vae_links(shape: VaeShape) -> Iterator[Link]:
@@ -182,38 +184,39 @@ def _vae_middle(official: str, stored: str) -> Iterator[Link]:
     yield from _vae_resnet(f"{official}.block_2", f"{stored}.resnets.1", False)
     yield from _layer(f"{official}.attn_1.norm", f"{stored}.attentions.0.group_norm")
     names = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-    for there, here in names.items():
-        yield from _layer(f"{official}.attn_1.{there}", f"{stored}.attentions.0.{here}", Form.FLAT)
+    for name, stored_name in names.items():
+        attention = f"{stored}.attentions.0.{stored_name}"
+        yield from _layer(f"{official}.attn_1.{name}", attention, Form.FLAT)
 
 
 def _vae_down(shape: VaeShape) -> Iterator[Link]:
     before = shape.channels[0]
     for level, channels in enumerate(shape.channels):
-        there, here = f"{VAE_PREFIX}encoder.down.{level}", f"encoder.down_blocks.{level}"
+        official, stored = f"{VAE_PREFIX}encoder.down.{level}", f"encoder.down_blocks.{level}"
         for layer in range(shape.layers_per_block):
             yield from _vae_resnet(
-                f"{there}.block.{layer}", f"{here}.resnets.{layer}", before != channels
+                f"{official}.block.{layer}", f"{stored}.resnets.{layer}", before != channels
             )
             before = channels
         if level < len(shape.channels) - 1:
-            yield from _layer(f"{there}.downsample.conv", f"{here}.downsamplers.0.conv")
+            yield from _layer(f"{official}.downsample.conv", f"{stored}.downsamplers.0.conv")
 
 
 def _vae_up(shape: VaeShape) -> Iterator[Link]:
     levels = len(shape.channels)
     before = shape.channels[-1]
     for level in reversed(range(levels)):  # diffusers counts in the order of use
-        there = f"{VAE_PREFIX}decoder.up.{level}"
-        here = f"decoder.up_blocks.{levels - 1 - level}"
+        official = f"{VAE_PREFIX}decoder.up.{level}"
+        stored = f"decoder.up_blocks.{levels - 1 - level}"
         for layer in range(shape.layers_per_block + 1):
             yield from _vae_resnet(
-                f"{there}.block.{layer}",
-                f"{here}.resnets.{layer}",
+                f"{official}.block.{layer}",
+                f"{stored}.resnets.{layer}",
                 before != shape.channels[level],
             )
             before = shape.channels[level]
         if level > 0:
-            yield from _layer(f"{there}.upsample.conv", f"{here}.upsamplers.0.conv")
+            yield from _layer(f"{official}.upsample.conv", f"{stored}.upsamplers.0.conv")
 
 
 def _vae_resnet(official: str, stored: str, has_shortcut: bool) -> Iterator[Link]:
@@ -224,16 +227,18 @@ def _vae_resnet(official: str, stored: str, has_shortcut: bool) -> Iterator[Link
 
 
 def _clip_links(shape: ClipShape) -> Iterator[Link]:
-    there, here = CLIP_PREFIX, "vision_model."
-    yield Link(f"{there}class_embedding", (f"{here}embeddings.class_embedding",))
-    yield Link(f"{there}positional_embedding", (f"{here}embeddings.position_embedding.weight",))
-    yield _weight(f"{there}conv1", f"{here}embeddings.patch_embedding")
-    yield from _layer(f"{there}ln_pre", f"{here}pre_layrnorm")  # transformers' spelling
-    yield from _layer(f"{there}ln_post", f"{here}post_layernorm")
-    yield Link(f"{there}proj", ("visual_projection.weight",), Form.TRANSPOSED)
+    official, stored = CLIP_PREFIX, "vision_model."
+    yield Link(f"{official}class_embedding", (f"{stored}embeddings.class_embedding",))
+    yield Link(
+        f"{official}positional_embedding", (f"{stored}embeddings.position_embedding.weight",)
+    )
+    yield _weight(f"{official}conv1", f"{stored}embeddings.patch_embedding")
+    yield from _layer(f"{official}ln_pre", f"{stored}pre_layrnorm")  # transformers' spelling
+    yield from _layer(f"{official}ln_post", f"{stored}post_layernorm")
+    yield Link(f"{official}proj", ("visual_projection.weight",), Form.TRANSPOSED)
     for index in range(shape.layers):
         yield from _clip_layer(
-            f"{there}transformer.resblocks.{index}", f"{here}encoder.layers.{index}"
+            f"{official}transformer.resblocks.{index}", f"{stored}encoder.layers.{index}"
         )
 
 

@@ -39,6 +39,30 @@ _DAMAGE = (
     *(AttributeError, AssertionError, MemoryError, OverflowError, RecursionError),
 )
 """Exceptions of zipfile, pickletools and torch on damaged or malicious files."""
+_REBUILD: dict[str, Callable[..., Any]] = {
+    "_rebuild_tensor": _utils._rebuild_tensor,
+    "_rebuild_tensor_v2": _utils._rebuild_tensor_v2,
+    "_rebuild_tensor_v3": _utils._rebuild_tensor_v3,
+    "_rebuild_parameter": lambda data, *_: data,
+    "_rebuild_parameter_with_state": lambda data, *_: data,
+    "_rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),
+}
+"""Constructors of tensors that a pickle may call; subclasses and attributes are dropped."""
+MAX_INDEX_BYTES = 2**26
+"""The index of the released checkpoint has about a megabyte."""
+MAX_OPCODES = 2**22
+"""Opcodes, and memo entries, of an index."""
+MAX_DEPTH = 200
+"""Nesting of objects in an index."""
+MAX_EXPANDED = 2**24
+"""Leaves of a tuple when everything it shares is written out."""
+_ITEM_BYTES = {
+    **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
+    **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
+    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
+    **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage", "UntypedStorage"), 1),
+}
+"""Bytes of an element, by the class of a storage."""
 
 
 class _Inert:
@@ -75,16 +99,6 @@ class _DataUnpickler(pickle.Unpickler):
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         return _Inert
-
-
-_REBUILD: dict[str, Callable[..., Any]] = {
-    "_rebuild_tensor": _utils._rebuild_tensor,
-    "_rebuild_tensor_v2": _utils._rebuild_tensor_v2,
-    "_rebuild_tensor_v3": _utils._rebuild_tensor_v3,
-    "_rebuild_parameter": lambda data, *_: data,
-    "_rebuild_parameter_with_state": lambda data, *_: data,
-    "_rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),
-}
 
 
 class CheckpointReader:
@@ -208,7 +222,7 @@ def _check_archive(path: Path) -> bool:
         if inflated > (MAX_INFLATION if is_compressed else 1) * path.stat().st_size + 2**20:
             raise InputError(f"its members claim {inflated} bytes, more than the file can hold")
         sizes = {member.filename: member.file_size for member in members}
-        if sizes[indices[0]] > MAX_BYTES:
+        if sizes[indices[0]] > MAX_INDEX_BYTES:
             raise InputError(f"its index has {sizes[indices[0]]} bytes")
         prefix = indices[0].removesuffix("data.pkl")
         if f"{prefix}byteorder" in sizes and archive.read(f"{prefix}byteorder") != b"little":
@@ -250,20 +264,6 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-MAX_BYTES = 2**26
-"""The index of the released checkpoint has about a megabyte."""
-MAX_OPCODES = 2**22
-MAX_DEPTH = 200
-MAX_EXPANDED = 2**24
-"""Leaves of a tuple when everything it shares is written out."""
-_ITEM_BYTES = {
-    **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
-    **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
-    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
-    **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage", "UntypedStorage"), 1),
-}
-
-
 @dataclass(frozen=True)
 class _Shape:
     """Bounds of an object on the stack."""
@@ -283,8 +283,8 @@ def storage_sizes(pickled: bytes) -> dict[str, int]:
     Raises:
         InputError: It is no pickle of tensors, or beyond the limits.
     """
-    if len(pickled) > MAX_BYTES:
-        raise InputError(f"its index has {len(pickled)} bytes; at most {MAX_BYTES} are read")
+    if len(pickled) > MAX_INDEX_BYTES:
+        raise InputError(f"its index has {len(pickled)} bytes; at most {MAX_INDEX_BYTES} are read")
     stack: list[_Shape] = []
     memo: dict[int, _Shape] = {}
     sizes: dict[str, int] = {}

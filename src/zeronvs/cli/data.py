@@ -181,7 +181,7 @@ def _convert(arguments: ConvertArguments) -> None:
 
 
 def _check(arguments: CheckArguments) -> None:
-    """Check, and print a line a scene with its problems."""
+    """Check, and print one line per scene with its problems."""
     check_counts(pairs=arguments.pairs, limit=arguments.limit, workers=arguments.workers)
     from zeronvs.cli.report import print_table, progress_bar
     from zeronvs.datasets.check import check_source
@@ -325,7 +325,11 @@ def _kind(path: Path) -> str:
 
 
 def _print_shards(out: Path, report: Any) -> None:
-    """Print what the folder holds now; raise when a scene was left out."""
+    """Print the content of the folder.
+
+    Raises:
+        HealthError: A scene was left out.
+    """
     from zeronvs.cameras.embedding import Representation
     from zeronvs.cli.report import print_table
 

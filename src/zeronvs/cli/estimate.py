@@ -86,7 +86,7 @@ def _print(estimate: "CameraEstimate", notes: Sequence[str]) -> None:
 
 
 def _write(folder: Path, photo: "Photo", estimate: "CameraEstimate") -> None:
-    """Write the image with its horizon, next to it the depth, and the numbers."""
+    """Write the overlay of horizon and depth, and the numbers."""
     from zeronvs._core.files import write_json
     from zeronvs.exports.overlay import estimate_overlay
     from zeronvs.formats.images import write_image

@@ -72,7 +72,7 @@ class EvaluateScenesArguments:
     seed: int = 0
     """The same seed gives the same scenes."""
     device: Device = None
-    """Of the model: cpu, cuda, cuda:1, mps; the CPU if not given."""
+    """Device of the model: cpu, cuda, cuda:1, mps; the CPU if not given."""
 
 
 def run(words: Sequence[str]) -> None:

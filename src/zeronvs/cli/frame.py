@@ -90,13 +90,13 @@ def fail(message: str, code: int, *, label: str = "error") -> int:
 
 
 def _flush_output() -> None:
-    """Write out what was printed, while an error of it can still be reported."""
+    """Flush stdout while an error of it (a full disk, a closed pipe) can still be reported."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def _abandon(stream: TextIO) -> None:
-    """Send the rest of a stream to nowhere, so that Python does not fail on it when it ends."""
+    """Redirect a broken stream to the null device, so that Python can flush it at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):

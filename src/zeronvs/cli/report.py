@@ -1,4 +1,4 @@
-"""Showing what is going on and what came out: a progress bar with an ETA, and tables."""
+"""Terminal output of the subcommands: progress bars with an ETA, and tables of results."""
 
 import math
 import sys
@@ -34,7 +34,7 @@ PLAIN_INTERVAL_S = 15.0
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show progress on stderr: a bar a stage in a terminal, now and then a line in a log."""
+    """Show progress on stderr: bars in a terminal, a line every few seconds in a log."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainLines()
@@ -72,14 +72,14 @@ class StageBars:
 
 
 class PlainLines:
-    """A line when a stage begins and ends, and every few seconds in between."""
+    """Prints a line when a stage begins and ends, and every few seconds in between."""
 
     def __init__(self) -> None:
         self._stage = ""
         self._began = self._printed = time.monotonic()
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Print the event if it is time."""
+        """Print the event if it begins or ends a stage, or the last line is old enough."""
         now = time.monotonic()
         new = event.stage != self._stage
         last = event.total is not None and event.step >= event.total
@@ -121,7 +121,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def readable(name: str, value: object) -> tuple[str, str]:
-    """Return a setting's name and value as people read them: angles in degrees."""
+    """Return a setting's name and value for display: angles in degrees."""
     if name.endswith("_rad") and isinstance(value, float):
         return name.removesuffix("_rad").replace("_y", "") + "_deg", f"{math.degrees(value):.1f}"
     return name, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Resolve what a photograph verb leaves open: device, model, camera; each with its source."""
+"""Defaults of the photograph subcommands (device, model, camera), each with its source."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ def best_device(device: str | None) -> str:
 
 
 def source(value: object, default: str) -> str:
-    """Return "given" for a value that the user set, else where the default comes from."""
+    """Return "given" for a value that the user set, else the source of the default."""
     return default if value is None else "given"
 
 

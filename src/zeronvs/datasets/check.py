@@ -206,9 +206,9 @@ def _choose_pairs(matcher: Matcher, frames: int, pairs: int) -> list[Matches]:
 
 
 def _motion(matches: Matches) -> float:
-    """Return a score of a pair: corners that moved, by up to a fifth of the image."""
-    moved = float((matches.first_uv - matches.second_uv).norm(dim=-1).median())
-    return min(moved, 50.0) * min(len(matches), 80)
+    """Score a pair by its median displacement, up to a fifth of the image, and its matches."""
+    displacement_px = float((matches.first_uv - matches.second_uv).norm(dim=-1).median())
+    return min(displacement_px, 50.0) * min(len(matches), 80)
 
 
 def _judge_poses(scores: dict[str, float]) -> tuple[str | None, list[str]]:

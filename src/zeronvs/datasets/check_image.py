@@ -21,7 +21,8 @@ from zeronvs.cameras.scene_scale import fit_disparity
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject_depth, warp_view
 from zeronvs.datasets.framing import DepthEstimate, LoadedFrame
-from zeronvs.datasets.pose_hypotheses import Matches, fit
+from zeronvs.datasets.pose_hypotheses import Matches, reprojection_errors
+from zeronvs.formats.images import from_bytes
 
 PANEL_PX = 320
 MARGIN_PX = 8
@@ -50,7 +51,9 @@ class PairRow:
 
     def caption(self) -> str:
         """Name the frames and the share of matches that fit."""
-        error = fit(self.matches, self.first.framing.target, self.second.framing.target)
+        error = reprojection_errors(
+            self.matches, self.first.framing.target, self.second.framing.target
+        )
         share = float((error < 2).float().mean()) if len(error) else 0.0
         return (
             f"{self.first.name} and {self.second.name}: {len(error)} matches, "
@@ -94,11 +97,10 @@ class PairRow:
         if depth_z is None:
             points = self._warped_points()
             return points, _text_panel("depth is sparse" if self._known() else "no depth known")
-        image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1).float() / 255
-        view = View(
-            image[None], self.first.framing.target.batched(), torch.from_numpy(depth_z)[None]
+        first = View(
+            from_bytes(self.first.image), self.first.framing.target, torch.from_numpy(depth_z)
         )
-        warped, validity = warp_view(view, self.second.framing.target.batched())
+        warped, validity = warp_view(first.batched(), self.second.framing.target.batched())
         valid = validity[0, 0].numpy()[..., None] > 0
         pixels = (warped.image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         pixels = np.where(valid, pixels, np.uint8(255))
@@ -117,8 +119,8 @@ class PairRow:
             return depth_z
         disparity = self.first.disparity
         if disparity is None and self.estimate_depth is not None:
-            image = torch.from_numpy(self.first.image.copy()).permute(2, 0, 1)[None].float() / 255
-            disparity = 1 / self.estimate_depth(image)[0].clamp_min(1e-6).numpy()
+            estimate = self.estimate_depth(from_bytes(self.first.image)[None])
+            disparity = 1 / estimate[0].clamp_min(1e-6).numpy()
         if disparity is None or known.sum() < 12:
             return None
         target = torch.from_numpy(1 / depth_z[known])

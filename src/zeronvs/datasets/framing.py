@@ -31,6 +31,13 @@ DENSE_SHARE = 0.3
 MOST_ASPECT = 4.0
 FOV_RANGE_DEG = (3.0, 160.0)
 """Fields of view outside this are no camera of a scene."""
+SHORT_SIDE_PX = 256
+"""The published reader takes no other short side."""
+OUTLYING_FOV = 0.75
+"""A frame whose field of view is below this share of the scene's median is left out."""
+Background = Literal["keep", "white"]
+DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
+"""Relative depth of square images in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,10 @@ class Framing:
         uv_px = self.source_positions() / np.array([pixels.shape[1], pixels.shape[0]])
         grid = torch.from_numpy(uv_px * 2 - 1).float()[None]
         image = torch.from_numpy(small.astype(np.float32)).permute(2, 0, 1)[None]
-        moved = F.grid_sample(
+        resampled = F.grid_sample(
             image, grid, mode="bicubic", padding_mode="border", align_corners=False
         )
-        return moved[0].permute(1, 2, 0).round().clamp(0, 255).numpy().astype(np.uint8)
+        return resampled[0].permute(1, 2, 0).round().clamp(0, 255).numpy().astype(np.uint8)
 
     def map_nearest(self, values: Float[ndarray, "h w"]) -> Float[ndarray, "th tw"]:
         """Read a map of any size of the same view at the nearest pixel of each new one."""
@@ -88,10 +95,7 @@ class Framing:
 
     def points(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "th tw"]:
         """Draw world points that this view observed into a sparse depth map; the nearest wins."""
-        target = self.target
-        camera = Camera(
-            target.camera_to_world.double(), target.intrinsics_px.double(), target.image_size_px
-        )
+        camera = self.target.to(dtype=torch.float64)
         uv_px, depth_z = project(torch.from_numpy(points.astype(np.float64)), camera)
         return self._splat(uv_px.numpy(), depth_z.numpy())
 
@@ -101,8 +105,8 @@ class Framing:
         u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         slopes = _slopes(np.stack([u, v], axis=-1), self.target.intrinsics_px)
         matrix = self.camera.intrinsics_px.double().numpy()
-        moved = slopes if self.lens.is_pinhole else self.lens.distorted(slopes)
-        return moved * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
+        distorted = slopes if self.lens.is_pinhole else self.lens.distorted(slopes)
+        return distorted * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
 
     def _window_px(self) -> tuple[float, float, float, float]:
         height, width = self.target.image_size_px
@@ -203,8 +207,8 @@ def _reach_through(
                 for pair in ((edge, ones), (edge, -ones), (ones, edge), (-ones, edge))
             ]
         ) * np.array([reach_x * shrink, reach_y * shrink])
-        moved = lens.distorted(border) * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
-        inside = (moved >= 0).all() and (moved <= np.array([width, height])).all()
+        border_px = lens.distorted(border) * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
+        inside = (border_px >= 0).all() and (border_px <= np.array([width, height])).all()
         if inside and not lens.folds(shrink * max(reach_x, reach_y)):
             return reach_x * shrink, reach_y * shrink
     raise InputError("the lens distortion is too strong; undistort the images first")
@@ -213,15 +217,6 @@ def _reach_through(
 def _slopes(uv_px: Float[ndarray, "*n 2"], intrinsics_px: Float[Tensor, "3 3"]) -> ndarray:
     matrix = intrinsics_px.double().numpy()
     return (uv_px - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-
-
-SHORT_SIDE_PX = 256
-"""The published reader takes no other short side."""
-OUTLYING_FOV = 0.75
-"""A frame whose field of view is below this share of the scene's median is left out."""
-Background = Literal["keep", "white"]
-DepthEstimate = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]
-"""Relative depth of square images in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)

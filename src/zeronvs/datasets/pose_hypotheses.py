@@ -1,7 +1,7 @@
 """Tests of camera conventions against the images.
 
-Corners that two frames share are matched without any camera; then each common misreading of
-the poses is tested: under the right one the two rays of a match meet, in front of both cameras.
+Corners of two frames are matched without their cameras. Each hypothesis about the poses is scored
+by the share of matches whose rays meet in front of both cameras.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from zeronvs.cameras.warp import project
 
 MATCH_TOLERANCE_PX = 2.0
 """A match fits when its triangulated point projects to within this distance in both frames."""
+MAX_CORNERS = 300
+"""Maximum number of corners per frame."""
 AS_GIVEN = "as given"
 
 
@@ -69,18 +71,22 @@ class Matches:
 class Matcher:
     """Detects corners (ORB) and matches them; corners of a frame are detected once."""
 
-    def __init__(self, images: list[ndarray], *, corners: int = 300) -> None:
-        self._images, self._corners = images, corners
+    def __init__(self, images: list[ndarray]) -> None:
+        self._images = images
         self._corners_of: dict[int, tuple[ndarray, ndarray]] = {}
 
     def match(self, first: int, second: int) -> Matches:
         """Return the matches of two frames."""
-        (first_uv, first_words), (second_uv, second_words) = self._get(first), self._get(second)
+        (first_uv, first_descriptors), (second_uv, second_descriptors) = map(
+            self._corners, (first, second)
+        )
         pairs = np.zeros((0, 2), np.int64)
         if len(first_uv) > 8 and len(second_uv) > 8:
             from skimage.feature import match_descriptors  # slow to import
 
-            pairs = match_descriptors(first_words, second_words, cross_check=True, max_ratio=0.8)
+            pairs = match_descriptors(
+                first_descriptors, second_descriptors, cross_check=True, max_ratio=0.8
+            )
         return Matches(
             first,
             second,
@@ -88,26 +94,30 @@ class Matcher:
             torch.from_numpy(second_uv[pairs[:, 1]]).float(),
         )
 
-    def _get(self, index: int) -> tuple[ndarray, ndarray]:
+    def _corners(self, index: int) -> tuple[ndarray, ndarray]:
+        """Return positions (u, v) and binary descriptors of the corners of a frame."""
         if index not in self._corners_of:
             grey = self._images[index].astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
             from skimage.feature import ORB  # slow to import
 
-            finder = ORB(n_keypoints=self._corners, fast_threshold=0.02)
+            finder = ORB(n_keypoints=MAX_CORNERS, fast_threshold=0.02)
             try:
                 finder.detect_and_extract(grey)
             except (RuntimeError, IndexError, ValueError):  # an image without corners
                 pass
-            uv, words = finder.keypoints, finder.descriptors
-            if uv is None or words is None:
-                uv, words = np.zeros((0, 2)), np.zeros((0, 256), bool)
-            self._corners_of[index] = uv[:, ::-1] + 0.5, words
+            rows_columns, descriptors = finder.keypoints, finder.descriptors
+            if rows_columns is None or descriptors is None:
+                rows_columns, descriptors = np.zeros((0, 2)), np.zeros((0, 256), bool)
+            self._corners_of[index] = rows_columns[:, ::-1] + 0.5, descriptors
         return self._corners_of[index]
 
 
-def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
-    """Return how far each match is from where its rays meet, pixels; infinite behind a camera."""
-    point, ahead = meet(matches, first, second)
+def reprojection_errors(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
+    """Return the larger reprojection error of each triangulated match in its two frames, pixels.
+
+    Infinite where the point lies behind a camera.
+    """
+    point, ahead = triangulate_matches(matches, first, second)
     error = torch.zeros(len(matches), dtype=torch.float64)
     for uv, camera in ((matches.first_uv, first), (matches.second_uv, second)):
         uv_px, depth_z = project(point, camera.to(dtype=torch.float64))
@@ -116,7 +126,7 @@ def fit(matches: Matches, first: Camera, second: Camera) -> Float[Tensor, " n"]:
     return torch.where(ahead, error, torch.inf)
 
 
-def meet(
+def triangulate_matches(
     matches: Matches, first: Camera, second: Camera
 ) -> tuple[
     Float[Tensor, "n 3"],  # the world point closest to both rays
@@ -162,8 +172,8 @@ def depth_ratios(
     matches: Matches, first: Camera, second: Camera, depth_z: Float[ndarray, "h w"]
 ) -> Float[ndarray, "n 2"]:
     """Return (given depth, depth where the rays meet) of matches with both, at the first frame."""
-    good = fit(matches, first, second) < MATCH_TOLERANCE_PX
-    point, _ = meet(matches, first, second)
+    good = reprojection_errors(matches, first, second) < MATCH_TOLERANCE_PX
+    point, _ = triangulate_matches(matches, first, second)
     _, met = project(point, first.to(dtype=torch.float64))
     _, met_other = project(point, second.to(dtype=torch.float64))
     parallax = (second.position - first.position).norm() / torch.minimum(met, met_other)
@@ -188,7 +198,9 @@ def _near(depth_z: Float[ndarray, "h w"], uv: Int[Tensor, "n 2"]) -> Float[Tenso
 
 
 def _share(matches: list[Matches], cameras: list[Camera]) -> float:
-    fits = [fit(pair, cameras[pair.first], cameras[pair.second]) for pair in matches]
+    fits = [
+        reprojection_errors(pair, cameras[pair.first], cameras[pair.second]) for pair in matches
+    ]
     return float((torch.cat(fits) < MATCH_TOLERANCE_PX).double().mean())
 
 

@@ -27,6 +27,11 @@ from zeronvs.photo.photo import MIN_SIDE_PX, load_photo
 
 AMBIENT = 0.55
 FAR = 1e4
+TEXTURE_PX = 256
+TEXTURES_A_SCENE = 12
+FOV_RANGE_DEG = (40.0, 75.0)
+RENDER_PX = 512
+"""Scenes are drawn at twice the size that is kept, which smooths their edges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +180,6 @@ def _turn(vector: Float[Tensor, "*n 3"], yaw_rad: Tensor) -> Float[Tensor, "*n 3
     cosine, sine = torch.cos(yaw_rad), torch.sin(yaw_rad)
     x, y, z = vector.unbind(-1)
     return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], -1)
-
-
-TEXTURE_PX = 256
-TEXTURES_A_SCENE = 12
-FOV_RANGE_DEG = (40.0, 75.0)
-RENDER_PX = 512
-"""Scenes are drawn at twice the size that is kept, which smooths their edges."""
 
 
 class SyntheticSource:

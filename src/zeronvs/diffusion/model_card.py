@@ -47,13 +47,19 @@ After `import zeronvs`, `diffusers.DiffusionPipeline.from_pretrained("this folde
 
 ## Training data, licence, limits
 
-Not stated here: fill in how these weights came about before you publish them. What the input view
-does not show is invented.
+{origin}
+
+What the input view does not show is invented.
 """
+UNKNOWN_ORIGIN = "Not stated here: fill in how these weights came about before you publish them."
 
 
-def write_model_card(pipe: "ViewDenoiser", folder: Path) -> None:
-    """Write README.md for a saved pipeline; one that is there already is kept."""
+def write_model_card(pipe: "ViewDenoiser", folder: Path, origin: str = UNKNOWN_ORIGIN) -> None:
+    """Write README.md for a saved pipeline; one that is there already is kept.
+
+    Args:
+        origin: Where the weights come from and what their licence is, Markdown.
+    """
     path = folder / "README.md"
     if path.exists():
         return
@@ -72,5 +78,6 @@ def write_model_card(pipe: "ViewDenoiser", folder: Path) -> None:
         guidance=defaults.guidance_scale,
         eta=defaults.eta,
         parts="\n".join(lines),
+        origin=origin,
     )
     write_bytes(path, card.encode())

@@ -23,6 +23,7 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.distillation.supervision import SupervisedViews
+from zeronvs.formats.images import from_bytes
 from zeronvs.formats.transforms_json import frame_camera, read_frames, write_transforms
 
 MAX_IMAGE_PX = 2**26
@@ -52,7 +53,7 @@ def load_views(folder: Path) -> View | None:
     """Read what `save_views` wrote; None where the folder is missing or was not finished.
 
     Raises:
-        InputError: The folder says it is whole, but an image is missing or damaged.
+        InputError: The folder is marked complete, but an image is missing or damaged.
     """
     listing = folder / "transforms.json"
     if not listing.is_file():
@@ -152,7 +153,7 @@ def load_supervised(folder: Path) -> SupervisedViews | None:
     """Read what `save_supervised` wrote; None where the folder is missing or was not finished.
 
     Raises:
-        InputError: The folder says it is whole, but a file is missing or damaged.
+        InputError: The folder is marked complete, but a file is missing or damaged.
     """
     views = load_views(folder)
     if views is None:
@@ -192,4 +193,4 @@ def _read_image(path: Path, size_px: tuple[int, int] | None = None) -> torch.Ten
         raise
     except Exception as error:  # a damaged file can raise anything in a decoder
         raise InputError(f"{path.name}: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
+    return from_bytes(pixels)

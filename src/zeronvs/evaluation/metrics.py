@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, center_window
 from zeronvs.cameras.view import View, resize_image
 from zeronvs.cameras.warp import fill_holes, fill_nearest, forward_warp
 from zeronvs.depth.builtin import (
@@ -32,6 +32,16 @@ FEATURES_PX = 224
 """Side of the images that `ImageFeatures` sees: the one it was trained at."""
 SMALLEST_ERROR = 1e-10
 """Keeps the PSNR of equal images finite: 100 dB."""
+WARP = "input warped, holes inpainted"
+"""Holes are a smooth continuation (push-pull pyramid)."""
+WARP_NEAREST = "input warped, nearest fill"
+"""A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
+perceptual distances reward: the row shows how much of a score is due to sharpness."""
+WARP_MIRROR = "input warped, mirror fill"
+"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
+the difference to its row is the contribution of its network."""
+WARP_TEXTURE = "input warped, PatchMatch fill"
+"""Holes are filled with patches of what is known (`continue_texture`)."""
 
 
 def psnr(
@@ -126,9 +136,7 @@ class ImageFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         """Return the features of the images' central squares."""
-        side_px = min(image.shape[-2:])
-        top_px, left_px = ((side - side_px) // 2 for side in image.shape[-2:])
-        square = image[..., top_px : top_px + side_px, left_px : left_px + side_px]
+        square = image[..., *center_window(*image.shape[-2:])]
         x = (resize_image(square, (FEATURES_PX, FEATURES_PX)) - IMAGE_MEAN) / IMAGE_STD
         for stage in (self.stem, *self.stages):
             x = stage(x)
@@ -155,18 +163,6 @@ def kernel_distance(features: Float[Tensor, "n c"], reference: Float[Tensor, "n 
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
 
 
-WARP = "input warped, holes inpainted"
-"""Holes are a smooth continuation (push-pull pyramid)."""
-WARP_NEAREST = "input warped, nearest fill"
-"""A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
-perceptual distances reward: the row shows how much of a score is due to sharpness."""
-WARP_MIRROR = "input warped, mirror fill"
-"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
-the difference to its row is the contribution of its network."""
-WARP_TEXTURE = "input warped, PatchMatch fill"
-"""Holes are filled with patches of what is known (`continue_texture`)."""
-
-
 def warped_input(
     view: View, target: Camera, *, seed: int = 0
 ) -> dict[str, Float[Tensor, "b 3 h w"]]:
@@ -175,7 +171,7 @@ def warped_input(
     Args:
         view: Inputs in [0, 1] with depth, scene units.
         target: One camera for each input.
-        seed: Of the PatchMatch search.
+        seed: Seed of the PatchMatch search.
     """
     images, validity = forward_warp(view, target)
     known = images * validity

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, center_window
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View, resize_image
 from zeronvs.cameras.warp import fill_nearest
@@ -48,7 +48,7 @@ from zeronvs.evaluation.views import (
     spread,
     with_defaults,
 )
-from zeronvs.formats.images import write_image
+from zeronvs.formats.images import from_bytes, write_image
 from zeronvs.formats.video import to_bytes
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.photo.estimates import estimate_elevation, estimate_scene_scale
@@ -270,15 +270,10 @@ def canonical_pair(pair: HeldOutPair) -> tuple[View, Camera]:
 
 def _read(path: Path) -> Float[Tensor, "3 h w"]:
     with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+        return from_bytes(np.array(image.convert("RGB")))
 
 
 def _squares(images: list[Tensor], size_px: int) -> Float[Tensor, "n 3 s s"]:
     """Return the central squares of images, for a sheet."""
-    squares = []
-    for image in images:
-        side_px = min(image.shape[-2:])
-        top_px, left_px = ((side - side_px) // 2 for side in image.shape[-2:])
-        square = image[:, top_px : top_px + side_px, left_px : left_px + side_px]
-        squares.append(resize_image(square, (size_px, size_px)).clamp(0, 1))
-    return torch.stack(squares)
+    squares = [image[:, *center_window(*image.shape[-2:])] for image in images]
+    return torch.stack([resize_image(square, (size_px, size_px)).clamp(0, 1) for square in squares])

@@ -66,7 +66,7 @@ def export(
         photo: The photograph, where the page starts and whose pixels the mesh shows first; None:
             the first camera and what it sees.
         path_name: What dragging does on the page, see `write_page`.
-        title: Of the page.
+        title: Title of the page.
         progress: Called when a format is started and when it is written.
 
     Raises:

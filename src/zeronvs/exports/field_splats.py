@@ -72,7 +72,7 @@ def splats_from_scene(
             sets the detail.
         config: Numbers and budgets.
         seed: Draws the points, and the order and backgrounds of the refinement.
-        progress: Told of both stages.
+        progress: Called during both stages.
 
     Raises:
         HealthError: No camera sees anything.

@@ -1,4 +1,4 @@
-"""A picture of what was estimated: the horizon drawn into the photograph, the depth beside it."""
+"""Overlay of camera estimates: the horizon drawn into the photograph, next to its depth map."""
 
 import math
 
@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from zeronvs.cameras.camera import center_window
+from zeronvs.cameras.view import resize_image
 
 HORIZON_RGB = (1.0, 0.25, 0.1)
 _NEAR_TO_FAR = ((0.99, 0.91, 0.14), (0.13, 0.57, 0.55), (0.27, 0.0, 0.33))
@@ -20,20 +23,17 @@ def estimate_overlay(
     relative_depth: Float[Tensor, "depth_h depth_w"] | None = None,
     size_px: int = 384,
 ) -> Float[Tensor, "3 size width"]:
-    """Return the centre square with its horizon, and beside it the depth where it is known.
+    """Return the centre square with its horizon, and next to it the depth if it is known.
 
     Args:
         image: The photograph, sRGB in [0, 1].
         fov_y_rad: Vertical field of view of its centre square.
-        elevation_rad: Tilt of the camera downwards.
+        elevation_rad: Downward tilt of the camera.
         relative_depth: Depth of the centre square in any unit.
-        size_px: Side of each picture.
+        size_px: Side of each image.
     """
-    _, height_px, width_px = image.shape
-    side_px = min(height_px, width_px)
-    top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
-    square = image[None, :, top_px : top_px + side_px, left_px : left_px + side_px]
-    square = interpolate(square, (size_px, size_px), mode="bilinear", antialias=True)[0]
+    square = image[:, *center_window(*image.shape[1:])]
+    square = resize_image(square, (size_px, size_px)).clone()
     focal_px = 0.5 * size_px / math.tan(0.5 * fov_y_rad)
     row = round(0.5 * size_px - focal_px * math.tan(elevation_rad))
     if 1 <= row < size_px - 1:

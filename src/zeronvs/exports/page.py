@@ -143,32 +143,10 @@ def pack_splats(splats: GaussianSplats) -> tuple[bytes, dict[str, Any]]:
     return zlib.compress(np.concatenate(planes).tobytes(), 6), numbers
 
 
-def unpack_splats(packed: bytes, numbers: dict[str, Any]) -> GaussianSplats:
-    """Return the splats that `pack_splats` wrote, as the page reads them."""
-    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(-1, numbers["count"])
-    columns, row = [], 0
-    for size in _COLUMN_BYTES:
-        folded = sum(planes[row + byte].astype(np.int64) << (8 * byte) for byte in range(size))
-        step = np.where(folded & 1, -((folded + 1) >> 1), folded >> 1)
-        half = 1 << (8 * size - 1)
-        whole = np.cumsum(step)
-        columns.append((whole + half) % (2 * half) - half if size == 3 else whole % (2 * half))
-        row += size
-    table = torch.from_numpy(np.stack(columns, axis=1)).double()
-    turns = torch.nn.functional.normalize((table[:, 6:10] - 128) / 127, dim=-1)
-    return GaussianSplats(
-        means=(numbers["fine"] * torch.sinh(table[:, :3] * numbers["position_step"])).float(),
-        scales=(numbers["scale_low"] + numbers["scale_step"] * table[:, 3:6]).exp().float(),
-        rotations=turns.float(),
-        opacities=table[:, 13].float() / 255,
-        colors=table[:, 10:13].float() / 255,
-    )
-
-
 def _jpeg(image: Float[Tensor, "3 h w"]) -> bytes:
     """Return an image, sRGB in [0, 1], as a JPEG file of moderate size."""
-    picture = Image.fromarray(to_bytes(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((POSTER_SIDE_PX, POSTER_SIDE_PX), Image.Resampling.LANCZOS)
+    pixels = Image.fromarray(to_bytes(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy())
+    pixels.thumbnail((POSTER_SIDE_PX, POSTER_SIDE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82, optimize=True)
+    pixels.save(file, "JPEG", quality=82, optimize=True)
     return file.getvalue()

@@ -29,6 +29,8 @@ MODELS = {
 """COLMAP's camera models: number, name, how many parameters."""
 MAX_BYTES = 8 * 2**30
 MAX_SIDE_PX = 65_536
+MAX_ERROR_PX = 2.0
+"""Points with a larger mean reprojection error are not used."""
 NO_POINT = 2**64 - 1
 
 
@@ -99,14 +101,14 @@ class ColmapModel:
     errors_px: Float[ndarray, " p"]
     """Mean reprojection error."""
 
-    def points_of(self, image: ColmapImage, *, max_error_px: float = 2.0) -> Float[ndarray, "n 3"]:
-        """Return the points observed in an image whose reprojection error is small."""
+    def points_of(self, image: ColmapImage) -> Float[ndarray, "n 3"]:
+        """Return the points observed in an image, with errors up to `MAX_ERROR_PX`."""
         if len(self.point_ids) == 0 or len(image.point_ids) == 0:
             return np.zeros((0, 3))
         row = np.searchsorted(self.point_ids, image.point_ids)
         row = np.minimum(row, len(self.point_ids) - 1)
         row = row[self.point_ids[row] == image.point_ids]
-        return self.positions[row[self.errors_px[row] <= max_error_px]]
+        return self.positions[row[self.errors_px[row] <= MAX_ERROR_PX]]
 
 
 def model_files(folder: Path) -> str | None:

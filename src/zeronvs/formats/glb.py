@@ -24,6 +24,8 @@ from zeronvs.formats.video import to_bytes
 _UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _CLAMP_TO_EDGE = 33071
+JPEG_QUALITY = 88
+"""Quality of the textures, 1 to 100."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class TexturedMesh:
     """sRGB in [0, 1]."""
 
 
-def write_glb(path: Path, meshes: Sequence[TexturedMesh], *, jpeg_quality: int = 88) -> None:
+def write_glb(path: Path, meshes: Sequence[TexturedMesh]) -> None:
     """Write meshes as one .glb, whole or not at all; each has a material and a JPEG of its own."""
     file = _Buffer()
     primitives, materials = [], []
@@ -57,7 +59,7 @@ def write_glb(path: Path, meshes: Sequence[TexturedMesh], *, jpeg_quality: int =
         }
         indices = file.add(faces, "SCALAR", _UNSIGNED_SHORT if short else _UNSIGNED_INT)
         primitives.append({"attributes": attributes, "indices": indices, "material": index})
-        image = file.add_view(_jpeg(mesh.texture, jpeg_quality))
+        image = file.add_view(_jpeg(mesh.texture))
         file.images.append({"bufferView": image, "mimeType": "image/jpeg"})
         materials.append(
             {
@@ -113,10 +115,10 @@ class _Buffer:
         return len(self.views) - 1
 
 
-def _jpeg(image: Float[Tensor, "3 h w"], quality: int) -> bytes:
+def _jpeg(image: Float[Tensor, "3 h w"]) -> bytes:
     pixels = Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy())
     with io.BytesIO() as file:
-        pixels.save(file, "JPEG", quality=quality)
+        pixels.save(file, "JPEG", quality=JPEG_QUALITY)
         return file.getvalue()
 
 

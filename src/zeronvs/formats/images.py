@@ -1,4 +1,4 @@
-"""Writing images as PNG, and many of them as one contact sheet."""
+"""Images as tensors and as PNG files, and many of them as one contact sheet."""
 
 import math
 from pathlib import Path
@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.files import write_aside
 from zeronvs.formats.video import to_bytes
+
+
+def from_bytes(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 h w"]:
+    """Return the bytes of an image as a tensor in [0, 1]; the inverse of `to_bytes`."""
+    return torch.tensor(pixels).permute(2, 0, 1).float() / 255
 
 
 def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:

@@ -85,7 +85,7 @@ def unit_cameras(table: Float[Tensor, "n 18"]) -> Camera:
     camera = camera_from_re10k(table[:, :4].double(), safe, (1, 1))
     matrix = camera.camera_to_world.clone()
     matrix[~solvable] = torch.nan
-    return Camera(matrix.float(), camera.intrinsics_px.float(), (1, 1))
+    return camera.with_poses(matrix).to(dtype=torch.float32)
 
 
 def camera_path_from_re10k(text: str, name: str, image_size_px: tuple[int, int] | None) -> Camera:
@@ -108,14 +108,14 @@ def camera_path_from_re10k(text: str, name: str, image_size_px: tuple[int, int] 
     if image_size_px is None:
         raise InputError(f"{name} is a RealEstate10K file, which has no image size; give one")
     camera = camera_from_re10k(clip.table[:, :4], world_to_camera, image_size_px)
-    intrinsics_px = camera.intrinsics_px
+    intrinsics_px = camera.intrinsics_px.clone()
     # Units of the width become units of the height: fx = fy, and cx keeps its distance to the
     # middle in the new unit.
     stretch = intrinsics_px[:, 1, 1] / intrinsics_px[:, 0, 0]
     middle_px = 0.5 * image_size_px[1]
     intrinsics_px[:, 0, 2] = middle_px + stretch * (intrinsics_px[:, 0, 2] - middle_px)
     intrinsics_px[:, 0, 0] = intrinsics_px[:, 1, 1]
-    return Camera(camera.camera_to_world.float(), intrinsics_px.float(), image_size_px)
+    return camera.with_intrinsics(intrinsics_px).to(dtype=torch.float32)
 
 
 def _number(word: str) -> float | None:

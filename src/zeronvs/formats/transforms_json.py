@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, read_json, read_text, write_json
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.conventions import check_rigid
 from zeronvs.cameras.lens import Lens
 from zeronvs.formats.re10k import camera_path_from_re10k
@@ -154,9 +154,8 @@ def frame_camera(
         raise InputError(f"{where}: the lens is missing; expected 'fl_x' or 'camera_angle_x'")
     centre_x = 0.5 * size_px[1] if frame.get("cx") is None else _number(frame, "cx", where)
     centre_y = 0.5 * size_px[0] if frame.get("cy") is None else _number(frame, "cy", where)
-    intrinsics_px = torch.tensor(
-        [[focal_x or focal_y, 0.0, centre_x], [0.0, focal_y or focal_x, centre_y], [0.0, 0.0, 1.0]]
-    )
+    focal_px = (focal_x or focal_y, focal_y or focal_x)
+    intrinsics_px = intrinsics_matrix(*torch.tensor([focal_px, (centre_x, centre_y)]))
     pose = _pose(frame.get("transform_matrix"), "transform_matrix", where)
     return Camera(pose, intrinsics_px, size_px)
 

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from zeronvs._core.files import write_aside
 
+CRF = 16
+"""Quality of x264: 0 is lossless, 16 is visually lossless."""
+
 
 def write_video(
-    path: Path, frames: Float[Tensor, "n 3 h w"], *, frames_per_second: int = 24, crf: int = 16
+    path: Path, frames: Float[Tensor, "n 3 h w"], *, frames_per_second: int = 24
 ) -> None:
     """Write an MP4 (H.264, yuv420p, its index at the front), whole or not at all.
 
@@ -20,7 +23,6 @@ def write_video(
 
     Args:
         frames: sRGB in [0, 1]; values outside are clamped.
-        crf: Quality of x264; 0 is lossless, 16 is visually lossless.
 
     Raises:
         ValueError: There is no frame, or frames are smaller than 2 px.
@@ -37,7 +39,7 @@ def write_video(
         stream.time_base = Fraction(1, frames_per_second)
         # A key frame twice a second lets players jump anywhere in a short clip.
         stream.gop_size = max(1, frames_per_second // 2)
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {"crf": str(CRF), "preset": "medium"}
         for frame in frames:
             pixels = to_bytes(frame[:, :height_px, :width_px]).permute(1, 2, 0).contiguous()
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")))

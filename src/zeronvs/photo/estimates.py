@@ -13,6 +13,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+DEFAULT_FOV_Y_RAD = math.radians(50.0)
+"""A phone's main camera: 24 to 28 mm equivalent are 57 to 50 degrees along the shorter side."""
+DEFAULT_FOV_SPREAD_RAD = math.radians(12.0)
+EXIF_SPREAD_RAD = math.radians(2.0)
+MIN_GUESS_SPREAD_RAD = math.radians(5.0)
+"""Lower bound of the spread of a predicted field of view; networks are overconfident."""
+DEFAULT_ELEVATION_RAD = math.radians(5.0)
+"""A hand-held photograph looks down a little: 2 degrees is the median of 58 photographs of scenes
+with clear vertical lines (docs/log.md), and of things on a table it is more."""
+DEFAULT_ELEVATION_SPREAD_RAD = math.radians(15.0)
+GROUND_FRACTION = 0.8
+"""Lower fraction of the image that the ground must explain: with less, the front of an object
+passes for a ground seen from above."""
+MIN_INLIERS = 0.7
+PLANE_SPREAD_RAD = math.radians(10.0)
+"""Monocular depth is not metric: a shift of its disparity tilts the ground."""
+FROM_ABOVE_RAD = math.radians(55.0)
+"""Where the ground is seen from higher, edges that run down the image are not vertical."""
+DEFAULT_SCENE_SCALE = 0.7
+"""The published setting for photographs without known depth."""
+SCENE_SCALE_RANGE = (0.3, 1.0)
+"""Bounds of the estimate: values outside are more likely errors of the depth model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -36,14 +59,6 @@ def averaged(first: Estimate, second: Estimate, source: str) -> Estimate:
 def given(value: float) -> Estimate:
     """Wrap a number that the user gave; it always wins."""
     return Estimate(value=value, source="given", spread=0.0)
-
-
-DEFAULT_FOV_Y_RAD = math.radians(50.0)
-"""A phone's main camera: 24 to 28 mm equivalent are 57 to 50 degrees along the shorter side."""
-DEFAULT_FOV_SPREAD_RAD = math.radians(12.0)
-EXIF_SPREAD_RAD = math.radians(2.0)
-MIN_GUESS_SPREAD_RAD = math.radians(5.0)
-"""Lower bound of the spread of a predicted field of view; networks are overconfident."""
 
 
 def estimate_fov_y(
@@ -85,18 +100,6 @@ def estimate_fov_y(
     return averaged(guess, default, source)
 
 
-DEFAULT_ELEVATION_RAD = math.radians(5.0)
-"""A hand-held photograph looks down a little: 2 degrees is the median of 58 photographs of scenes
-with clear vertical lines (docs/numbers.md), and of things on a table it is more."""
-DEFAULT_ELEVATION_SPREAD_RAD = math.radians(15.0)
-GROUND_FRACTION = 0.8
-"""Lower fraction of the image that the ground must explain: with less, the front of an object
-passes for a ground seen from above."""
-MIN_INLIERS = 0.7
-PLANE_SPREAD_RAD = math.radians(10.0)
-"""Monocular depth is not metric: a shift of its disparity tilts the ground."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class GroundPlane:
     """Plane fitted to the lower part of an image."""
@@ -115,10 +118,6 @@ class GroundPlane:
     def roll_rad(self) -> float:
         """Lean of the plane to one side."""
         return math.asin(max(-1.0, min(1.0, float(self.up[0]))))
-
-
-FROM_ABOVE_RAD = math.radians(55.0)
-"""Where the ground is seen from higher, edges that run down the image are not vertical."""
 
 
 def estimate_elevation(
@@ -209,12 +208,6 @@ def _robust_line_fit(
         residual = (design @ coefficients - target).abs()
         weight = 1.0 / residual.clamp_min(1e-3 * target.mean())
     return coefficients
-
-
-DEFAULT_SCENE_SCALE = 0.7
-"""The published setting for photographs without known depth."""
-SCENE_SCALE_RANGE = (0.3, 1.0)
-"""Bounds of the estimate: values outside are more likely errors of the depth model."""
 
 
 def estimate_scene_scale(relative_depth: Float[Tensor, "h w"] | None = None) -> Estimate:

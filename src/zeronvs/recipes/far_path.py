@@ -1,4 +1,4 @@
-"""Which way to go all round a photograph: about a thing, or about oneself."""
+"""Choice of the camera path: an orbit about the subject, or a turn on the spot."""
 
 import math
 from typing import Literal, NamedTuple
@@ -26,7 +26,7 @@ class PathChoice(NamedTuple):
 def suggest_path(view: View) -> PathChoice:
     """Suggest a path for a photograph with depth.
 
-    A thing on a table is orbited. In a room, a street or a landscape an orbit about what is ahead
+    An object on a table is orbited. In a room, a street or a landscape an orbit about what is ahead
     would lead through walls: there the camera stays and looks around.
 
     Args:

@@ -25,6 +25,7 @@ from zeronvs.exports.export import (
     render_frames,
 )
 from zeronvs.formats.camera_path import path_file
+from zeronvs.formats.images import from_bytes
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import write_video
 from zeronvs.protocols import Scene
@@ -59,11 +60,10 @@ class FinishedRun:
         """The photograph at its camera; None where it is gone."""
         try:
             with Image.open(self.run_dir / "input.png") as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+                pixels = from_bytes(np.array(image.convert("RGB")))
         except OSError:
             return None
-        camera = self.input_camera.resized(*pixels.shape[:2])
-        return View(pixels.permute(2, 0, 1) / 255, camera)
+        return View(pixels, self.input_camera.resized(*pixels.shape[1:]))
 
 
 def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:

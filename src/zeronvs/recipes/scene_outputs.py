@@ -22,7 +22,7 @@ from zeronvs.recipes.run_folder import export_cameras, path_cameras
 from zeronvs.scene.field_scene import FieldScene
 
 FRAMES_PER_SECOND = 15
-"""Of the videos: two seconds near the photograph, four all round."""
+"""Frame rate of the videos: two seconds near the photograph, four all round."""
 
 
 def first_look(view: View, turn_rad: float = 0.15) -> Float[Tensor, "3 h w"]:

@@ -41,7 +41,7 @@ def extend(view: View, *, side_px: int, margin: float, motion: float, seed: int)
         margin: How far it is continued on each side, over its longer side.
         motion: How far cameras move, scene units: what stands free before an edge that opens is
             not repeated.
-        seed: Of the texture's random search.
+        seed: Seed of the texture's random search.
     """
     height_px, width_px = view.camera.image_size_px
     factor = min(1.0, side_px / max(height_px, width_px))

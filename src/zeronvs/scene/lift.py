@@ -43,7 +43,7 @@ class LiftConfig:
     """How far the image continues beyond its frame, over its longer side."""
     fill_side_px: int = 384
     """Longer side of the photograph at which what is not seen is continued."""
-    surround_width_px: int = 1152
+    surround_width_px: int = 1440
     """Width of the panorama around the photographer."""
     splat_sigma_px: float = 0.35
     """Standard deviation of a pixel's splat."""
@@ -66,7 +66,7 @@ def lift_view(
         config: Settings.
         enclosed: Whether the photographer stands in a room, a street or a landscape, which goes on
             all around; otherwise what is seen lies on a surface that runs out.
-        seed: Of the texture's random search.
+        seed: Seed of the texture's random search.
         progress: Called after each layer.
     """
     config = config or LiftConfig()
@@ -131,7 +131,7 @@ CRACK_PX = 6
 """How far beside hidden surfaces a backdrop stands, pixels of the canvas."""
 EDGE_RATIO = 1.05
 """Depths within two pixels that differ by more belong to different surfaces."""
-EDGE_COLOR_LIMIT = 0.03
+EDGE_COLOR_LIMIT = 0.06
 COLOR_LIMIT = 0.3
 """Colours are corrected by this at most: what other splats hide cannot be corrected."""
 

@@ -17,11 +17,13 @@ from zeronvs.scene.rasterizer import rasterize
 from zeronvs.splats import GaussianSplats
 
 FORMAT = "zeronvs-splats-1"
+_SPLAT_SHAPES = {"means": (3,), "scales": (3,), "rotations": (4,), "opacities": (), "colors": (3,)}
+"""Shape of each tensor of a splat."""
 
 
 @dataclass(frozen=True, eq=False)
 class SplatScene:
-    """Gaussian splats that can be looked at, saved and loaded."""
+    """Gaussian splats that can be rendered, saved and loaded."""
 
     splats: GaussianSplats
 
@@ -71,12 +73,11 @@ class SplatScene:
                         f"{path} holds no splats of this program (format {found!r}); pass the "
                         "scene.safetensors of a preview."
                     )
-                parts = {k.name: file.get_tensor(k.name).float() for k in fields(GaussianSplats)}
-            splats = GaussianSplats(**parts)
+                parts = {name: file.get_tensor(name).float() for name in _SPLAT_SHAPES}
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} cannot be read as a scene: {error}") from error
-        lengths = {len(part) for part in parts.values()}
-        finite = all(bool(part.isfinite().all()) for part in parts.values())
-        if len(lengths) != 1 or not finite or splats.means.shape[1:] != (3,):
+        count = parts["means"].shape[:1]
+        fitting = all(part.shape == (*count, *_SPLAT_SHAPES[k]) for k, part in parts.items())
+        if not fitting or not all(bool(part.isfinite().all()) for part in parts.values()):
             raise InputError(f"{path} is damaged: its splats do not belong together.")
-        return cls(splats.to(device))
+        return cls(GaussianSplats(**parts).to(device))

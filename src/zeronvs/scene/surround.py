@@ -86,7 +86,7 @@ def _seen_panorama(
 
     Args:
         view: One view with depth.
-        mask: Of its image, at any resolution.
+        mask: Mask of its image, at any resolution.
         rays: Unit rays.
     """
     camera = view.camera
@@ -159,7 +159,7 @@ def panorama_rays(
 
     Args:
         camera: Azimuths run to the right from its heading.
-        azimuth_rad: Of each column.
+        azimuth_rad: Azimuth of each column.
         rows: From the zenith to the nadir.
     """
     forward = -camera.camera_to_world[:3, 2]

@@ -27,7 +27,7 @@ def continue_texture(
         source: Where patches may come from; None: everywhere outside the hole.
         guide: Two coordinates of every pixel, in the hole too; patches whose coordinates are alike
             are preferred, e.g. from the same elevation or depth. None: no preference.
-        seed: Of the random search.
+        seed: Seed of the random search.
 
     Returns:
         The image with the hole filled, on the 8-bit grid there; mid-grey without any source.

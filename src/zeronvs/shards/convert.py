@@ -5,8 +5,8 @@
     OUT/report.json                             what was left out, and why
     OUT/.scenes/                                finished scenes and their reports, until the end
 
-Each scene is brought to the camera of the method (`framing`), its depth is resampled and its
-statistics are computed, and it is written as a small tar aside. The main process appends finished
+Each scene is resampled to the camera of the method (`framing`), depth included; its statistics are
+computed, and it is written as a small tar of its own. The main process appends finished
 scenes to shards in the order of the source, so that shards do not depend on the number of workers.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import read_json, sweep_temporary, write_aside, write_json
@@ -36,6 +35,7 @@ from zeronvs.datasets.framing import (
 )
 from zeronvs.datasets.sources.scene_source import SceneSource, SceneViews
 from zeronvs.datasets.triangulate import triangulate
+from zeronvs.formats.images import from_bytes
 from zeronvs.shards.images import ImageFormat, centre_square
 from zeronvs.shards.writer import (
     Manifest,
@@ -165,9 +165,9 @@ def convert_scene(
     scene: SceneViews, config: ConvertConfig, estimate_depth: DepthEstimate | None = None
 ) -> tuple[
     ShardScene,
-    tuple[str, ...],  # what was left out or made, a sentence each
+    tuple[str, ...],  # notes on what was left out or triangulated, a sentence each
 ]:
-    """Bring one scene to the published layout.
+    """Convert one scene to the published layout.
 
     Raises:
         InputError: Fewer than two frames can be used.
@@ -207,8 +207,8 @@ def _encoded(
     if disparity is not None:
         disparity = centre_square(disparity)
     elif estimate_depth is not None and 0 < (frame.depth_z > 0).mean() < 1:
-        square = torch.from_numpy(centre_square(frame.image).copy()).permute(2, 0, 1)[None] / 255
-        disparity = (1 / estimate_depth(square)[0].clamp_min(1e-6)).numpy()
+        square = from_bytes(centre_square(frame.image))
+        disparity = (1 / estimate_depth(square[None])[0].clamp_min(1e-6)).numpy()
     return encode_frame(
         frame.image,
         frame.framing.target,
@@ -294,15 +294,15 @@ def _part(parts: Path, scene_id: str) -> Path:
 
 
 def _store_report(parts: Path, report: SceneReport) -> None:
-    """Keep the report of a scene until the end, so that a kill does not lose it."""
+    """Store the report of a scene until the end, so that a kill does not lose it."""
     write_json(_part(parts, report.scene_id).with_suffix(".json"), asdict(report))
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse a folder that holds something else than a conversion.
+    """Refuse a folder that is not of a conversion.
 
     Raises:
-        InputError: It does.
+        InputError: It holds other files.
     """
     if out.is_dir() and not (out / SETTINGS_FILE).exists():
         if any(path.name != LOCK_FILE for path in out.iterdir()):

@@ -34,6 +34,8 @@ MAX_SIDE_PX = 8192
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _DEPTH_MODES = ("I;16", "I;16B", "I")
+_RGB_8_BIT = b"\x08\x02"
+"""Bit depth and colour type, as PNG's header has them."""
 
 
 def image_size(content: bytes) -> tuple[int, int]:
@@ -120,10 +122,6 @@ def _opened(content: bytes) -> Image.Image:
     if max(opened.size) > MAX_SIDE_PX or min(opened.size) < 1:
         raise InputError(f"an image is {opened.width}x{opened.height} px; at most {MAX_SIDE_PX}")
     return opened
-
-
-_RGB_8_BIT = b"\x08\x02"
-"""Bit depth and colour type, as PNG's header has them."""
 
 
 class ImageDecoder:

@@ -34,7 +34,7 @@ from zeronvs.shards.statistics import (
     UNKNOWN_DEPTH,
     DepthStatistics,
     aggregate_scale,
-    camera_statistics,
+    camera_radius,
     depth_statistics,
 )
 from zeronvs.shards.tar import (
@@ -93,9 +93,11 @@ class ShardIndex:
     camera_to_world: Float[np.ndarray, "f 4 4"]
     """OpenGL, scene units."""
     focal_px: Float[np.ndarray, "f 2"]
+    """(fx, fy), pixels of the stored image."""
     principal_px: Float[np.ndarray, "f 2"]
-    """Field of view of the centre square."""
+    """(cx, cy) in the centre square of the stored image, pixels."""
     published_fov_rad: Float[np.ndarray, " f"]
+    """Field of view as the published reader computes it, radians (see `FrameCamera`)."""
     depth: Float[np.ndarray, "f q"]
     """`DepthStatistics` in scene units: viewer scale, near, known fraction, quantiles. The known
     fraction is NaN where the depth map has not been decoded."""
@@ -235,7 +237,7 @@ def _scene_row(rows: list[dict[str, object]]) -> dict[str, float]:
     depth = np.array([row["depth"] for row in rows], dtype=np.float64)
     complete = not np.isnan(depth[:, 2]).any()
     return {
-        "radius": camera_statistics(poses).radius,
+        "radius": camera_radius(poses),
         "aggregate_scale": aggregate_scale(depth[:, 1]) if complete else np.nan,
         "scale_adjustment": float(np.asarray(rows[0]["scale_adjustment"])),
     }

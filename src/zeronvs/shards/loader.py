@@ -22,17 +22,17 @@ from zeronvs.shards.batch import PairBatch, PairReader, PairReading
 from zeronvs.shards.index import ShardIndex, open_index
 from zeronvs.shards.overlap import source_table
 from zeronvs.shards.sampler import FramePair, PairSampler, PairSamplingConfig
-from zeronvs.shards.tar import OnDamage, ShardDamage
+from zeronvs.shards.tar import OnDamage, ShardDamage, shard_paths
 
 __all__ = ["PUBLISHED_LOADER", "PairBatch", "PairLoader", "PairLoaderConfig", "open_shards"]
+
+PREFETCHED_BATCHES = 4
+"""Batches that each worker prepares ahead, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairLoaderConfig(PairSamplingConfig, PairReading):
     """Settings of sampling and reading pairs."""
-
-    prefetch: int = 4
-    """Batches that each worker prepares ahead, as published."""
 
 
 PUBLISHED_LOADER = PairLoaderConfig(least_pairs_per_scene=0, resample_shards=True, fov="published")
@@ -140,7 +140,7 @@ class PairLoader:
             batch_size=None,
             sampler=cast(Sampler, drawn),
             num_workers=self._workers,
-            prefetch_factor=self.config.prefetch,
+            prefetch_factor=PREFETCHED_BATCHES,
             # The worker's seeds come from here: the caller's random numbers stay untouched.
             generator=torch.Generator().manual_seed(self.config.seed),
         )
@@ -167,7 +167,7 @@ def open_shards(
     Raises:
         InputError: There is no tar file.
     """
-    paths = [source] if source.is_file() else sorted(source.glob("*.tar"))
+    paths = shard_paths(source)
     if not paths:
         raise InputError(
             f"{source} has no shards (*.tar); write them with zeronvs.shards.convert",

@@ -33,12 +33,17 @@ from jaxtyping import Float
 
 from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import parse_json, read_json, write_json
+from zeronvs.cameras.camera import center_window
 from zeronvs.cameras.conventions import LARGEST_NUMBER, camera_from_pytorch3d, check_rigid
 
 MAX_METADATA_BYTES = 65_536
 """A frame's JSON is never larger; the published ones have 500 bytes."""
 OWN_KEY = "zeronvs"
 """Key of the metadata that only our shards have."""
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 30
+"""A manifest is never larger; a hundred thousand scenes take 50 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +135,13 @@ def _re10k_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> F
     published_fov_rad = 2 * math.atan2(cx, fx)
     own = metadata.get(OWN_KEY)
     own = own if isinstance(own, dict) else {}
-    height_px, width_px = image_size_px
-    side_px = min(height_px, width_px)
     if "principal_px" in own:
         cx, cy = _numbers(own, "principal_px", 2)
     else:
         # Either K is of the centre square or of the whole image: whichever centre is nearer.
-        cx = _in_square(cx, width_px, side_px)
-        cy = _in_square(cy, height_px, side_px)
+        rows, columns = center_window(*image_size_px)
+        cx = _in_square(cx, image_size_px[1], columns)
+        cy = _in_square(cy, image_size_px[0], rows)
     return FrameCamera(pose, (fx, fy), (cx, cy), published_fov_rad, 1.0, own)
 
 
@@ -172,11 +176,18 @@ def _co3d_camera(metadata: dict[str, Any], image_size_px: tuple[int, int]) -> Fr
     return FrameCamera(pose, (focal_px, focal_px), principal_px, fov_rad, scale_adjustment)
 
 
-def _in_square(centre_px: float, length_px: int, side_px: int) -> float:
-    """Return a principal point in the centre square, given it there or in the whole image."""
-    if abs(centre_px - 0.5 * length_px) < abs(centre_px - 0.5 * side_px):
-        return centre_px - (length_px - side_px) // 2
-    return centre_px
+def _in_square(principal_px: float, length_px: int, window: slice) -> float:
+    """Return a coordinate of the principal point in the centre square.
+
+    Args:
+        principal_px: The coordinate, in the centre square or in the whole image.
+        length_px: Side of the whole image along this axis.
+        window: Pixels of the centre square along this axis.
+    """
+    middle_px = 0.5 * (window.stop - window.start)
+    if abs(principal_px - 0.5 * length_px) < abs(principal_px - middle_px):
+        return principal_px - window.start
+    return principal_px
 
 
 def _check_focal(fx: float, fy: float) -> None:
@@ -210,12 +221,6 @@ def _number(value: Any, key: str) -> float:
     return float(value)
 
 
-FILE_NAME = "manifest.json"
-FORMAT = 1
-MAX_BYTES = 1 << 30
-"""A manifest is never larger; a hundred thousand scenes take 50 MB."""
-
-
 @dataclass(frozen=True)
 class SceneEntry:
     """One scene of the manifest."""
@@ -226,9 +231,10 @@ class SceneEntry:
     fov_y_deg: float
     """Field of view of the first frame's centre square."""
     depth_quantiles: tuple[float | None, ...]
-    """Medians over the frames of each of `scene_statistics.DEPTH_QUANTILES`, scene units."""
+    """Medians over the frames of each of `statistics.DEPTH_QUANTILES`, scene units."""
     scales: dict[str, float | None]
-    """Scene scale by the published name of the representation; of the viewer, the median."""
+    """Scene scale by the published name of the representation; the viewer scale is the median over
+    the frames."""
 
 
 @dataclass(frozen=True)
@@ -264,14 +270,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         InputError: It cannot be read, or is not a manifest.
     """
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     kinds = (OSError, ValueError, KeyError, TypeError, AttributeError)
     with ReadingErrors(f"{path} is not a manifest of shards", *kinds):
         if not path.exists():
             return None
-        content = read_json(path, max_bytes=MAX_BYTES)
-        if content["format"] != FORMAT:
-            raise InputError(f"{path} has format {content['format']!r}; this reads {FORMAT}")
+        content = read_json(path, max_bytes=MAX_MANIFEST_BYTES)
+        if content["format"] != MANIFEST_FORMAT:
+            raise InputError(
+                f"{path} has format {content['format']!r}; this reads {MANIFEST_FORMAT}"
+            )
         shards = tuple(_shard_entry(entry) for entry in content["shards"])
         licence = content.get("licence")
         return Manifest(
@@ -284,12 +292,12 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` of a folder, whole or not at all."""
-    content: dict[str, Any] = {"format": FORMAT, "split": manifest.split}
+    content: dict[str, Any] = {"format": MANIFEST_FORMAT, "split": manifest.split}
     content["source"] = manifest.source
     if manifest.licence is not None:
         content["licence"] = manifest.licence
     content["shards"] = [asdict(shard) for shard in manifest.shards]
-    write_json(folder / FILE_NAME, content)
+    write_json(folder / MANIFEST_FILE, content)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.warp import project
 from zeronvs.shards.index import ShardIndex
@@ -91,10 +91,9 @@ def predict_overlap(
 
 def _cameras(shard: ShardIndex, frames: Int[np.ndarray, " n"]) -> Camera:
     """Return the cameras of frames in float64, as a batch; their sides may differ."""
-    intrinsics_px = np.zeros((len(frames), 3, 3))
-    intrinsics_px[:, [0, 1], [0, 1]] = shard.focal_px[frames]
-    intrinsics_px[:, :2, 2] = shard.principal_px[frames]
-    intrinsics_px[:, 2, 2] = 1.0
+    intrinsics_px = intrinsics_matrix(
+        torch.from_numpy(shard.focal_px[frames]), torch.from_numpy(shard.principal_px[frames])
+    )
     side_px = int(shard.image_size_px[frames].min())
     pose = torch.from_numpy(shard.camera_to_world[frames])
-    return Camera(pose, torch.from_numpy(intrinsics_px), (side_px, side_px))
+    return Camera(pose, intrinsics_px, (side_px, side_px))

@@ -92,21 +92,9 @@ class PairSampler:
             for number, (table, _) in enumerate(sources)
         ]
 
-    @property
-    def done(self) -> int:
-        """Batches drawn so far."""
-        return self._done
-
     def next_batch(self) -> list[FramePair]:
         """Draw the next batch."""
-        rng = self._generator()
-        chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
-        positions = rng.random(self._batch)
-        self._done += 1
-        return [
-            self._streams[s].pop(float(position))
-            for s, position in zip(chosen, positions, strict=True)
-        ]
+        return [stream.pop(position) for stream, position in self._draw()]
 
     def replacement(self, pair: FramePair, attempt: int) -> FramePair:
         """Return a pair to replace one that cannot be decoded."""
@@ -149,14 +137,16 @@ class PairSampler:
             stream.restart()
         self._done = 0
         while self._done < done:
-            rng = self._generator()
-            chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
-            for source, position in zip(chosen, rng.random(self._batch), strict=True):
-                self._streams[source].take(float(position))
-            self._done += 1
+            for stream, position in self._draw():
+                stream.take(position)
 
-    def _generator(self) -> np.random.Generator:
-        return np.random.default_rng([self._config.seed, _ITEM, self._rank, self._done])
+    def _draw(self) -> list[tuple["_SourceStream", float]]:
+        """Draw the source of each pair of the next batch, and its position in the buffer."""
+        rng = np.random.default_rng([self._config.seed, _ITEM, self._rank, self._done])
+        chosen = rng.choice(len(self._streams), self._batch, p=self._probability)
+        positions = rng.random(self._batch)
+        self._done += 1
+        return [(self._streams[s], float(p)) for s, p in zip(chosen, positions, strict=True)]
 
     def _settings(self) -> dict[str, Any]:
         names = [field.name for field in fields(PairSamplingConfig)]

@@ -18,10 +18,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.conventions import LARGEST_NUMBER
 from zeronvs.cameras.view import View
-from zeronvs.datasets.sources.scene_source import FramePixels, SceneFrame, SceneViews, check_split
+from zeronvs.datasets.sources.scene_source import (
+    FramePixels,
+    SceneFrame,
+    SceneViews,
+    check_split,
+    choose,
+)
 from zeronvs.shards.images import ImageFormat, decode_depth, decode_image, image_size
 from zeronvs.shards.metadata import FrameCamera, frame_camera, parse_metadata
 from zeronvs.shards.statistics import DEPTH_QUANTILES, DepthStatistics
@@ -33,6 +39,7 @@ from zeronvs.shards.tar import (
     open_tar,
     read_member,
     scan_members,
+    shard_paths,
 )
 
 
@@ -72,11 +79,6 @@ class ShardScene:
         return len(self.frames)
 
     @property
-    def uid(self) -> str:
-        """The name that the published reader gives the scene: "category_scene"."""
-        return self.scene_id.replace("/", "_")
-
-    @property
     def published_fov_rad(self) -> float:
         """The field of view that the published reader passes to the model: the first frame's."""
         return self.frames[0].camera.published_fov_rad
@@ -95,9 +97,7 @@ class ShardScene:
         """Return the camera of one frame's centre square."""
         camera = self.frames[index].camera
         side_px = min(self.frames[index].image_size_px)
-        intrinsics_px = torch.eye(3)
-        intrinsics_px[0, 0], intrinsics_px[1, 1] = camera.focal_px
-        intrinsics_px[0, 2], intrinsics_px[1, 2] = camera.principal_px
+        intrinsics_px = intrinsics_matrix(*torch.tensor([camera.focal_px, camera.principal_px]))
         pose = torch.from_numpy(camera.camera_to_world).float()
         return Camera(pose, intrinsics_px, (side_px, side_px))
 
@@ -157,7 +157,7 @@ def read_shard(path: Path, on_damage: OnDamage | None = None) -> Iterator[ShardS
 def read_scene(
     path: Path, scene_id: str, members: list[Member], on_damage: OnDamage
 ) -> ShardScene | None:
-    """Read one scene whose members are known (see `shard_tar.scan_members`).
+    """Read one scene whose members are known (see `tar.scan_members`).
 
     Returns:
         The scene; None where no frame of it can be used.
@@ -228,24 +228,24 @@ class ShardSource:
         Raises:
             InputError: There is none.
         """
-        self._shards = [root] if root.is_file() else sorted(root.glob("*.tar"))
+        self._shards = shard_paths(root)
         if not self._shards:
             raise InputError(f"{root}: there is no shard (.tar) in it")
         self.damages: list[ShardDamage] = []
         """Damage found while the shards are listed."""
         self._members: dict[str, list[Member]] = {}
-        self._of_scene: dict[str, Path] | None = None
+        self._shard_of_scene: dict[str, Path] | None = None
 
     def scene_ids(self, split: str | None = None) -> list[str]:
         """Return the names of all whole scenes; a folder of shards is one split."""
         check_split(split, ())
-        return list(self._places())
+        return list(self._shard_of())
 
     def load(self, scene_id: str, split: str | None = None) -> SceneViews:
         """Return one scene."""
         check_split(split, ())
         damages: list[ShardDamage] = []
-        shard = self._place(scene_id)
+        shard = choose(self._shard_of(), scene_id)
         scene = read_scene(shard, scene_id, self._members[scene_id], damages.append)
         if scene is None:
             raise InputError(f"{scene_id} in {shard.name} has no whole frame")
@@ -253,19 +253,14 @@ class ShardSource:
         notes = tuple(f"{damage}: left out" for damage in damages)
         return SceneViews(scene_id, frames, notes, len(damages))
 
-    def _places(self) -> dict[str, Path]:
-        if self._of_scene is None:
-            self._of_scene = {}
+    def _shard_of(self) -> dict[str, Path]:
+        if self._shard_of_scene is None:
+            self._shard_of_scene = {}
             for shard in self._shards:
                 for scene_id, members in scan_members(shard, self.damages.append):
-                    if self._of_scene.setdefault(scene_id, shard) == shard:
+                    if self._shard_of_scene.setdefault(scene_id, shard) == shard:
                         self._members[scene_id] = members
-        return self._of_scene
-
-    def _place(self, scene_id: str) -> Path:
-        if scene_id not in self._places():
-            raise InputError(f"there is no scene {scene_id!r}")
-        return self._places()[scene_id]
+        return self._shard_of_scene
 
 
 def is_shards(folder: Path) -> bool:

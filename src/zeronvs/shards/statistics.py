@@ -25,23 +25,6 @@ MIN_ALIGN_POINTS = 12
 """Fewer known pixels do not fix scale and shift of a monocular disparity."""
 
 
-@dataclass(frozen=True, eq=False)
-class CameraStatistics:
-    """Positions and optical axes of the cameras of a scene; lengths in scene units."""
-
-    center: Float[np.ndarray, " 3"]
-    """Mean of the optical centres."""
-    focus_point: Float[np.ndarray, " 3"]
-    """The point closest to all optical axes, in the least-squares sense."""
-    radius: float
-    """Mean distance of the cameras to `center`: the scale of `6DoF+1, norm`."""
-    radius_focus_point: float
-    """Mean distance of the cameras to `focus_point`."""
-    elevation_rad: Float[np.ndarray, " n"]
-    """The published elevation of each camera, radians: the angle with the distance of focus point
-    and centre as its opposite side and that of camera and centre as the adjacent one."""
-
-
 @dataclass(frozen=True)
 class DepthStatistics:
     """Statistics of a frame's depth map, scene units; NaN where unknown."""
@@ -69,25 +52,13 @@ UNKNOWN_DEPTH = DepthStatistics(math.nan, math.nan, (math.nan,) * len(DEPTH_QUAN
 """Statistics of a frame without depth."""
 
 
-def camera_statistics(camera_to_world: Float[np.ndarray, "n 4 4"]) -> CameraStatistics:
-    """Return the statistics of the OpenGL poses of a scene, float64."""
-    position, backward = camera_to_world[:, :3, 3], camera_to_world[:, :3, 2]
-    center = position.mean(0)
-    # P = I - a a^T removes the component along an axis a: |P (x - o)| is the distance to the axis.
-    across = np.eye(3) - backward[:, :, None] * backward[:, None, :]
-    squared = across.transpose(0, 2, 1) @ across
-    # Least squares over all axes: mean(P^T P) x = mean(P^T P o). For parallel axes the matrix is
-    # singular, and the least-norm solution keeps the numbers finite.
-    right_side = (squared @ position[:, :, None]).mean(0)[:, 0]
-    focus_point = np.linalg.lstsq(squared.mean(0), right_side, rcond=1e-12)[0]
-    to_center = np.linalg.norm(position - center, axis=1)
-    return CameraStatistics(
-        center=center,
-        focus_point=focus_point,
-        radius=float(to_center.mean()),
-        radius_focus_point=float(np.linalg.norm(position - focus_point, axis=1).mean()),
-        elevation_rad=np.arctan2(np.linalg.norm(focus_point - center), to_center),
-    )
+def camera_radius(camera_to_world: Float[np.ndarray, "n 4 4"]) -> float:
+    """Return the mean distance of the cameras of a scene to their centroid, scene units.
+
+    This is the scale of `6DoF+1, norm`.
+    """
+    position = camera_to_world[:, :3, 3]
+    return float(np.linalg.norm(position - position.mean(0), axis=1).mean())
 
 
 def depth_statistics(

@@ -20,6 +20,7 @@ MAX_HEADER_BYTES = 2**20
 """Long names and extended headers are never larger."""
 MAX_FRAMES = 100_000
 """A scene with more members than three times this is damage."""
+_EXTENSIONS: dict[str, ImageFormat] = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}
 
 
 class ShardDamage(Exception):
@@ -55,6 +56,11 @@ class Member:
     """First byte in the tar."""
     size: int
     """Bytes."""
+
+
+def shard_paths(source: Path) -> list[Path]:
+    """Return the shards (*.tar) of a folder, sorted by name, or the one shard that is given."""
+    return [source] if source.is_file() else sorted(source.glob("*.tar"))
 
 
 def open_tar(path: Path) -> BinaryIO:
@@ -173,9 +179,6 @@ class _Scan:
         self.cut_short = True
         reason = f"the tar is truncated or damaged ({why[:80]}); its last scene is left out"
         self._on_damage(ShardDamage(self._path, "", reason))
-
-
-_EXTENSIONS: dict[str, ImageFormat] = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}
 
 
 def _member(match: re.Match[str], offset: int, size: int) -> Member:

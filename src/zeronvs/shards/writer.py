@@ -41,7 +41,7 @@ from zeronvs.shards.metadata import (
     write_manifest,
 )
 from zeronvs.shards.scene import ShardFrame, ShardScene, read_shard, stored_depth_statistics
-from zeronvs.shards.statistics import aggregate_scale, camera_statistics, depth_statistics
+from zeronvs.shards.statistics import aggregate_scale, camera_radius, depth_statistics
 from zeronvs.shards.tar import ShardDamage
 
 __all__ = [
@@ -83,7 +83,7 @@ def encode_frame(
         image: RGB, short side 256 (see `zeronvs.datasets.framing`).
         camera: A single camera with square pixels and a centred principal point.
         depth_z: Along the optical axis, scene units; 0 = unknown. None is written as unknown
-            everywhere, because the published reader wants a depth map for each frame.
+            everywhere, because the published reader needs a depth map for each frame.
         name: E.g. "frame000012"; published shards count from 1.
         disparity: Disparity of the centre square by a monocular network: fills sparse depth for the
             viewer scale (see `depth_statistics`).
@@ -257,7 +257,7 @@ def scene_entry(scene: ShardScene) -> SceneEntry:
     near = np.array([np.nan if s is None else s.aggregate_near for s in stored])
     viewer = np.array([np.nan if s is None else s.viewer_scale for s in stored])
     table = np.array([s.depth_quantiles for s in stored if s is not None])
-    radius = camera_statistics(scene.camera_to_world).radius
+    radius = camera_radius(scene.camera_to_world)
     scales = {
         Representation.SIX_DOF_NORM.official_mode: finite_or_none(radius),
         Representation.SIX_DOF_AGG.official_mode: finite_or_none(aggregate_scale(near)),
@@ -310,8 +310,8 @@ def _centred(
     fx, fy = float(camera.intrinsics_px[0, 0]), float(camera.intrinsics_px[1, 1])
     if abs(fx - fy) > FOCAL_TOLERANCE * max(fx, fy):
         raise InputError(f"{name}: pixels are not square (fx {fx:.2f}, fy {fy:.2f}); fit the frame")
-    left, top = ((size_px[1] - SHORT_SIDE_PX) // 2, (size_px[0] - SHORT_SIDE_PX) // 2)
-    cx, cy = float(camera.intrinsics_px[0, 2]) - left, float(camera.intrinsics_px[1, 2]) - top
+    square = camera.center_square()
+    cx, cy = float(square.intrinsics_px[0, 2]), float(square.intrinsics_px[1, 2])
     middle = 0.5 * SHORT_SIDE_PX
     if max(abs(cx - middle), abs(cy - middle)) > CENTRE_TOLERANCE_PX:
         raise InputError(

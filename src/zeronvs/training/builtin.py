@@ -1,4 +1,4 @@
-"""The preset `builtin`: how the networks that ship with the package are trained.
+"""The preset `builtin`: training of the networks that ship with the package.
 
 A preset of the one training loop: packed posed scenes and photographs as pair sources, first for
 the depth network (run folder `out/depth_run`, the network in its folder `depth`), then for the

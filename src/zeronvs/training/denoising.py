@@ -25,7 +25,7 @@ from zeronvs.shards.loader import PairBatch
 from zeronvs.training.export import add_lora, export_pipeline
 from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.objective import Objective, ValidationResult, validation_sheet
-from zeronvs.training.training_state import WeightAverage
+from zeronvs.training.training_state import WeightAverage, trained_parameters
 from zeronvs.training.view_pairs import ViewPairs, missing_scale, pairs_of_shards
 
 VALIDATION_DRAWS = 4
@@ -109,14 +109,12 @@ class DenoisingObjective(Objective):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters, with the projection at its own rate."""
-        trained = [(n, value) for n, value in self.named_parameters() if value.requires_grad]
-        rate = self.config.learning_rate
+        trained, rate = trained_parameters(self), self.config.learning_rate
+        projection = [v for name, v in trained.items() if name.startswith("cc_")]
+        others = [v for name, v in trained.items() if not name.startswith("cc_")]
         return [
-            {"params": [v for n, v in trained if not n.startswith("cc_")], "peak_lr": rate},
-            {
-                "params": [v for n, v in trained if n.startswith("cc_")],
-                "peak_lr": rate * self.config.projection_rate,
-            },
+            {"params": others, "peak_lr": rate},
+            {"params": projection, "peak_lr": rate * self.config.projection_rate},
         ]
 
     def averaged(self) -> dict[str, nn.Parameter]:

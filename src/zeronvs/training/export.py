@@ -23,6 +23,9 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.training.training_state import WeightAverage
 
 FOLDER, LORA_FOLDER = "pipeline", "lora"
+ADAPTER = "default"
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+"""The attention layers that get an addition, as diffusers' own training scripts have it."""
 
 
 def export_pipeline(
@@ -94,11 +97,6 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     aside.rename(folder)
     shutil.rmtree(previous, ignore_errors=True)
     return folder
-
-
-ADAPTER = "default"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-"""The attention layers that get an addition, as diffusers' own training scripts have it."""
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:

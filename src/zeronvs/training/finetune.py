@@ -40,6 +40,8 @@ from zeronvs.training.training_state import (
 
 FIRST_SHARE = 1e-6
 """Share of the peak learning rate at the first step (published code, zeronvs_config.yaml)."""
+STAGE = "train"
+"""Name of the stage in progress events."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,7 +241,7 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.step, self.seconds = state.step, state.seconds
         if state.layout == self._layout:  # else: see `data_seed_of`
-            self.run.data.load_state_dict(state.places[self.accelerator.process_index])
+            self.run.data.load_state_dict(state.data_states[self.accelerator.process_index])
 
     def _log(self, pending: list[Tensor], steps_per_second: float) -> None:
         """Average the losses of the last steps over the processes, and log them."""
@@ -280,14 +282,14 @@ class _Trainer:
 
     def _save(self, seconds: float) -> None:
         """Write the state, by the first process, with the data positions of all."""
-        places = gather_object([self.run.data.state_dict()])
+        data_states = gather_object([self.run.data.state_dict()])
         scaler = self.accelerator.scaler
         if self.accelerator.is_main_process:
             state = TrainingState(
                 step=self.step,
                 seconds=seconds,
                 layout=self._layout,
-                places=places,
+                data_states=data_states,
                 average_updates=0 if self.average is None else self.average.updates,
                 scaler=None if scaler is None else dict(scaler.state_dict()),
                 tensors=capture_tensors(self.objective, self.average, self.optimizer),
@@ -296,9 +298,6 @@ class _Trainer:
             if self.step < self.config.steps:
                 self.objective.export(self.average, self.run.out)
         self.accelerator.wait_for_everyone()
-
-
-STAGE = "train"
 
 
 class TrainingLog:

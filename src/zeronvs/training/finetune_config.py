@@ -1,4 +1,4 @@
-"""Settings of a training run, the presets (data only), and memory_advice when memory runs out."""
+"""Settings of a training run, its presets (data only), and advice when the memory is used up."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -62,8 +62,6 @@ class FinetuneConfig:
     """Weight of the perceptual term, for models that predict the clean image in pixels."""
     perceptual_crop_px: int = 64
     """Side of the windows that the perceptual term compares; drawn around holes."""
-    known_weight: float = 0.25
-    """For latent inpainting: weight of known cells; that of unknown ones is 1."""
     lora_rank: int | None = None
     """Train low-rank additions to the attention layers instead of the U-Net itself."""
     trains_image_encoder: bool = False
@@ -102,9 +100,8 @@ class FinetuneConfig:
         for name in ("learning_rate", "projection_rate", "max_loss_weight", "timestep_exponent"):
             value = getattr(self, name)
             self._refuse_unless(name, 0 < value < float("inf"), "above 0")
-        for name in ("perceptual_weight", "known_weight"):
-            value = getattr(self, name)
-            self._refuse_unless(name, 0 <= value < float("inf"), "0 or more")
+        weight = self.perceptual_weight
+        self._refuse_unless("perceptual_weight", 0 <= weight < float("inf"), "0 or more")
         for name in ("pure_noise_share", "ema_decay"):
             value = getattr(self, name)
             self._refuse_unless(name, value is None or 0 <= value < 1, "at least 0 and below 1")
@@ -206,20 +203,6 @@ BUILTIN_DEPTH = FinetuneConfig(
 )
 """The depth network that ships with the package. Float32: on a CPU its convolutions are faster in
 channels-last float32."""
-LATENT = FinetuneConfig(
-    steps=100_000,
-    effective_batch=64,
-    batch=64,
-    learning_rate=3e-4,
-    warmup_steps=200,
-    max_gradient_norm=1.0,
-    ema_decay=0.9995,
-    mixed_precision="auto",
-    seed=0,
-    validate_every=500,
-    validation_pairs=16,
-)
-"""Pretraining on the latents of photographs alone, with holes to fill."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

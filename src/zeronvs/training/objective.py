@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from zeronvs.cameras.view import resize_image
-from zeronvs.training.training_state import WeightAverage
+from zeronvs.training.training_state import WeightAverage, trained_parameters
 
 
 @runtime_checkable
@@ -116,7 +116,7 @@ class Objective(nn.Module, ABC):
 
     def averaged(self) -> dict[str, nn.Parameter]:
         """Return the parameters whose moving average is kept."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return trained_parameters(self)
 
     def validate(self, batch: Any, average: WeightAverage | None) -> ValidationResult:
         """Evaluate the averaged weights on a fixed batch, always with the same noise."""

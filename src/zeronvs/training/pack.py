@@ -18,6 +18,7 @@ from torch import Tensor
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
 from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs.cameras.camera import center_window
 from zeronvs.datasets.sources.posed import crop_square, open_posed_scene
 
 PHOTO_SIZE_PX = 176
@@ -145,8 +146,7 @@ def read_square(path: Path, mode: str, size_px: int) -> UInt8[Tensor, "c s s"]:
             image = opened.convert(mode)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
+    rows, columns = center_window(image.height, image.width)
+    box = (columns.start, rows.start, columns.stop, rows.stop)
     resized = np.array(image.resize((size_px, size_px), Image.Resampling.LANCZOS, box))
     return torch.from_numpy(resized.reshape(size_px, size_px, -1)).permute(2, 0, 1)

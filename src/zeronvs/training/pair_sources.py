@@ -108,8 +108,8 @@ class Photographs:
         while True:
             target = self._view(generator)
             camera = self._camera(generator, target)
-            moved, _ = warp_view(target.batched(), camera.batched())
-            source = moved[0]
+            warped, _ = warp_view(target.batched(), camera.batched())
+            source = warped[0]
             assert source.depth_z is not None
             known = source.depth_z[source.depth_z > 0]
             if len(known) >= self.min_known_share * source.depth_z.numel():

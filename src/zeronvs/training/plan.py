@@ -106,9 +106,9 @@ def synthetic_pairs(count: int, size_px: int) -> ViewPairs:
     """Return pairs of noise images from two nearby cameras, with depth."""
     image = torch.rand(count, 3, size_px, size_px)
     pose = torch.eye(4).repeat(count, 1, 1)
-    moved = pose.clone()
-    moved[:, 0, 3] = 0.1
-    first, second = (Camera.from_fov(p, 0.9, (size_px, size_px)) for p in (pose, moved))
+    nearby = pose.clone()
+    nearby[:, 0, 3] = 0.1
+    first, second = (Camera.from_fov(p, 0.9, (size_px, size_px)) for p in (pose, nearby))
     depth_z = torch.ones(count, size_px, size_px)
     return ViewPairs(View(image, first, depth_z), View(image, second), torch.ones(count))
 

@@ -24,6 +24,9 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, write_aside
 from zeronvs._core.resumable import checked_step
 
+FILE_NAME = "state.safetensors"
+_DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)
+
 
 class WeightAverage:
     """A moving average of parameters, by name."""
@@ -69,10 +72,6 @@ class WeightAverage:
             self.tensors[name] = trained
 
 
-FILE_NAME = "state.safetensors"
-_DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingState:
     """The state after a whole number of steps."""
@@ -82,8 +81,8 @@ class TrainingState:
     seconds: float
     """Time worked so far, over all parts of the run."""
     layout: dict[str, int]
-    """Batch, processes and seed of the data; `places` are valid for this layout only."""
-    places: list[Any]
+    """Batch, processes and seed of the data; `data_states` are valid for this layout only."""
+    data_states: list[Any]
     """The state of the data stream of each process, as JSON."""
     average_updates: int
     """Updates of the moving average."""
@@ -159,11 +158,11 @@ def save_state(path: Path, state: TrainingState) -> None:
         "layout": state.layout,
         "average_updates": state.average_updates,
         "scaler": state.scaler,
-        "processes": len(state.places),
+        "processes": len(state.data_states),
     }
     tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-    for rank, place in enumerate(state.places):
-        content = bytearray(json.dumps(place).encode())
+    for rank, data_state in enumerate(state.data_states):
+        content = bytearray(json.dumps(data_state).encode())
         tensors[f"place.{rank}"] = torch.frombuffer(content, dtype=torch.uint8)
     with write_aside(path) as aside:
         save_file(tensors, aside, metadata={"run": json.dumps(header)})
@@ -179,13 +178,13 @@ def load_state(path: Path) -> TrainingState:
         with safetensors.safe_open(path, framework="pt") as file:
             header = parse_json(file.metadata()["run"], f"the header of {path}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        places = [
-            parse_json(bytes(tensors.pop(f"place.{rank}").tolist()), f"a place in {path}")
+        data_states = [
+            parse_json(bytes(tensors.pop(f"place.{rank}").tolist()), f"a data state in {path}")
             for rank in range(header.pop("processes"))
         ]
         header["step"] = checked_step(header["step"], path)
         header["average_updates"] = checked_step(header["average_updates"], path)
-        return TrainingState(tensors=tensors, places=places, **header)
+        return TrainingState(tensors=tensors, data_states=data_states, **header)
     except InputError:
         raise
     except _DAMAGE as error:

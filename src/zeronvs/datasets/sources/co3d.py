@@ -24,7 +24,6 @@ import torch
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, read_json, write_aside, write_json
-from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import PyTorch3dNdc, camera_from_pytorch3d
 from zeronvs.datasets.sources.scene_source import (
     FramePixels,
@@ -228,9 +227,8 @@ def _frame(root: Path, entry: dict[str, Any]) -> SceneFrame:
         (height, width),
         ndc=NDC_KINDS[kind],
     )
-    camera = Camera(camera.camera_to_world.float(), camera.intrinsics_px.float(), (height, width))
     name = str(image["path"])
-    return SceneFrame(name, camera, partial(_read, root, entry))
+    return SceneFrame(name, camera.to(dtype=torch.float32), partial(_read, root, entry))
 
 
 def _read(root: Path, entry: dict[str, Any]) -> FramePixels:

@@ -106,9 +106,9 @@ def _other_models(model_folder: Path) -> list[str]:
 def _without_pose(paths: set[Path]) -> list[str]:
     """Count the images in the same folders that COLMAP could not register."""
     folders = {path.parent for path in paths}
-    beside = (path for folder in folders for path in folder.iterdir())
+    present = (path for folder in folders for path in folder.iterdir())
     rest = sorted(
-        path.name for path in beside if path.suffix in IMAGE_ENDINGS and path not in paths
+        path.name for path in present if path.suffix in IMAGE_ENDINGS and path not in paths
     )
     return [f"{len(rest)} images without a pose left out, e.g. {rest[0]}"] if rest else []
 

@@ -37,6 +37,7 @@ from zeronvs.datasets.sources.scene_source import (
     read_image,
     read_map,
 )
+from zeronvs.formats.images import from_bytes
 
 MAX_SIDE_PX = 65_536
 MAX_SPARSE_BYTES = 2**30
@@ -77,9 +78,7 @@ class PosedScene:
         """
         camera = self.camera(index)
         check_rigid(camera.camera_to_world, where=f"{self.image_path(index)}: ")
-        pixels = self.image(index)
-        image = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)
-        return View(image, camera, self._dense_depth(index))
+        return View(from_bytes(self.image(index)), camera, self._dense_depth(index))
 
     def image(self, index: int) -> UInt8[ndarray, "h w 3"]:
         """Return the pixels of one frame.
@@ -218,9 +217,7 @@ def _camera(frame: dict) -> Camera:
     if not all(0 < side <= MAX_SIDE_PX for side in size_px):
         raise ValueError(f"w, h are {size_px[1]}, {size_px[0]}: no image's")
     camera = pinhole(frame["c2w"], (fx, fy), (cx, cy), size_px)
-    return Camera(
-        opengl_from_opencv(camera.camera_to_world), camera.intrinsics_px, camera.image_size_px
-    )
+    return camera.with_poses(opengl_from_opencv(camera.camera_to_world))
 
 
 def crop_square(view: View, size_px: int) -> View:

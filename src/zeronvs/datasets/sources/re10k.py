@@ -148,7 +148,7 @@ class Video:
         return (frame.pts or 0) * self._base - self._start
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -182,7 +182,7 @@ def _find_images(root: Path) -> dict[str, Path]:
 
 
 def _readers(images: Path, stamps: list[int], notes: list[str]) -> dict[int, partial]:
-    """Return how to read the image of each time stamp that has one."""
+    """Return a function that reads the image, for each time stamp that has one."""
     if len(stamps) > MAX_FRAMES:
         raise InputError(f"a clip of {len(stamps)} frames; at most {MAX_FRAMES}")
     if images.is_file():

@@ -22,12 +22,14 @@ from numpy import ndarray
 from PIL import ExifTags, Image, ImageOps
 
 from zeronvs._core.errors import InputError, ReadingErrors
-from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.camera import Camera, intrinsics_matrix
 from zeronvs.cameras.lens import Lens
 
 MAX_PIXELS = 120_000_000
 SIZE_TOLERANCE = 0.02
 """The two sides of a smaller copy may shrink by factors that differ by this much (rounding)."""
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
+MOST_FOLDERS = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,10 +239,8 @@ def pinhole(
     pose = torch.eye(4)
     rows = torch.as_tensor(camera_to_world, dtype=torch.float64)
     pose[:3] = rows[:3].float()
-    matrix = torch.tensor(
-        [[focal_px[0], 0.0, centre_px[0]], [0.0, focal_px[1], centre_px[1]], [0.0, 0.0, 1.0]]
-    )
-    return Camera(pose, matrix, image_size_px)
+    intrinsics_px = intrinsics_matrix(*torch.tensor([focal_px, centre_px]).float())
+    return Camera(pose, intrinsics_px, image_size_px)
 
 
 def find_image(path: Path) -> Path | None:
@@ -260,9 +260,6 @@ def find_image(path: Path) -> Path | None:
     return None
 
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
-
-
 def _decode_smaller(opened: Image.Image, least_px: int) -> None:
     """Let the JPEG decoder shrink by a power of two, where the sides divide evenly."""
     for factor in (8, 4, 2):
@@ -270,9 +267,6 @@ def _decode_smaller(opened: Image.Image, least_px: int) -> None:
         if even and min(opened.size) // factor >= least_px:
             opened.draft("RGB", (opened.width // factor, opened.height // factor))
             return
-
-
-MOST_FOLDERS = 500_000
 
 
 def find_scene_folders(
