@@ -83,3 +83,15 @@ def test_the_nearest_pixel_of_a_mask_is_found_and_a_mask_grows():
     assert (int(row[0, 0]), int(column[0, 0])) == (1, 2)
     assert float(distance[4, 5]) == 1
     assert int(grown(mask, 1).sum()) == 5 + 3
+
+
+def test_what_lies_on_a_ramp_goes_to_one_of_both_surfaces():
+    """Hair between a face and a wall, on the ramp of the predicted depth."""
+    column = torch.arange(SIZE_PX[1])
+    grey = torch.where(column < 40, 0.8, torch.where(column < 50, 0.1, 0.5))
+    image = grey.expand(3, *SIZE_PX).clone()
+    view = View(image, Camera.from_fov(torch.eye(4), 0.9, SIZE_PX), 1 / ramp(47, 8))
+    disparity = 1 / refine_depth(view).depth_z
+    hair = disparity[8:-8, 41:49]
+    assert float((hair - 1).abs().amax()) < 0.1
+    assert float((disparity[8:-8, 52:60] - 0.4).abs().amax()) < 0.1
