@@ -20,7 +20,6 @@ from zeronvs.cameras.warp import project
 from zeronvs.scene.continuation import Canvas, extend, uncover
 from zeronvs.scene.depth_edges import (
     grown,
-    highest,
     lowest,
     refine_depth,
 )
@@ -131,9 +130,10 @@ CRACK_PX = 6
 """How far beside hidden surfaces a backdrop stands, pixels of the canvas."""
 EDGE_RATIO = 1.05
 """Depths within two pixels that differ by more belong to different surfaces."""
-EDGE_COLOR_LIMIT = 0.06
+FAR_COLOR_LIMIT = 0.01
+"""Colours are corrected by at most this on the far side of depth edges ..."""
 COLOR_LIMIT = 0.3
-"""Colours are corrected by this at most: what other splats hide cannot be corrected."""
+"""... and by this elsewhere: what other splats hide cannot be corrected."""
 
 
 def front_splats(matte: Matte, sigma_px: float) -> GaussianSplats:
@@ -174,18 +174,19 @@ def match_colors(splats: GaussianSplats, front: int, view: View, count: int) -> 
     """Correct the colours of the first `front` splats so that their camera sees the photograph.
 
     Splats overlap, which blurs: what is missing at each splat's pixel is added to it, `count` times
-    (Van Cittert's deconvolution). Beside depth edges the colours stay nearly as they are: there
-    other surfaces overlap, and what is added for one camera would be a rim for the next.
+    (Van Cittert's deconvolution). On the far side of depth edges the colours stay nearly as they
+    are: nearer splats cover them in part, and what is added for one camera is a rim for the next.
     """
     assert view.depth_z is not None
     first, colors = splats.colors[:front], splats.colors.clone()
     height_px, width_px = view.camera.image_size_px
-    uv_px, _ = project(splats.means[:front], view.camera)
+    uv_px, depth_z = project(splats.means[:front], view.camera)
     size = torch.tensor([width_px, height_px], dtype=uv_px.dtype)
     grid = (uv_px / size * 2 - 1)[None, None]
-    edge = highest(view.depth_z, 2) > lowest(view.depth_z, 2) * EDGE_RATIO
-    limits = torch.where(edge, EDGE_COLOR_LIMIT, COLOR_LIMIT)[None, None]
-    limit = F.grid_sample(limits, grid, align_corners=False)[0, 0].T
+    nearest = F.grid_sample(
+        lowest(view.depth_z, 2)[None, None], grid, mode="nearest", align_corners=False
+    )[0, 0, 0]
+    limit = torch.where(depth_z > nearest * EDGE_RATIO, FAR_COLOR_LIMIT, COLOR_LIMIT)[:, None]
     for _ in range(count):
         rendered, _, _ = rasterize(splats.with_colors(colors), view.camera)
         missing = F.grid_sample(view.image[None] - rendered, grid, align_corners=False)
