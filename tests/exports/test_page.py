@@ -15,9 +15,11 @@ from browser import Browser, find_chromium
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
 from zeronvs.exports.page import pack_splats, write_page
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.scene.surface_splats import surface_splats
 from zeronvs.splats import GaussianSplats
 
 COLUMN_BYTES = (3,) * 3 + (2,) * 3 + (1,) * 8
@@ -213,6 +215,20 @@ def test_a_wide_window_keeps_the_height_of_the_photograph(browser, tmp_path: Pat
     browser.open(write(tmp_path / "scene.html"), width_px=192, height_px=128)
     wide = expected(Camera.from_fov(camera_at(0.4, 0.5).camera_to_world, 0.9, (128, 192)))
     assert psnr_db(settled(browser), wide) > 38
+
+
+def test_a_wall_of_pixels_is_no_grid_of_dots_in_a_larger_window(browser, tmp_path: Path):
+    camera = camera_at(0.0, 0.0, (60, 60))
+    wall = View(torch.full((3, 60, 60), 0.2), camera, torch.full((60, 60), 1.0))
+    splats = surface_splats(wall, torch.ones(60, 60, dtype=torch.bool), 0.35)
+    page, white = tmp_path / "scene.html", torch.ones(3, 40, 40)  # which shows through gaps
+    write_page(
+        page, SplatScene(splats), camera=camera, poster=white, path_name="around", title="A wall"
+    )
+    browser.open(page, width_px=240, height_px=240)
+    middle = settled(browser)[:, 60:180, 60:180]
+    assert float(middle.std()) < 0.01
+    assert float((middle - 0.2).abs().amax()) < 0.04
 
 
 WITHOUT = {

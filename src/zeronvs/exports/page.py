@@ -88,6 +88,7 @@ def write_page(
         "aspect": width_px / height_px,
         "path": path_name,
         "near": RasterConfig().near,
+        "photo_focal_px": float(camera.intrinsics_px[1, 1]),
         "low_pass_px2": LOW_PASS_PX2,
         "largest_alpha": LARGEST_ALPHA,
         "smallest_alpha": SMALLEST_ALPHA,

@@ -257,7 +257,10 @@ void main() {
   // The linearised projection, its slope held within 1.3 times the field of view.
   vec2 limit = 0.65 * size_px / focal_px;
   vec2 slope = clamp(center.xy / depth, -limit, limit);
-  float a = LOW_PASS_PX2, b = 0.0, c = LOW_PASS_PX2;
+  // Nearer than the photograph's pixels, its low-pass is as wide as one of them: no grid of dots.
+  float enlarged = max(1.0, focal_px / PHOTO_FOCAL_PX);
+  float low_pass_px2 = LOW_PASS_PX2 * enlarged * enlarged;
+  float a = low_pass_px2, b = 0.0, c = low_pass_px2;
   for (int k = 0; k < 3; k++) {
     vec2 along = focal_px / depth * scale[k] * (axes[k].xy + slope * axes[k].z);
     a += along.x * along.x;
@@ -266,7 +269,7 @@ void main() {
   }
   // Axes of the ellipse, and how far out along them the splat still shows.
   float middle = 0.5 * (a + c), spread = length(vec2(0.5 * (a - c), b));
-  float major = sqrt(middle + spread), minor = sqrt(max(middle - spread, LOW_PASS_PX2));
+  float major = sqrt(middle + spread), minor = sqrt(max(middle - spread, low_pass_px2));
   vec2 direction = abs(b) > 1e-6 * middle ? normalize(vec2(b, middle + spread - a))
     : (a >= c ? vec2(1.0, 0.0) : vec2(0.0, 1.0));
   float reach = sqrt(2.0 * log(color.a / SMALLEST_ALPHA));
@@ -292,7 +295,7 @@ void main() {
 
 // Returns {setOrder, draw}; needs a new one after the context was lost.
 function makeRenderer(gl, { place, shape }) {
-  const constants = ["near", "low_pass_px2", "smallest_alpha", "largest_alpha"]
+  const constants = ["near", "photo_focal_px", "low_pass_px2", "smallest_alpha", "largest_alpha"]
     .map((name) => `#define ${name.toUpperCase()} ${config[name].toFixed(12)}`)
     .concat(`#define BATCH ${BATCH}`).join("\n");
   const program = gl.createProgram();
