@@ -1,6 +1,7 @@
 """`zeronvs estimate`, and with it what any verb does with a bad photograph."""
 
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pillars import FOCAL_PX, SIZE_PX, pillars
 
 from zeronvs.cli import main
 
@@ -40,6 +42,16 @@ def test_the_lens_in_the_file_is_used(tmp_path, capsys):
     exif.get_ifd(0x8769)[0xA405] = 26
     assert run(str(noise(tmp_path / "photo.jpg", exif=exif))) == 0
     assert "EXIF FocalLengthIn35mmFilm" in capsys.readouterr().out
+
+
+def test_vertical_lines_in_the_photograph_are_used(tmp_path, capsys):
+    path = tmp_path / "hall.png"
+    Image.fromarray((pillars(24) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+    fov_deg = math.degrees(2 * math.atan(0.5 * SIZE_PX[0] / FOCAL_PX))
+    assert run(str(path), "--fov-deg", f"{fov_deg:.2f}") == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if "elevation_deg" in row]
+    assert "vertical lines" in line
+    assert float(line.split()[1]) == pytest.approx(24, abs=1.5)
 
 
 def test_the_overlay_and_the_numbers_are_written_on_request(tmp_path):

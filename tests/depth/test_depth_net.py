@@ -70,6 +70,21 @@ def test_a_large_photograph_is_looked_at_in_several_sizes(net: DepthNet):
     assert all(shape[0] == 2 for shape in sizes)  # with the mirror image
 
 
+def test_the_layout_of_a_large_photograph_is_that_of_the_usual_input(net: DepthNet, monkeypatch):
+    """At larger inputs this network sees everything ten times nearer to the left."""
+    u = torch.arange(64).float()
+
+    def predicted(image, side_px):
+        wide = torch.nn.functional.interpolate(u[None, None], round(1.5 * side_px), mode="linear")
+        slope = 1.0 if side_px == 64 else 1 + 9 * (64 - wide[0]) / 64
+        return (slope * (1 + 0.5 * wide[0] / 64)).expand(1, side_px, -1), torch.zeros(1, 2)
+
+    monkeypatch.setattr(net, "_disparity", predicted)
+    disparity = 1 / net.estimate(torch.rand(1, 3, 200, 300)).depth_z[0]
+    ratio = disparity[:, 280].mean() / disparity[:, 20].mean()
+    assert float(ratio) == pytest.approx(1.42, abs=0.1)
+
+
 def test_field_of_view_is_an_angle_with_a_positive_spread(net: DepthNet):
     geometry = net.estimate(photographs(3, 48))
     fov, spread = geometry.fov_y_rad, geometry.fov_spread_rad

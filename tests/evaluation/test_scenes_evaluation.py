@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pillars import FOCAL_PX, SIZE_PX, pillars
 
 from zeronvs._core.errors import InputError
+from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject
 from zeronvs.depth.builtin import DepthNet
 from zeronvs.evaluation.held_out import HeldOutScenes, read_pair_names
@@ -111,6 +114,17 @@ def test_the_target_keeps_its_place_beside_the_input(held_out: Path):
     torch.testing.assert_close(moved_uv_px, uv_px, atol=1e-2, rtol=1e-3)
     ratio = moved_depth_z / depth_z
     torch.testing.assert_close(ratio, ratio.median().expand_as(ratio), atol=0, rtol=1e-3)
+
+
+def test_the_input_stands_upright_by_its_vertical_lines(held_out: Path):
+    pair = HeldOutScenes(held_out, 48, whole=True).pair(read_pair_names(held_out)[0])
+    pose, depth_z = pair.input_view.camera.camera_to_world, torch.ones(SIZE_PX)
+    intrinsics_px = torch.tensor(
+        [[FOCAL_PX, 0, SIZE_PX[1] / 2], [0, FOCAL_PX, SIZE_PX[0] / 2], [0, 0, 1]]
+    )
+    tilted = View(pillars(24), Camera(pose, intrinsics_px, SIZE_PX), depth_z)
+    view, _ = canonical_pair(dataclasses.replace(pair, input_view=tilted))
+    assert math.degrees(float(view.camera.elevation_rad)) == pytest.approx(24, abs=1.5)
 
 
 def test_the_report_has_one_distance_for_each_class(evaluation, tmp_path: Path):

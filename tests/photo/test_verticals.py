@@ -4,30 +4,11 @@ import math
 
 import pytest
 import torch
+from pillars import FOCAL_PX, SIZE_PX, pillars
 
 from zeronvs.photo.camera_estimate import estimate_camera
 from zeronvs.photo.estimates import Estimate, estimate_elevation
 from zeronvs.photo.verticals import tilt_of_verticals
-
-SIZE_PX = (240, 320)
-FOCAL_PX = 260.0
-
-
-def pillars(tilt_deg: float, roll_deg: float = 0.0) -> torch.Tensor:
-    """Return what a tilted camera sees between walls whose colour changes with azimuth only."""
-    height_px, width_px = SIZE_PX
-    v, u = torch.meshgrid(
-        torch.arange(height_px) + 0.5 - height_px / 2,
-        torch.arange(width_px) + 0.5 - width_px / 2,
-        indexing="ij",
-    )
-    roll, tilt = math.radians(roll_deg), math.radians(tilt_deg)
-    x, y = u * math.cos(roll) - v * math.sin(roll), u * math.sin(roll) + v * math.cos(roll)
-    forward = FOCAL_PX * math.cos(tilt) - y * math.sin(tilt)
-    azimuth = torch.atan2(x, forward)
-    # Edges over some two pixels, as a lens makes them: steps of whole pixels would be vertical.
-    grey = 0.5 + 0.3 * torch.tanh(4 * torch.sin(40 * azimuth)) * (azimuth.abs() < 1.2)
-    return grey.expand(3, -1, -1)
 
 
 @pytest.mark.parametrize("tilt_deg", [-20, -6, 0, 9, 24, 38])
@@ -37,6 +18,13 @@ def test_vertical_lines_tell_the_tilt(tilt_deg: float, roll_deg: float):
     assert estimate is not None
     assert math.degrees(estimate.value) == pytest.approx(tilt_deg, abs=1.5)
     assert estimate.source == "vertical lines"
+
+
+def test_a_large_photograph_tells_the_same():
+    large = torch.nn.functional.interpolate(pillars(24)[None], scale_factor=3, mode="bicubic")[0]
+    estimate = tilt_of_verticals(large, 3 * FOCAL_PX)
+    assert estimate is not None
+    assert math.degrees(estimate.value) == pytest.approx(24, abs=1.5)
 
 
 def test_texture_rows_and_nothing_tell_none():

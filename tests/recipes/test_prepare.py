@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from PIL import ExifTags, Image
+from pillars import FOCAL_PX, SIZE_PX, pillars
 
 from zeronvs._core.errors import InputError
 from zeronvs.protocols import Geometry
@@ -35,6 +36,14 @@ def test_the_whole_photograph_becomes_the_view_and_its_depth_is_predicted_once()
     assert photo.view.camera.image_size_px == (80, 120)
     assert photo.view.depth_z is not None
     torch.testing.assert_close(photo.view.depth_z[0], 0.5 * torch.linspace(1, 4, 120))
+
+
+def test_vertical_lines_in_the_photograph_tilt_its_camera():
+    pixels = (pillars(24) * 255).round().byte().permute(1, 2, 0).numpy()
+    fov_y_rad = 2 * math.atan(0.5 * SIZE_PX[0] / FOCAL_PX)
+    photo = prepare_photo(Image.fromarray(pixels), geometry_estimator=Slope(), fov_y_rad=fov_y_rad)
+    assert photo.estimates.elevation_rad.source == "vertical lines"
+    assert float(photo.view.camera.elevation_rad) == pytest.approx(math.radians(24), abs=0.03)
 
 
 def test_metric_depth_is_brought_to_the_scene_scale():

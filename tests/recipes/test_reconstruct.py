@@ -15,7 +15,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.distillation.view_files import load_supervised
-from zeronvs.recipes.far_path import suggest_path
+from zeronvs.recipes.far_path import FarPath, PathChoice
 from zeronvs.recipes.presets import FIELD, PRESETS, LiftRecipe, OutputConfig, Recipe
 from zeronvs.recipes.reconstruct import model_view, reconstruct
 from zeronvs.scene.field_scene import FieldScene
@@ -142,12 +142,17 @@ def test_the_model_sees_the_central_square():
     torch.testing.assert_close(view.image, expected.image, atol=1e-4, rtol=0)
 
 
-def test_splats_are_those_of_lifting_the_view_with_the_seed_and_its_surroundings():
+@pytest.mark.parametrize("path", ["around", "orbit"])
+def test_splats_are_those_of_lifting_the_view_with_the_seed_and_its_surroundings(
+    path: FarPath, monkeypatch
+):
+    choice = PathChoice(path, "a test")
+    monkeypatch.setattr("zeronvs.recipes.reconstruct.suggest_path", lambda _: choice)
     lift = LiftConfig(fill_side_px=24, surround_width_px=48, color_steps=1)
     view = photo()
     made = reconstruct(view, None, LiftRecipe(lift=lift), scene_scale=0.7, seed=3)
     assert isinstance(made, SplatScene)
-    enclosed = suggest_path(view).name == "around"
+    enclosed = path == "around"
     expected = lift_view(view, lift, enclosed=enclosed, seed=3)
     for name, part in vars(made.splats).items():
         assert torch.equal(part, getattr(expected, name)), name

@@ -10,8 +10,9 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project
+from zeronvs.scene.depth_edges import refine_depth
 from zeronvs.scene.lift import LiftConfig, front_splats, lift_view, match_colors
-from zeronvs.scene.matting import Matte
+from zeronvs.scene.matting import Matte, separate_outlines
 from zeronvs.scene.rasterizer import rasterize
 from zeronvs.scene.surface_splats import alike_blocks, quaternion
 
@@ -136,6 +137,21 @@ def test_colours_are_hardly_corrected_on_the_far_side_of_depth_edges():
     assert int((beside & ~far).sum()) > 30
     assert float(change[far].amax()) < 0.011
     assert float(change[x > 4].amax()) > 0.06  # at the stripes of the wall
+
+
+def test_predicted_depth_is_refined_and_measured_depth_is_not():
+    sharp = card_before_a_wall()
+    assert sharp.depth_z is not None
+    column = torch.arange(WIDTH_PX).expand(HEIGHT_PX, -1)
+    shifted = torch.where((column >= 39) & (column < 63) & (sharp.depth_z[24:25, 48] < 1), 0.8, 2.0)
+    card_rows = (sharp.depth_z < 1).any(1, keepdim=True)
+    view = sharp.with_depth(torch.where(card_rows, shifted, 2.0))
+    config = replace(CONFIG, color_steps=0)
+    assert LiftConfig().refine_depth
+    for refined, lifted_view in ((True, refine_depth(view)), (False, view)):
+        made = lift_view(view, replace(config, refine_depth=refined))
+        expected = front_splats(separate_outlines(lifted_view, config.motion), 0.35)
+        torch.testing.assert_close(made.means[: len(expected)], expected.means)
 
 
 def test_the_same_seed_gives_the_same_splats():

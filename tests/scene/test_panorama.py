@@ -8,7 +8,7 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.surround import panorama_rays, surround_splats
+from zeronvs.scene.surround import _reflected_columns, panorama_rays, surround_splats
 from zeronvs.splats import GaussianSplats
 
 FOV_RAD = math.radians(60)
@@ -116,3 +116,25 @@ def test_a_level_ground_runs_on_below_the_image():
     below = offset[steep & ahead, 2]
     assert len(below) > 10
     torch.testing.assert_close(below.median(), torch.tensor(-height), rtol=0.1, atol=0)
+
+
+def test_every_row_of_a_tilted_image_is_reflected_at_its_own_borders():
+    """A trapezoid, as a camera that looks down sees it: wider below."""
+    rows, columns = 60, 240
+    half = torch.linspace(20, 40, 40).round().long()
+    seen = torch.zeros(rows, columns, dtype=torch.bool)
+    for row, reach in enumerate(half.tolist(), start=10):
+        seen[row, columns // 2 - reach : columns // 2 + reach] = True
+    column = _reflected_columns(seen, math.radians(45))
+    inside = torch.arange(columns).float()
+    assert float((column - inside)[seen].abs().amax()) < 2.0
+    for row, reach in list(enumerate(half.tolist(), start=10))[3:-3]:
+        left, right = columns // 2 - reach, columns // 2 + reach - 1
+        for border, away in ((left, -1), (right, 1)):
+            for step in (2, 5):  # as far inside as outside, but for the stretched period
+                found = float(column[row, border + away * step])
+                assert found == pytest.approx(border - away * step, abs=3.0)
+        # Behind the camera both sides meet.
+        assert float(column[row, 0]) == pytest.approx(float(column[row, -1]), abs=6)
+    # Rows without the image follow the nearest that has it.
+    torch.testing.assert_close(column[0], column[10], atol=3.0, rtol=0)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs.cameras.view import resize_image
-from zeronvs.photo.estimates import Estimate
+from zeronvs.photo.estimates import DEFAULT_ELEVATION_RAD, Estimate
 
 SIDE_PX = 384
 """Longer side of the image in which edges are looked for."""
@@ -27,8 +27,7 @@ TILTS_RAD = torch.arange(-50.0, 75.1, 0.5).deg2rad()
 ROLLS_RAD = torch.arange(-6.0, 6.1, 1.5).deg2rad()
 LEAST_PEAK, PEAK_PER_RAD = 1.35, 1.0
 """Votes for the best tilt, over the median over all tilts: at least this much, and more the farther
-the tilt is from the usual ones, since textures vote for some tilt, too."""
-USUAL_TILT_RAD = math.radians(5.0)
+the tilt is from the default, since textures vote for some tilt, too."""
 FRAME = 0.03
 """How far from the image's borders, over its longer side, edges are ignored: frames of scans."""
 SPREAD_RAD = math.radians(3.0)
@@ -48,7 +47,7 @@ def tilt_of_verticals(image: Float[Tensor, "3 h w"], focal_px: float) -> Estimat
         return None
     best = int(votes.argmax())
     peak = float(votes[best] / votes.median())
-    if peak < LEAST_PEAK + PEAK_PER_RAD * abs(float(TILTS_RAD[best]) - USUAL_TILT_RAD):
+    if peak < LEAST_PEAK + PEAK_PER_RAD * abs(float(TILTS_RAD[best]) - DEFAULT_ELEVATION_RAD):
         return None
     return Estimate(value=float(TILTS_RAD[best]), source="vertical lines", spread=SPREAD_RAD)
 

@@ -94,10 +94,16 @@ def _toggled_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
     factor = min(1.0, COARSE_SIDE_PX / max(size_px))
     coarse_px = (max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor)))
     coarse = resize_image(disparity, coarse_px)[0]
-    low, high = lowest(coarse, TOGGLE_RADIUS_PX), highest(coarse, TOGGLE_RADIUS_PX)
-    toggled = torch.where(coarse - low < high - coarse, low, high)
-    toggled = torch.where(high > low * TOGGLE_RATIO, toggled, coarse)
-    return resize_image(toggled[None], size_px)
+    toggled, low, high = _toggle(coarse, TOGGLE_RADIUS_PX)
+    return resize_image(torch.where(high > low * TOGGLE_RATIO, toggled, coarse)[None], size_px)
+
+
+def _toggle(
+    image: Float[Tensor, "h w"], radius_px: int
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Return the nearer of a window's two extremes (Kramer & Bruckner 1975), and the extremes."""
+    low, high = lowest(image, radius_px), highest(image, radius_px)
+    return torch.where(image - low < high - image, low, high), low, high
 
 
 def weighted_median(
@@ -160,12 +166,10 @@ def sharpen_steps(
 ) -> Float[Tensor, "h w"]:
     """Move each pixel on the ramp between two surfaces to the nearer value of the two.
 
-    A toggle mapping (Kramer & Bruckner 1975) where the window's extremes differ by more than
-    `ratio`.
+    A toggle mapping where the window's extremes differ by more than `ratio`.
     """
     for _ in range(2):
-        low, high = lowest(disparity, radius_px), highest(disparity, radius_px)
-        toggled = torch.where(disparity - low < high - disparity, low, high)
+        toggled, low, high = _toggle(disparity, radius_px)
         # Only on ramps: a slanted plane lies in the middle of its window everywhere, and stays.
         curved = (disparity - 0.5 * (low + high)).abs() > 0.15 * (high - low)
         disparity = torch.where((high > low * ratio) & curved, toggled, disparity)
