@@ -34,7 +34,7 @@ class ViewDenoiser(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | PixelShuffleAutoencoder,
+        vae: Autoencoder,
         image_encoder: CLIPVisionModelWithProjection,
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler,
@@ -59,7 +59,7 @@ class ViewDenoiser(DiffusionPipeline):
             scheduler=scheduler,
             cc_projection=cc_projection,
         )
-        self.vae: AutoencoderKL | PixelShuffleAutoencoder
+        self.vae: Autoencoder
         self.image_encoder: CLIPVisionModelWithProjection
         self.unet: UNet2DConditionModel
         self.scheduler: DDIMScheduler
