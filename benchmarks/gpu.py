@@ -103,10 +103,12 @@ def machine(device: str) -> dict[str, Any]:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure all parts of the project on one GPU.")
     parser.add_argument("--tiny", action="store_true", help="small sizes; says that parts run")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seconds", type=float, default=125.0, help="for all parts together")
+    parser.add_argument("--seconds", type=float, default=115.0, help="for all parts together")
     arguments = parser.parse_args(words)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu" and not arguments.tiny:

@@ -107,9 +107,7 @@ def _field(device: str) -> Values:
     with torch.no_grad():
         scene.field.grid.table.mul_(3e3)
     scene = scene.to(device)
-    seen = scene.render(
-        orbit(1, 24), generator=torch.Generator().manual_seed(1), with_normals=True
-    )
+    seen = scene.render(orbit(1, 24), generator=torch.Generator().manual_seed(1), with_normals=True)
     loss = seen.rgb.square().mean() + seen.orientation_loss + seen.interlevel_loss
     loss.backward()
     gradient = scene.field.grid.table.grad

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -18,6 +19,8 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.diffusion.sampling import NoiseSchedule
 from zeronvs.splats import GaussianSplats
+
+diffusers_logging.set_verbosity_error()  # it warns of every change of precision
 
 
 def synchronize(device: str) -> None:

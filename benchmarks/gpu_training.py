@@ -29,6 +29,7 @@ PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, 
 def training(bench: Bench) -> None:
     """Measure training steps in bfloat16: examples, loss, gradients and AdamW."""
     device, tiny = bench.device, bench.tiny
+    bench.forget()
     sizes = (4,) if tiny else (48, 24, 12)
     for batch in sizes:
         try:

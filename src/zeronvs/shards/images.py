@@ -135,7 +135,7 @@ class ImageDecoder:
             fast: False decodes everything with Pillow.
         """
         self._fast = fast
-        self._png: "av.VideoCodecContext | None" = None
+        self._png: av.VideoCodecContext | None = None
         self._jpeg = _simplejpeg() if fast else None
 
     def square(
