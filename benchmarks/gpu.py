@@ -24,6 +24,7 @@ from typing import Any
 import gpu_checks
 import gpu_parts
 import gpu_training
+import gpu_unet
 import torch
 from gpu_models import peak_mib, reset_peak
 from gpu_parts import Bench
@@ -31,13 +32,13 @@ from gpu_parts import Bench
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "device tests": (gpu_checks.device_tests, 25.0),
     "optimisation steps": (gpu_parts.optimisation_steps, 30.0),
-    "U-Net": (gpu_parts.unet_forward, 20.0),
-    "sampling": (gpu_parts.sampling, 15.0),
+    "U-Net": (gpu_unet.unet_forward, 20.0),
+    "sampling": (gpu_unet.sampling, 15.0),
     "splats": (gpu_parts.splat_rendering, 15.0),
     "training": (gpu_training.training, 20.0),
-    "precision": (gpu_parts.precision, 8.0),
+    "precision": (gpu_unet.precision, 8.0),
     "preview": (gpu_parts.preview, 60.0),
-    "CUDA graph": (gpu_parts.cuda_graph, 8.0),
+    "CUDA graph": (gpu_unet.cuda_graph, 8.0),
 }
 """Name to function and budget in seconds, the most valuable first."""
 LEAST_SECONDS = 3.0
@@ -103,9 +104,7 @@ def machine(device: str) -> dict[str, Any]:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure all parts of the project on one GPU.")
     parser.add_argument("--tiny", action="store_true", help="small sizes; says that parts run")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=115.0, help="for all parts together")

@@ -1,7 +1,8 @@
 """The device against the CPU: the same weights, inputs and seeds, in float32 without TF32.
 
 Every row is the largest absolute difference, and the relative one in the Euclidean norm. What
-depends on comparisons (a splat's tile, a warp's holes) may differ at a few pixels; the norm decides.
+depends on comparisons (a splat's tile, a warp's holes) may differ at a few pixels; the norm
+decides.
 """
 
 import copy

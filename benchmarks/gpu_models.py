@@ -1,4 +1,4 @@
-"""Models and inputs of `gpu.py`: random weights at the released, built-in and tiny sizes; a clock."""
+"""Models and inputs of `gpu.py`: random weights at the released and built-in sizes; a clock."""
 
 import time
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def released_model(device: str, *, tiny: bool) -> ZeroNVSPipeline:
 
 
 def builtin_model(device: str, *, tiny: bool = False) -> tuple[ZeroNVSPipeline, str]:
-    """Return the built-in model, or one of its size with random weights, and which of them it is."""
+    """Return the built-in model, or one of its size with random weights; and which it is."""
     folder = Path(str(resources.files("zeronvs"))) / "models" / "builtin" / "unet"
     if not tiny and any(folder.glob("*.safetensors")):
         return _frozen(ZeroNVSPipeline.from_pretrained("builtin").to(device)), "built-in weights"

@@ -1,4 +1,4 @@
-"""Throughput of training on one device: samples a second, and the share of its peak that is used."""
+"""Throughput of training on one device: samples a second, and the share of the peak."""
 
 from contextlib import nullcontext
 from dataclasses import replace
