@@ -3,7 +3,6 @@
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +26,8 @@ def write_video(
     Raises:
         ValueError: There is no frame, or frames are smaller than 2 px.
     """
+    import av  # loads the libraries of FFmpeg: at the moment of use
+
     height_px, width_px = frames.shape[-2] // 2 * 2, frames.shape[-1] // 2 * 2
     if len(frames) == 0 or height_px == 0 or width_px == 0:
         raise ValueError(f"a video needs frames of at least 2x2 px, got {tuple(frames.shape)}")

@@ -12,17 +12,18 @@ import io
 import struct
 import warnings
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import av
 import numpy as np
-from av.error import FFmpegError
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.optional import require
 from zeronvs.cameras.camera import center_window
+
+if TYPE_CHECKING:
+    import av
 
 ImageFormat = Literal["png", "jpg", "webp"]
 """Format of a stored image; the names are the extensions. The published reader reads only png."""
@@ -166,6 +167,9 @@ class ImageDecoder:
         width_px, height_px = struct.unpack(">II", content[16:24])
         if not (0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX):
             return None
+        import av  # loads the libraries of FFmpeg: at the moment of use
+        from av.error import FFmpegError
+
         if self._png is None:
             options = {"err_detect": "crccheck+explode"}
             context = av.CodecContext.create("png", "r")

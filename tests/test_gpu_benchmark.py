@@ -1,0 +1,57 @@
+"""The benchmark of one GPU runs in its tiny form, on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PARTS = (
+    "device tests",
+    "optimisation steps",
+    "U-Net",
+    "sampling",
+    "splats",
+    "training",
+    "precision",
+    "preview",
+    "CUDA graph",
+)
+
+
+def test_every_part_of_the_benchmark_reports_a_result(repository: Path, tmp_path: Path):
+    file = tmp_path / "gpu.json"
+    script = repository / "benchmarks" / "gpu.py"
+    words = [sys.executable, str(script), "--tiny", "--device", "cpu", "--json", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads(file.read_text())
+    assert tuple(result["parts"]) == PARTS
+    assert {"device", "torch", "date", "seconds"} <= result.keys()
+    for name, part in result["parts"].items():
+        assert part["status"] == "ok", name
+        assert {"seconds", "peak_memory_mib"} <= part.keys()
+        assert part["rows"], name
+        assert not [row for row in part["rows"] if "FAILED" in row["what"]], name
+        assert f"| {name} | **ok**" in done.stdout
+
+
+def test_a_part_that_fails_does_not_stop_the_next(repository: Path, tmp_path: Path):
+    file = tmp_path / "gpu.json"
+    code = (
+        "import sys, gpu\n"
+        "def broken(bench):\n"
+        "    raise ValueError('broken on purpose')\n"
+        "gpu.PARTS['splats'] = (broken, 5.0)\n"
+        f"words = ['--tiny', '--device', 'cpu', '--json', {str(file)!r}]\n"
+        "sys.exit(gpu.main([*words, '--parts', 'splats', 'precision']))\n"
+    )
+    folder = str(repository / "benchmarks")
+    path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+    words, env = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    parts = json.loads(file.read_text())["parts"]
+    assert done.returncode == 1
+    assert parts["splats"]["status"] == "failed"
+    assert "broken on purpose" in parts["splats"]["error"]
+    assert parts["precision"]["status"] == "ok"
