@@ -15,7 +15,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation, embed_cameras
 from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.autoencoder import LatentSpace, PixelShuffleAutoencoder, latent_space
+from zeronvs.diffusion.autoencoder import Autoencoder, LatentSpace, latent_space
 from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels, fit_view
 from zeronvs.diffusion.conditioning_kind import ConditioningKind, Warped, conditioning_kind
 from zeronvs.diffusion.projection import CameraProjection
