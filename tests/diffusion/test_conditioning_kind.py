@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler
 from tiny_pipelines import tiny_image_encoder, tiny_released, tiny_unet, tiny_warp
 
 from zeronvs._core.errors import InputError
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder, TinyAutoencoder
 from zeronvs.diffusion.conditioning_kind import ConcatInput, ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
@@ -36,6 +36,9 @@ def test_the_shipped_model_names_its_kind():
     pipe = ZeroNVSPipeline.from_pretrained("builtin")
     assert pipe.cc_projection.config["conditioning"] == "warp"
     assert isinstance(pipe.conditioning, ConcatWarp)
+    assert isinstance(pipe.vae, TinyAutoencoder)
+    assert pipe.image_size_px == 256
+    assert pipe.scheduler.config["prediction_type"] == "v_prediction"
 
 
 def test_a_folder_that_still_lists_a_depth_estimator_can_be_read(tmp_path):
@@ -56,6 +59,8 @@ def test_score_distillation_weighs_each_latent_number_as_published():
     warp = tiny_warp().conditioning  # 12 channels of 8x8
     assert warp.sds_weight(0.1) == pytest.approx(0.1 * (4 * 32 * 32) / (12 * 8 * 8))
     assert warp.sds_guidance_scale == 1.0
-    assert warp.sampling_defaults == (2, 1.0, 0.0)
+    assert warp.sampling_defaults == (8, 1.0, 0.0)
+    residual = tiny_warp(prediction_type="sample").conditioning
+    assert residual.sampling_defaults == (2, 1.0, 0.0)
     assert published.sds_guidance_scale is None
     assert published.sampling_defaults == (50, 3.0, 1.0)

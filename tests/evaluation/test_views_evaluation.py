@@ -16,7 +16,7 @@ from zeronvs.evaluation.metrics import WARP, WARP_MIRROR, WARP_NEAREST, WARP_TEX
 from zeronvs.evaluation.views import COPY, ViewsEvaluationConfig, evaluate_views
 from zeronvs.evaluation.views_report import markdown_table, table_rows, write_views_report
 
-CONFIG = ViewsEvaluationConfig(batch_size=2, sheet_rows=1)
+CONFIG = ViewsEvaluationConfig(batch_size=2, sheet_rows=1, size_px=128)
 
 
 @pytest.fixture(scope="module")

@@ -192,15 +192,29 @@ def test_known_pixels_do_not_enter_the_perceptual_term(pack: TrainingPack, tiny_
     assert float(losses["perceptual"].max()) < 1e-6
 
 
-def test_a_fresh_network_predicts_the_warped_input():
+def test_a_fresh_network_predicts_no_velocity():
     pipe = make_builtin_pipeline()
-    assert pipe.image_size_px == 128
+    assert pipe.image_size_px == 256
     assert pipe.conditioning.needs_depth
-    concat = torch.rand(1, 112, 32, 32, generator=torch.Generator().manual_seed(0))
+    concat = torch.rand(1, 128, 32, 32, generator=torch.Generator().manual_seed(0))
     conditioning = CameraCondition(torch.zeros(1, 1, 128), concat)
     with torch.no_grad():
-        predicted = pipe.predict(torch.randn(1, 48, 32, 32), torch.tensor([900]), conditioning)
-    torch.testing.assert_close(predicted, concat[:, 48:96])
+        predicted = pipe.predict(torch.randn(1, 32, 32, 32), torch.tensor([900]), conditioning)
+    assert not predicted.any()
+
+
+def test_a_fresh_network_has_the_architecture_of_the_shipped_one():
+    fresh, shipped = make_builtin_pipeline(), ZeroNVSPipeline.from_pretrained("builtin")
+    for name in (*TRAINED, "vae"):
+        weights = [getattr(pipe, name).state_dict() for pipe in (fresh, shipped)]
+        shapes = [{key: value.shape for key, value in each.items()} for each in weights]
+        assert shapes[0] == shapes[1], name
+    for part in ("scheduler", "cc_projection"):
+        configs = [dict(getattr(pipe, part).config) for pipe in (fresh, shipped)]
+        for config in configs:
+            for key in [key for key in config if key.startswith("_")]:
+                del config[key]
+        assert configs[0] == configs[1]
 
 
 def test_perceptual_windows_are_drawn_around_holes():

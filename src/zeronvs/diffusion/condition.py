@@ -63,6 +63,14 @@ class CameraCondition:
     concat: Float[Tensor, "n k h w"]
     """Channels concatenated to the noisy latent: the input latent, and for the warp kind the latent
     of the warped input and the folded validity mask."""
+    warped: (
+        tuple[
+            Float[Tensor, "n 3 H W"],  # known content, holes filled smoothly
+            Float[Tensor, "n 1 H W"],  # 1 where content is known, else 0
+        ]
+        | None
+    ) = None
+    """For the warp kind, the known content of the targets at the model's image size."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -70,7 +78,8 @@ class CameraCondition:
     def __getitem__(self, index: Index) -> "CameraCondition":
         """Return the conditions of the cameras at `index`, always as a batch."""
         index = [index] if isinstance(index, int) else index
-        return CameraCondition(self.tokens[index], self.concat[index])
+        warped = None if self.warped is None else (self.warped[0][index], self.warped[1][index])
+        return CameraCondition(self.tokens[index], self.concat[index], warped)
 
     def null(self) -> "CameraCondition":
         """Return the published null condition: a zero token and zero channels.
@@ -78,7 +87,9 @@ class CameraCondition:
         Training projects [0, pose] instead; the published samplers do not (published code,
         ldm/models/diffusion/ddpm.py and threestudio/models/guidance/zero123_guidance.py).
         """
-        return CameraCondition(torch.zeros_like(self.tokens), torch.zeros_like(self.concat))
+        return CameraCondition(
+            torch.zeros_like(self.tokens), torch.zeros_like(self.concat), self.warped
+        )
 
 
 def fit_view(view: View, size_px: int) -> View:

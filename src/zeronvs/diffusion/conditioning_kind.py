@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.warp import forward_warp
+from zeronvs.cameras.warp import fill_holes, forward_warp
 from zeronvs.diffusion.autoencoder import LatentSpace
 from zeronvs.diffusion.condition import CameraCondition, Condition
 
@@ -53,7 +53,6 @@ class ConditioningKind(ABC):
     name: ClassVar[str]
     needs_depth: ClassVar[bool]
     """Whether the input view must come with depth."""
-    sampling_defaults: ClassVar[SamplingDefaults]
     sds_guidance_scale: ClassVar[float | None]
     """Guidance of score distillation; None: the recipe's."""
 
@@ -62,21 +61,36 @@ class ConditioningKind(ABC):
     def in_channels(self) -> int:
         """Input channels of the denoiser."""
 
+    @property
+    @abstractmethod
+    def sampling_defaults(self) -> SamplingDefaults:
+        """Default settings of the sampler."""
+
+    def warped(
+        self, condition: Condition, cameras: Camera, known: Warped | None = None
+    ) -> Warped | None:
+        """Return the known content of the target views; None for kinds that know none.
+
+        Args:
+            condition: n input views.
+            cameras: n target cameras at the model's image size.
+            known: Replaces the warped input view, where more is known than it shows.
+        """
+        return None
+
     @abstractmethod
     def concat_channels(
         self,
         condition: Condition,
-        cameras: Camera,
         encode: Callable[[Tensor], Tensor],
-        warped: Warped | None = None,
+        warped: Warped | None,
     ) -> Float[Tensor, "n k h w"]:
         """Return the channels that are concatenated to the noisy latents.
 
         Args:
             condition: n input views.
-            cameras: n target cameras at the model's image size.
             encode: Images in [0, 1] to unscaled latents.
-            warped: Replaces the warped input view, where more is known than it shows.
+            warped: From `warped`.
         """
 
     def prediction(
@@ -89,9 +103,8 @@ class ConditioningKind(ABC):
         self,
         image: Float[Tensor, "n 3 H W"],
         camera_condition: CameraCondition,
-        decode: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "n 3 H W"]:
-        """Return samples with their known pixels restored; `decode` maps scaled latents to images.
+        """Return samples with their known pixels restored.
 
         Kinds that know no pixels of the target return the samples as they are.
         """
@@ -111,8 +124,12 @@ class ConcatInput(ConditioningKind):
 
     name = "concat"
     needs_depth = False
-    sampling_defaults = SamplingDefaults(50, 3.0, 1.0)
     sds_guidance_scale = None
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """Default settings of the sampler: the published ones."""
+        return SamplingDefaults(50, 3.0, 1.0)
 
     @property
     def in_channels(self) -> int:
@@ -122,9 +139,8 @@ class ConcatInput(ConditioningKind):
     def concat_channels(
         self,
         condition: Condition,
-        cameras: Camera,
         encode: Callable[[Tensor], Tensor],
-        warped: Warped | None = None,
+        warped: Warped | None,
     ) -> Float[Tensor, "n k h w"]:
         """Return the latents of the input views, whatever the cameras."""
         return condition.latent
@@ -134,9 +150,10 @@ class ConcatInput(ConditioningKind):
 class ConcatWarp(ConditioningKind):
     """[noisy latent, input latent, latent of the warped input, its validity mask].
 
-    The input is warped into the target camera along its depth; the mask is folded to the latent's
-    size. A network that predicts clean latents predicts the residual to the warped input: known
-    content passes through unchanged, and only what the warp lacks is learned.
+    The input is warped into the target camera along its depth, its holes are filled smoothly; the
+    mask is folded to the latent's size. A network that predicts clean latents predicts the residual
+    to the warped input: known content passes through unchanged, and only what the warp lacks is
+    learned.
 
     Sampled and distilled without guidance: the null condition lacks the warped input, so the
     difference that guidance would amplify is the image itself (docs/log.md).
@@ -144,7 +161,6 @@ class ConcatWarp(ConditioningKind):
 
     name = "warp"
     needs_depth = True
-    sampling_defaults = SamplingDefaults(2, 1.0, 0.0)
     sds_guidance_scale = 1.0
 
     @property
@@ -152,15 +168,28 @@ class ConcatWarp(ConditioningKind):
         """Input channels of the denoiser."""
         return 3 * self.latent.channels + self.latent.pixels_per_cell**2
 
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """Default settings of the sampler; a residual is regressed in fewer steps."""
+        return SamplingDefaults(2 if self.predicts_clean else 8, 1.0, 0.0)
+
+    def warped(
+        self, condition: Condition, cameras: Camera, known: Warped | None = None
+    ) -> Warped | None:
+        """Return the warped input view with its holes filled smoothly, and where it is valid."""
+        image, validity = forward_warp(condition.view, cameras) if known is None else known
+        # Whatever filled the holes: a texture there would be taken for content.
+        return fill_holes(image * validity, validity), validity
+
     def concat_channels(
         self,
         condition: Condition,
-        cameras: Camera,
         encode: Callable[[Tensor], Tensor],
-        warped: Warped | None = None,
+        warped: Warped | None,
     ) -> Float[Tensor, "n k h w"]:
         """Return input latent, latent of the warped input, and folded validity mask."""
-        image, validity = forward_warp(condition.view, cameras) if warped is None else warped
+        assert warped is not None
+        image, validity = warped
         mask = F.pixel_unshuffle(validity, self.latent.pixels_per_cell)
         return torch.cat([condition.latent, encode(image), mask], dim=1)
 
@@ -176,27 +205,19 @@ class ConcatWarp(ConditioningKind):
         self,
         image: Float[Tensor, "n 3 H W"],
         camera_condition: CameraCondition,
-        decode: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "n 3 H W"]:
         """Blend the warped input back into samples, softly at the borders of holes.
 
-        A sample carries a little noise everywhere, and where the warp is valid the input is the
-        better estimate (docs/log.md). Only for residual networks on exact latents: a lossy
-        autoencoder would blur what is known.
+        A sample carries a little noise everywhere, an autoencoder blurs, and where the warp is
+        valid the input is the better estimate (docs/log.md).
         """
-        if not (self.predicts_clean and self.latent.is_exact):
-            return image
-        known = self.known(camera_condition)
+        assert camera_condition.warped is not None
+        warped, known = camera_condition.warped
         reach = KNOWN_BORDER_PX
         # Pixels outside the image count as known, so that its border does not fade.
         padded = F.pad(known, (reach, reach, reach, reach), value=1.0)
         weight = known * F.avg_pool2d(padded, 2 * reach + 1, stride=1)
-        return torch.lerp(image, decode(self._warped_latent(camera_condition)), weight)
-
-    def known(self, camera_condition: CameraCondition) -> Float[Tensor, "n 1 H W"]:
-        """Return 1 where the warped input is valid, else 0."""
-        mask = camera_condition.concat[:, 2 * self.latent.channels :]
-        return F.pixel_shuffle(mask, self.latent.pixels_per_cell)
+        return torch.lerp(image, warped.to(image), weight.to(image))
 
     def _warped_latent(self, camera_condition: CameraCondition) -> Float[Tensor, "n c h w"]:
         channels = self.latent.channels

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -185,8 +184,10 @@ class ViewDenoiser(DiffusionPipeline):
         tokens = self.cc_projection(condition.image_embedding, embedding.float())
         target = cameras.resized(self.image_size_px, self.image_size_px)
         with torch.no_grad():
-            concat = self.conditioning.concat_channels(condition, target, self._latent_mode, warped)
-        return CameraCondition(tokens, concat)
+            kind = self.conditioning
+            known = kind.warped(condition, target, warped)
+            concat = kind.concat_channels(condition, self._latent_mode, known)
+        return CameraCondition(tokens, concat, known)
 
     def predict_noise(
         self,

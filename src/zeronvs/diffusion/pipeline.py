@@ -165,7 +165,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             )
             if decode:
                 image = self.to_image(latent)
-                latent = self.conditioning.keep_known(image, camera_condition, self.to_image)
+                latent = self.conditioning.keep_known(image, camera_condition)
             images.append(latent)
         return torch.cat(images)
 

@@ -38,8 +38,7 @@ WARP_NEAREST = "input warped, nearest fill"
 """A hole takes the colour of the nearest known pixel. The streaks look bad but are sharp, which
 perceptual distances reward: the row shows how much of a score is due to sharpness."""
 WARP_MIRROR = "input warped, mirror fill"
-"""Holes are filled by reflection (`continue_image`). The built-in model starts from this image, so
-the difference to its row is the contribution of its network."""
+"""Holes are filled by reflection (`continue_image`)."""
 WARP_TEXTURE = "input warped, PatchMatch fill"
 """Holes are filled with patches of what is known (`continue_texture`)."""
 

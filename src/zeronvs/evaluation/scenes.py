@@ -27,22 +27,22 @@ from zeronvs.evaluation.held_out import (
     read_pair_names,
 )
 from zeronvs.evaluation.metrics import (
-    KID,
     WARP,
     WARP_TEXTURE,
     ImageFeatures,
-    kernel_distance,
     psnr,
     warped_input,
 )
 from zeronvs.evaluation.views import (
     COPY,
     OURS,
+    Features,
     LeftOut,
     PairScore,
     ViewsEvaluation,
     ViewsEvaluationConfig,
     measure,
+    metric_names,
     read_pairs,
     sample_views,
     spread,
@@ -65,8 +65,6 @@ VIEWS = "views of the model"
 class ScenesEvaluationConfig(ViewsEvaluationConfig):
     """Settings of one evaluation."""
 
-    size_px: int = 256
-    """Shorter side of the views."""
     whole_frames: bool = False
     """Whole frames are measured, not their central squares; a model, whose views are square, cannot
     be beside them."""
@@ -75,18 +73,10 @@ class ScenesEvaluationConfig(ViewsEvaluationConfig):
 
 @dataclass(frozen=True, eq=False)
 class ScenesEvaluation(ViewsEvaluation):
-    """Scores of all pairs; one distance for all views of a class; the inputs at their cameras."""
+    """Scores of all pairs; the inputs at their cameras."""
 
-    distances: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Class and method -> kernel distance of the views to the truth."""
     input_psnr_db: dict[str, float] = field(default_factory=dict)
     """Input -> PSNR of its scene, rendered at its own camera and size."""
-
-    def mean(self, motion_class: str, method: str, metric: str) -> float:
-        """Return the mean over the pairs of a class, or the one distance of the class."""
-        if metric == KID:
-            return self.distances[motion_class, method]
-        return super().mean(motion_class, method, metric)
 
     def notes(self) -> list[str]:
         """Return lines for a report."""
@@ -142,7 +132,7 @@ def evaluate_scenes(
     renders = _Renders(config, kept)
     scores: list[PairScore] = []
     left_out: list[LeftOut] = []
-    sheets, found_features = defaultdict(list), defaultdict(list)
+    sheets, found_features = defaultdict(list), Features(features)
     input_psnr_db: dict[str, float] = {}
     methods: tuple[str, ...] = ()
     for index, name in enumerate(names):
@@ -154,9 +144,7 @@ def evaluate_scenes(
             scores.append(PairScore(name, measure(predictions, [pair], perceptual)[0]))
             own_db = float(psnr(own[None], pair.input_view.image[None]))
             input_psnr_db[f"{name.scene}/{name.input}"] = own_db
-            for method, image in [*predictions.items(), ("truth", pair.target_view.image[None])]:
-                if features is not None:
-                    found_features[name.motion_class, method].append(features(image))
+            found_features.add(predictions, [pair])
             if index in shown[name.motion_class]:
                 images = [pair.input_view.image, pair.target_view.image]
                 images += [predictions[method][0] for method in methods if method != COPY]
@@ -164,21 +152,14 @@ def evaluate_scenes(
         progress(ProgressEvent("evaluate scenes", index + 1, len(names)))
     if not scores:
         raise InputError(f"none of the {len(names)} pairs can be measured: {left_out[0].reason}")
-    metrics = ["PSNR", "SSIM"]
-    metrics += ["ST-LPIPS"] if perceptual is not None else []
-    metrics += [KID] if features is not None else []
-    distances = {
-        (label, method): kernel_distance(torch.cat(own), torch.cat(found_features[label, "truth"]))
-        for (label, method), own in found_features.items()
-    }
     return ScenesEvaluation(
         config,
         tuple(scores),
         methods,
-        tuple(metrics),
+        metric_names(perceptual, features),
         dict(sheets),
         tuple(left_out),
-        distances,
+        found_features.distances(),
         input_psnr_db,
     )
 

@@ -23,7 +23,14 @@ from zeronvs.evaluation.held_out import (
     motion_classes,
     read_pair_names,
 )
-from zeronvs.evaluation.metrics import psnr, ssim, warped_input
+from zeronvs.evaluation.metrics import (
+    KID,
+    ImageFeatures,
+    kernel_distance,
+    psnr,
+    ssim,
+    warped_input,
+)
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
 
@@ -32,8 +39,7 @@ Config = TypeVar("Config", bound="ViewsEvaluationConfig")
 OURS = "ours"
 OURS_GIVEN_DEPTH = "ours, depth given"
 COPY = "input copied"
-SIZE_PX = 128
-"""The protocol's size, whatever size a model works at."""
+TRUTH = "truth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,8 @@ class ViewsEvaluationConfig:
     """Also let the model see the depth that the warp baseline moves along."""
     sheet_rows: int = 12
     """Pairs shown of each class."""
+    size_px: int = 256
+    """Side of the views that are measured, whatever size a model works at."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,13 @@ class ViewsEvaluation:
     """Class -> images of some pairs: input, truth, then the methods other than the copy."""
     left_out: tuple[LeftOut, ...] = ()
     """Pairs that could not be read, so that nothing of them was measured."""
+    distances: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Class and method -> kernel distance of the views to the truth."""
 
     def mean(self, motion_class: str, method: str, metric: str) -> float:
-        """Return the mean over the pairs of a class."""
+        """Return the mean over the pairs of a class, or the one distance of the class."""
+        if metric == KID:
+            return self.distances[motion_class, method]
         values = [
             pair.scores[method][metric]
             for pair in self.pairs
@@ -109,6 +121,7 @@ def evaluate_views(
     config: ViewsEvaluationConfig,
     progress: Progress = silent,
     *,
+    features: ImageFeatures | None = None,
     geometry_estimator: GeometryEstimator | None = None,
 ) -> ViewsEvaluation:
     """Measure new views of every pair of a folder of posed scenes; pairs that it cannot are named.
@@ -117,6 +130,7 @@ def evaluate_views(
         pipe: The model; it is given the scene scale. None measures the baselines alone.
         folder: Posed scenes and their `pairs.json`.
         perceptual: The distance to report; None leaves its column out.
+        features: For the kernel distance; None leaves its column out.
         geometry_estimator: Predicts the depth that the model is given; without one, the model is
             given the depth of the warp baseline.
 
@@ -126,10 +140,10 @@ def evaluate_views(
     if pipe is not None:
         config = with_defaults(config, pipe.conditioning.sampling_defaults)
     names = read_pair_names(folder, config.limit)
-    scenes = HeldOutScenes(folder, SIZE_PX, geometry_estimator)
+    scenes = HeldOutScenes(folder, config.size_px, geometry_estimator)
     shown = {label: spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     scores: list[PairScore] = []
-    sheets = defaultdict(list)
+    sheets, found_features = defaultdict(list), Features(features)
     methods: tuple[str, ...] = ()
     left_out: list[LeftOut] = []
     for start in range(0, len(names), config.batch_size):
@@ -141,6 +155,7 @@ def evaluate_views(
         predictions = _predictions(pipe, pairs, seeds, config, geometry_estimator)
         methods = tuple(predictions)
         measured = measure(predictions, pairs, perceptual)
+        found_features.add(predictions, pairs)
         for row, (offset, pair) in enumerate(found.items()):
             scores.append(PairScore(pair.name, measured[row]))
             if start + offset in shown[pair.name.motion_class]:
@@ -151,8 +166,54 @@ def evaluate_views(
         progress(ProgressEvent("evaluate views", done, len(names)))
     if not scores:
         raise InputError(f"none of the {len(names)} pairs can be measured: {left_out[0].reason}")
-    metrics = ("PSNR", "SSIM") if perceptual is None else ("PSNR", "SSIM", "ST-LPIPS")
-    return ViewsEvaluation(config, tuple(scores), methods, metrics, dict(sheets), tuple(left_out))
+    return ViewsEvaluation(
+        config,
+        tuple(scores),
+        methods,
+        metric_names(perceptual, features),
+        dict(sheets),
+        tuple(left_out),
+        found_features.distances(),
+    )
+
+
+def metric_names(
+    perceptual: PerceptualDistance | None, features: ImageFeatures | None
+) -> tuple[str, ...]:
+    """Return the columns of the table."""
+    names = ["PSNR", "SSIM"]
+    names += ["ST-LPIPS"] if perceptual is not None else []
+    names += [KID] if features is not None else []
+    return tuple(names)
+
+
+class Features:
+    """Features of all views, by class of motion and method, for the kernel distance."""
+
+    def __init__(self, network: ImageFeatures | None) -> None:
+        self.network = network
+        self.found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+
+    def add(
+        self, predictions: dict[str, Float[Tensor, "b 3 h w"]], pairs: Sequence[HeldOutPair]
+    ) -> None:
+        """Add every method's views of some pairs, and the true ones."""
+        if self.network is None:
+            return
+        truth = torch.stack([pair.target_view.image for pair in pairs])
+        for method, images in [*predictions.items(), (TRUTH, truth)]:
+            for pair, features in zip(pairs, self.network(images), strict=True):
+                self.found[pair.name.motion_class, method].append(features)
+
+    def distances(self) -> dict[tuple[str, str], float]:
+        """Return the kernel distance to the true views, by class of motion and method."""
+        return {
+            (label, method): kernel_distance(
+                torch.stack(own), torch.stack(self.found[label, TRUTH])
+            )
+            for (label, method), own in self.found.items()
+            if method != TRUTH
+        }
 
 
 def read_pairs(

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from zeronvs.cameras.embedding import Representation
 from zeronvs.diffusion.condition import CameraCondition, clip_pixels
-from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
@@ -191,14 +190,13 @@ class DenoisingObjective(Objective):
             # x_0 of any prediction type would do; only models that predict it use this term.
             unscaled = predicted / pipe.vae.config["scaling_factor"]
             image = pipe.vae.decode(unscaled).sample * 0.5 + 0.5  # pyright: ignore
-            kind = pipe.conditioning
-            assert isinstance(kind, ConcatWarp)
-            sampled = kind.keep_known(image, complete, pipe.to_image)
+            assert complete.warped is not None
+            sampled = pipe.conditioning.keep_known(image, complete)
             losses["perceptual"] = self.config.perceptual_weight * perceptual_losses(
                 network,
                 sampled,
                 pairs.target_view.image,
-                hole=1 - kind.known(complete),
+                hole=1 - complete.warped[1],
                 timestep=examples.timestep,
                 draw=examples.window_draw,
                 crop_px=self.config.perceptual_crop_px,
@@ -227,7 +225,8 @@ class DenoisingObjective(Objective):
                 pairs.warped,
             )
         keeps = examples.keeps_channels[:, None, None, None]
-        return complete, CameraCondition(complete.tokens, complete.concat * keeps)
+        dropped = CameraCondition(complete.tokens, complete.concat * keeps, complete.warped)
+        return complete, dropped
 
     @torch.no_grad()
     def validate(

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -18,7 +20,7 @@ from zeronvs.checkpoints.architecture_reading import architecture_of_folder
 from zeronvs.checkpoints.convert import convert_checkpoint
 from zeronvs.checkpoints.keys import ema_name, links_of
 from zeronvs.checkpoints.reader import CheckpointReader
-from zeronvs.diffusion.autoencoder import PixelShuffleAutoencoder
+from zeronvs.diffusion.autoencoder import LEVELS, TinyAutoencoder
 from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
@@ -183,26 +185,31 @@ def swap_projection(
 
 
 def make_builtin_pipeline(seed: int = 0) -> ZeroNVSPipeline:
-    """Return the built-in architecture with random weights: 128 px, 32x32 cells of 4x4 pixels."""
+    """Return the built-in architecture with random weights: 256 px, 32x32 cells of 32 channels.
+
+    The autoencoder is the one of the built-in model: its weights are not trained here.
+    """
+    folder = Path(str(resources.files("zeronvs"))) / "models" / "builtin"
+    vae: Any = TinyAutoencoder.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _random_builtin()
+        return _random_builtin(vae)
 
 
-def _random_builtin() -> ZeroNVSPipeline:
+def _random_builtin(vae: TinyAutoencoder) -> ZeroNVSPipeline:
+    channels, cell_px = vae.config["latent_channels"], 2**LEVELS
     unet = UNet2DConditionModel(
         sample_size=32,
-        in_channels=48 * 3 + 16,
-        out_channels=48,
-        block_out_channels=(96, 160, 224, 224),
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        in_channels=3 * channels + cell_px**2,
+        out_channels=channels,
+        block_out_channels=(128, 256, 256),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=128,
-        attention_head_dim=8,
-        norm_num_groups=16,
+        attention_head_dim=4,
+        norm_num_groups=32,
     )
-    # The network starts by predicting the warped input itself.
     for parameter in unet.conv_out.parameters():
         nn.init.zeros_(parameter)
     image_encoder = CLIPVisionModelWithProjection(
@@ -221,12 +228,12 @@ def _random_builtin() -> ZeroNVSPipeline:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        prediction_type="sample",
+        prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,
     )
     return ZeroNVSPipeline(
-        vae=PixelShuffleAutoencoder(downscale=4, scaling_factor=1.0),
+        vae=vae,
         image_encoder=image_encoder,
         unet=unet,
         scheduler=scheduler,
