@@ -28,8 +28,7 @@ def test_known_pixels_are_the_input_and_holes_are_sampled(known_pipe: ZeroNVSPip
     view = known_view()
     condition = known_pipe.encode(view, 1.0)
     one, other = (
-        known_pipe.sample(condition, view.camera, [seed], num_inference_steps=2)
-        for seed in (1, 2)
+        known_pipe.sample(condition, view.camera, [seed], num_inference_steps=2) for seed in (1, 2)
     )
     # Three pixels beside the hole pass over; the splat may also reach half a pixel into it.
     torch.testing.assert_close(one[..., :4], view.image[..., :4], atol=2e-3, rtol=0)

@@ -204,7 +204,7 @@ def test_a_model_with_sampling_defaults_of_its_own_samples_the_anchors_with_them
     fitted = PAPER.fitted_to(tiny_warp()).distill
     assert fitted.guidance_scale == 1.0
     assert fitted.anchors == replace(
-        PAPER.distill.anchors, num_inference_steps=2, guidance_scale=1.0, eta=0.0
+        PAPER.distill.anchors, num_inference_steps=8, guidance_scale=1.0, eta=0.0
     )
     released = PAPER.fitted_to(tiny_released()).distill
     assert released.guidance_scale == 9.5

@@ -28,13 +28,14 @@ class TrainArguments:
     """
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of shards. With --preset builtin: one folder with posed/train/*/scene.json and
-    photos/*/NAME.jpg with NAME_teacher.jpg (docs/training.md)."""
+    """Folders of shards. With --preset photographs: one folder with photos/*/NAME.jpg; with
+    --preset builtin: NAME_teacher.jpg too, and posed/train/*/scene.json (docs/training.md)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder of the run; the trained model is its folder pipeline/."""
-    preset: Literal["finetune", "paper", "builtin"] = "finetune"
+    preset: Literal["finetune", "paper", "builtin", "photographs"] = "finetune"
     """finetune: a few scenes of your own, one GPU or a laptop. paper: the published recipe.
-    builtin: the denoiser and the depth network that ship with the package."""
+    builtin: the built-in denoiser and the depth network, from posed scenes and photographs.
+    photographs: the denoiser that ships with the package, from photographs alone."""
     start: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")] = "builtin"
     """builtin, a model folder, a hub id, a checkpoint (zero123-xl.ckpt, zeronvs.ckpt); scratch, or
     scratch:MODEL for a fresh U-Net with that model's autoencoder and image encoder."""
@@ -96,6 +97,7 @@ class TrainArguments:
     """With --preset builtin: steps of its depth network."""
 
 
+PRESETS_OF_SHARDS = ("finetune", "paper")
 SHARD_FLAGS = ("mixture", "validation", "overlap", "pairs_per_frame")
 """Flags about shards, which a preset with its own data does not read."""
 FLAGS = {
@@ -133,11 +135,13 @@ def _train(arguments: TrainArguments) -> None:
     from zeronvs.cli.report import print_table, progress_bar
     from zeronvs.training.session import TrainRequest, open_session
 
-    is_builtin = arguments.preset == "builtin"
-    for name in SHARD_FLAGS if is_builtin else ("depth_steps",):
+    refused = () if arguments.preset in PRESETS_OF_SHARDS else SHARD_FLAGS
+    for name in refused if arguments.preset == "builtin" else (*refused, "depth_steps"):
         if getattr(arguments, name) is not None:
-            which = "not for" if is_builtin else "for"
-            raise InputError(f"--{name.replace('_', '-')} is {which} --preset builtin")
+            flag = f"--{name.replace('_', '-')}"
+            if name == "depth_steps":
+                raise InputError(f"{flag} is for --preset builtin")
+            raise InputError(f"{flag} is not for --preset {arguments.preset}")
     request = TrainRequest(
         data=arguments.shards,
         out=arguments.out,
@@ -165,6 +169,10 @@ def _train(arguments: TrainArguments) -> None:
 
 
 def _run_session(session: "Session", arguments: TrainArguments, progress: "Progress") -> Path:
+    if arguments.preset == "photographs":
+        from zeronvs.training.photographs import train_on_photographs
+
+        return train_on_photographs(session, progress=progress)
     if arguments.preset != "builtin":
         return session.train(progress)
     from dataclasses import replace
@@ -184,12 +192,18 @@ def _config(arguments: TrainArguments) -> "FinetuneConfig":
     """Return the preset with the given flags applied."""
     from dataclasses import replace
 
-    from zeronvs.training.finetune_config import BUILTIN, FINETUNE, PAPER
+    from zeronvs.training.finetune_config import BUILTIN, FINETUNE, PAPER, PHOTOGRAPHS
 
-    preset = {"paper": PAPER, "finetune": FINETUNE, "builtin": BUILTIN}[arguments.preset]
+    presets = {
+        "paper": PAPER,
+        "finetune": FINETUNE,
+        "builtin": BUILTIN,
+        "photographs": PHOTOGRAPHS,
+    }
+    preset = presets[arguments.preset]
     names = [name for name in vars(preset) if getattr(arguments, name, None) is not None]
     given = {name: getattr(arguments, name) for name in names}
-    if arguments.preset == "builtin" and arguments.batch is not None:
+    if arguments.preset not in PRESETS_OF_SHARDS and arguments.batch is not None:
         given.setdefault("effective_batch", arguments.batch)
     given["gradient_checkpointing"] |= preset.gradient_checkpointing
     config = replace(preset, **given)

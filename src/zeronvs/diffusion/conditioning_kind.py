@@ -150,8 +150,8 @@ class ConcatInput(ConditioningKind):
 class ConcatWarp(ConditioningKind):
     """[noisy latent, input latent, latent of the warped input, its validity mask].
 
-    The input is warped into the target camera along its depth, its holes are filled smoothly; the
-    mask is folded to the latent's size. A network that predicts clean latents predicts the residual
+    The input is warped into the target camera along its depth and its holes are filled; the mask is
+    folded to the latent's size. A network that predicts clean latents predicts the residual
     to the warped input: known content passes through unchanged, and only what the warp lacks is
     learned.
 
@@ -176,10 +176,15 @@ class ConcatWarp(ConditioningKind):
     def warped(
         self, condition: Condition, cameras: Camera, known: Warped | None = None
     ) -> Warped | None:
-        """Return the warped input view with its holes filled smoothly, and where it is valid."""
+        """Return the warped input view with its holes filled, and where it is valid.
+
+        A residual is predicted to the filling that comes with the warp. Others sample what is in
+        the holes: they are told its colours only, by a smooth filling.
+        """
         image, validity = forward_warp(condition.view, cameras) if known is None else known
-        # Whatever filled the holes: a texture there would be taken for content.
-        return fill_holes(image * validity, validity), validity
+        if not self.predicts_clean:
+            image = fill_holes(image * validity, validity)
+        return image, validity
 
     def concat_channels(
         self,
