@@ -277,13 +277,13 @@ def test_the_whole_builtin_preset_is_trained_on_the_gpu(
         batch=2,
         effective_batch=2,
         warmup_steps=1,
+        perceptual_weight=0.5,
         perceptual_crop_px=32,
         mixed_precision="no",
         validate_every=2,
         validation_pairs=2,
         validation_sampling_steps=2,
     )
-    assert config.perceptual_weight > 0
     request = TrainRequest(
         data=(write_photo_data(tmp_path / "data"),),
         out=tmp_path / "run",

@@ -297,5 +297,5 @@ def test_the_python_example_of_the_readme_runs_as_printed(
     names: dict = {}
     exec(block, names)
     assert len(names["views"]) == 4
-    assert tuple(names["image"].shape) == (4, 3, 128, 128)
+    assert tuple(names["image"].shape) == (4, 3, 256, 256)
     assert (tmp_path / "out/python/scene/scene.ply").is_file()
