@@ -20,34 +20,32 @@ def moving_bar(frames: int = 9, height: int = 32, width: int = 48) -> torch.Tens
     return video
 
 
-def read_video(path: Path) -> tuple[torch.Tensor, av.video.stream.VideoStream]:
+def read_video(path: Path) -> torch.Tensor:
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255, stream
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255
 
 
 def test_a_video_gives_its_frames_back(tmp_path: Path):
     video = moving_bar()
     write_video(tmp_path / "bar.mp4", video, frames_per_second=12)
-    back, stream = read_video(tmp_path / "bar.mp4")
+    back = read_video(tmp_path / "bar.mp4")
     assert back.shape == video.shape
     assert -10 * math.log10(float((back - video).square().mean())) > 25
-    assert stream.codec_context.name == "h264"
-    assert stream.codec_context.pix_fmt == "yuv420p"
-    assert stream.average_rate == 12
-    assert float(stream.duration * stream.time_base) == pytest.approx(9 / 12, abs=0.01)
+    with av.open(str(tmp_path / "bar.mp4")) as container:  # a stream lives as long as its container
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.average_rate == 12
+        assert float(stream.duration * stream.time_base) == pytest.approx(9 / 12, abs=0.01)
 
 
-def test_the_same_frames_give_the_same_video(tmp_path: Path):
-    """Nearly: x264's macroblock tree rounds by where its buffers lie."""
-    videos = []
-    for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / name, moving_bar(40))
-        videos.append(read_video(tmp_path / name)[0])
-    assert float((videos[0] - videos[1]).abs().max()) <= 3 / 255
-    sizes = [(tmp_path / name).stat().st_size for name in ("a.mp4", "b.mp4")]
-    assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[0]
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path):
+    contents = set()
+    for _ in range(8):  # with x264's defaults, two often differed
+        write_video(tmp_path / "a.mp4", moving_bar(40))
+        contents.add((tmp_path / "a.mp4").read_bytes())
+    assert len(contents) == 1
 
 
 def test_the_index_of_a_video_lies_at_its_front(tmp_path: Path):
@@ -58,13 +56,13 @@ def test_the_index_of_a_video_lies_at_its_front(tmp_path: Path):
 
 def test_odd_sizes_are_cut_to_even_ones(tmp_path: Path):
     write_video(tmp_path / "odd.mp4", moving_bar(3, 33, 47))
-    back, _ = read_video(tmp_path / "odd.mp4")
+    back = read_video(tmp_path / "odd.mp4")
     assert back.shape == (3, 3, 32, 46)
 
 
 def test_one_frame_is_a_video_and_none_is_not(tmp_path: Path):
     write_video(tmp_path / "one.mp4", moving_bar(1))
-    assert len(read_video(tmp_path / "one.mp4")[0]) == 1
+    assert len(read_video(tmp_path / "one.mp4")) == 1
     with pytest.raises(ValueError, match="frames"):
         write_video(tmp_path / "none.mp4", moving_bar(0))
     assert [file.name for file in tmp_path.iterdir()] == ["one.mp4"]

@@ -40,7 +40,9 @@ def write_video(
         stream.time_base = Fraction(1, frames_per_second)
         # A key frame twice a second lets players jump anywhere in a short clip.
         stream.gop_size = max(1, frames_per_second // 2)
-        stream.options = {"crf": str(CRF), "preset": "medium"}
+        # x264's AVX-512 code of the macroblock tree differs from call to call; plain C does not.
+        reproducible = "cpu-independent=1"
+        stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": reproducible}
         for frame in frames:
             pixels = to_bytes(frame[:, :height_px, :width_px]).permute(1, 2, 0).contiguous()
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")))
