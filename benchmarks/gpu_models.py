@@ -91,6 +91,8 @@ def released_model(device: str, *, tiny: bool) -> ZeroNVSPipeline:
             in_channels=8,
             out_channels=4,
             block_out_channels=channels,
+            # 32 groups of two values, at the tiny model's lowest level of 1x1, would be their sign.
+            norm_num_groups=8 if tiny else 32,
             cross_attention_dim=768,
             attention_head_dim=8,
         )
