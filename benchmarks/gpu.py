@@ -43,6 +43,8 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
 """Name to function and budget in seconds, the most valuable first."""
 LEAST_SECONDS = 3.0
 """A part is not begun with less than this left."""
+TINY_SLACK = 10.0
+"""The tiny form says that parts run, not how fast: a busy CPU has so many times the budgets."""
 
 
 def limited(run: Callable[[], None], seconds: float) -> None:
@@ -66,7 +68,7 @@ def limited(run: Callable[[], None], seconds: float) -> None:
 def run_part(bench: Bench, name: str, seconds_left: float) -> dict[str, Any]:
     """Run one part; return its record."""
     run, budget = PARTS[name]
-    budget = min(budget, seconds_left)
+    budget = min(budget * (TINY_SLACK if bench.tiny else 1.0), seconds_left)
     if budget < LEAST_SECONDS:
         return {"status": "skipped", "error": "no time left", "rows": []}
     record: dict[str, Any] = {"status": "ok", "rows": []}
@@ -107,7 +109,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seconds", type=float, default=115.0, help="for all parts together")
+    parser.add_argument("--seconds", type=float, help="for all parts together; default: 115")
     arguments = parser.parse_args(words)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu" and not arguments.tiny:
@@ -116,8 +118,9 @@ def main(words: list[str]) -> int:
     print(" | ".join(str(value) for value in result.values() if not isinstance(value, dict)))
     print("\n| part | what | value | unit |\n|---|---|---|---|", flush=True)
     bench = Bench(device=device, tiny=arguments.tiny)
+    seconds_in_all = arguments.seconds or 115.0 * (TINY_SLACK if arguments.tiny else 1.0)
     for name in arguments.parts:
-        record = run_part(bench, name, arguments.seconds - (time.perf_counter() - began))
+        record = run_part(bench, name, seconds_in_all - (time.perf_counter() - began))
         result["parts"][name] = record
         seconds, peak = record.get("seconds", 0.0), record.get("peak_memory_mib", 0.0)
         print(f"| {name} | **{record['status']}** in {seconds} s | {peak} | MiB peak |", flush=True)
