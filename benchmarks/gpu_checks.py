@@ -155,7 +155,7 @@ def _released_sample(device: str) -> Values:
 
 
 def _builtin(device: str, tiny: bool) -> Values:
-    pipe = _moved(builtin_model("cpu", tiny=tiny)[0], device)
+    pipe = _moved(builtin_model("cpu", tiny=tiny), device)
     size = pipe.image_size_px
     condition = pipe.encode(photo_views(1, size), 0.7)
     image = pipe.sample(condition, orbit(2, size, 0.4)[[1]], [7])

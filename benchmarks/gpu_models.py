@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable
-from importlib import resources
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -113,39 +111,39 @@ def released_model(device: str, *, tiny: bool) -> ZeroNVSPipeline:
     return _frozen(ZeroNVSPipeline(vae, encoder, unet, scheduler, projection))
 
 
-def builtin_model(device: str, *, tiny: bool = False) -> tuple[ZeroNVSPipeline, str]:
-    """Return the built-in model, or one of its size with random weights; and which it is."""
-    folder = Path(str(resources.files("zeronvs"))) / "models" / "builtin" / "unet"
-    if not tiny and any(folder.glob("*.safetensors")):
-        return _frozen(ZeroNVSPipeline.from_pretrained("builtin").to(device)), "built-in weights"
+def builtin_model(device: str, *, tiny: bool = False) -> ZeroNVSPipeline:
+    """Return the built-in model.
+
+    Args:
+        tiny: A model of its kind with random weights and exact latents instead.
+    """
+    if not tiny:
+        return _frozen(ZeroNVSPipeline.from_pretrained("builtin").to(device))
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=16 if tiny else 32,
+        sample_size=16,
         in_channels=160,
         out_channels=48,
-        block_out_channels=(16, 16, 32, 32) if tiny else (96, 160, 224, 224),
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=16,
-        attention_head_dim=8,
-        cross_attention_dim=128,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=16,
     )
     config = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
         patch_size=8,
-        projection_dim=128,
-        hidden_act="quick_gelu",
+        projection_dim=16,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
         clip_sample=False,
-        prediction_type="sample",
+        prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
@@ -154,9 +152,9 @@ def builtin_model(device: str, *, tiny: bool = False) -> tuple[ZeroNVSPipeline, 
         CLIPVisionModelWithProjection(config),
         unet,
         scheduler,
-        CameraProjection(128, 19, 128, conditioning="warp"),
+        CameraProjection(16, 19, 16, conditioning="warp"),
     )
-    return _frozen(pipe.to(device)), "random weights"
+    return _frozen(pipe.to(device))
 
 
 def orbit(count: int, size_px: int, turn_rad: float = 1.0) -> Camera:

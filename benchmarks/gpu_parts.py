@@ -99,7 +99,7 @@ def optimisation_steps(bench: Bench) -> None:
             with bench.trial(f"{name}, step {step}"):
                 _steps(bench, f"{name}, step {step}", recipe, released, step)
     with bench.trial("field"):
-        pipe, _ = builtin_model(bench.device, tiny=bench.tiny)
+        pipe = builtin_model(bench.device, tiny=bench.tiny)
         _steps(bench, "field, step 0", FIELD, pipe, 0)
     with bench.trial("parts of a step"):
         _parts_of_a_step(bench, released)

@@ -126,13 +126,13 @@ def sampling(bench: Bench) -> None:
             bench.row(f"{what}: decoding the batch (float32)", 1e3 * decode, "ms")
             bench.row(f"{what}: 80 views x 50 steps, extrapolated", whole, "s")
             bench.row(f"{what}: peak, with the model", peak_mib(device), "MiB")
-    pipe, weights = builtin_model(device, tiny=bench.tiny)
+    pipe = builtin_model(device, tiny=bench.tiny)
     size, count = pipe.image_size_px, 2 if bench.tiny else 16
     condition = pipe.encode(photo_views(1, size), 0.7)
     seconds = timed(
         lambda: pipe.sample(condition, orbit(count, size), list(range(count))), device, repeats=2
     )
-    bench.row(f"built-in model ({weights}), {count} views at {size} px", seconds, "s")
+    bench.row(f"built-in model, {count} views at {size} px", seconds, "s")
 
 
 @torch.no_grad()

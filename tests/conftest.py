@@ -1,6 +1,8 @@
 """What every test shares: the golden folder, the one rule of skipping, one thread a worker."""
 
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if "golden_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.golden)
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator_state() -> Iterator[None]:
+    """Let no test inherit the precision of another's training."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

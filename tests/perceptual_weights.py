@@ -1,6 +1,8 @@
-"""Weight files of the perceptual trunks with random numbers and few channels."""
+"""Weights of the perceptual trunks and of image features: random numbers, few channels."""
 
 import torch
+
+from zeronvs.depth.builtin import DepthNet
 
 ALEX = (("1.0", 3, 4, 11), ("2.5", 4, 6, 5), ("3.9", 6, 8, 3), ("4.11", 8, 6, 3), ("5.13", 6, 6, 3))
 ALEX_BLURS = (("1.1", 4), ("2.4", 4), ("3.8", 6))
@@ -54,3 +56,31 @@ def vgg_weights() -> dict[str, torch.Tensor]:
             inputs = outputs
     _heads(weights, [4, 5, 6, 7, 8])
     return weights
+
+
+FEATURE_CHANNELS = 8
+
+
+def feature_weights() -> dict[str, torch.Tensor]:
+    """Random weights by the published names, with a narrow head."""
+    torch.manual_seed(0)
+    net, weights = DepthNet(), {}
+
+    def name(layers, convs, norms, prefix):
+        own = list(layers.children())
+        found = [layer for layer in own if isinstance(layer, torch.nn.Conv2d)]
+        weights.update({f"{prefix}{n}.weight": c.weight for n, c in zip(convs, found, strict=True)})
+        found = [layer for layer in own if isinstance(layer, torch.nn.BatchNorm2d)]
+        for n, norm in zip(norms, found, strict=True):
+            weights.update({f"{prefix}{n}.{k}": v for k, v in norm.state_dict().items()})
+
+    name(net.stem, ["_conv_stem"], ["_bn0"], "")
+    for number, block in enumerate(block for stage in net.stages for block in stage.children()):
+        expanded = len([x for x in block.layers if isinstance(x, torch.nn.Conv2d)]) == 3
+        convs = ["_expand_conv"] * expanded + ["_depthwise_conv", "_project_conv"]
+        norms = ["_bn0"] * expanded + ["_bn1", "_bn2"]
+        name(block.layers, convs, norms, f"_blocks.{number}.")
+    # Random layers let little through: without the factor, features differ by less than 1e-6.
+    weights["_conv_head.weight"] = 1e7 * torch.randn(FEATURE_CHANNELS, 320, 1, 1)
+    norm = torch.nn.BatchNorm2d(FEATURE_CHANNELS).state_dict()
+    return weights | {f"_bn1.{k}": v for k, v in norm.items()}

@@ -85,6 +85,15 @@ def test_a_dry_run_prints_size_memory_and_speed_and_writes_nothing(
         (("--preset", "builtin"), "has 0 posed scenes"),
         (("--depth-steps", "3"), "--preset builtin"),
         (("--preset", "builtin", "--overlap", ".3", ".9"), "--overlap is not for --preset builtin"),
+        (("--preset", "photographs"), "has 0 photographs"),
+        (
+            ("--preset", "photographs", "--mixture", "rooms=1"),
+            "--mixture is not for --preset photographs",
+        ),
+        (
+            ("--preset", "photographs", "--depth-steps", "3"),
+            "--depth-steps is for --preset builtin",
+        ),
         (("--from", "no/such/model"), "no such folder"),
     ],
 )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from perceptual_weights import FEATURE_CHANNELS, feature_weights
 from pillars import FOCAL_PX, SIZE_PX, pillars
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import project, unproject
-from zeronvs.depth.builtin import DepthNet
 from zeronvs.evaluation.held_out import HeldOutScenes, read_pair_names
 from zeronvs.evaluation.metrics import KID, WARP, WARP_TEXTURE, ImageFeatures, kernel_distance
 from zeronvs.evaluation.scenes import (
@@ -29,31 +29,6 @@ from zeronvs.scene.lift import LiftConfig
 
 SMALL = LiftConfig(refine_depth=False, fill_side_px=48, surround_width_px=64, color_steps=1)
 CONFIG = ScenesEvaluationConfig(size_px=48, sheet_rows=1, lift=SMALL, whole_frames=True)
-CHANNELS = 8
-
-
-def feature_weights() -> dict[str, torch.Tensor]:
-    """Random weights by the published names, with a narrow head."""
-    torch.manual_seed(0)
-    net, weights = DepthNet(), {}
-
-    def name(layers, convs, norms, prefix):
-        own = list(layers.children())
-        found = [layer for layer in own if isinstance(layer, torch.nn.Conv2d)]
-        weights.update({f"{prefix}{n}.weight": c.weight for n, c in zip(convs, found, strict=True)})
-        found = [layer for layer in own if isinstance(layer, torch.nn.BatchNorm2d)]
-        for n, norm in zip(norms, found, strict=True):
-            weights.update({f"{prefix}{n}.{k}": v for k, v in norm.state_dict().items()})
-
-    name(net.stem, ["_conv_stem"], ["_bn0"], "")
-    for number, block in enumerate(block for stage in net.stages for block in stage.children()):
-        expanded = len([x for x in block.layers if isinstance(x, torch.nn.Conv2d)]) == 3
-        convs = ["_expand_conv"] * expanded + ["_depthwise_conv", "_project_conv"]
-        norms = ["_bn0"] * expanded + ["_bn1", "_bn2"]
-        name(block.layers, convs, norms, f"_blocks.{number}.")
-    weights["_conv_head.weight"] = torch.randn(CHANNELS, 320, 1, 1)
-    norm = torch.nn.BatchNorm2d(CHANNELS).state_dict()
-    return weights | {f"_bn1.{k}": v for k, v in norm.items()}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +128,7 @@ def test_the_kernel_distance_is_zero_of_equal_sets_and_grows_as_they_part():
 def test_features_are_of_the_central_square_and_no_batch(features: ImageFeatures):
     image = torch.rand(2, 3, 40, 60, generator=torch.Generator().manual_seed(0))
     found = features(image)
-    assert found.shape == (2, CHANNELS)
+    assert found.shape == (2, FEATURE_CHANNELS)
     torch.testing.assert_close(features(image[..., 10:50])[1:], found[1:], atol=1e-5, rtol=1e-5)
 
 

@@ -7,12 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from perceptual_weights import feature_weights
 from PIL import Image
 from tiny_pipelines import FixedGeometry
 
 from zeronvs._core.errors import InputError
 from zeronvs.evaluation.held_out import HeldOutScenes, motion_classes, read_pair_names
-from zeronvs.evaluation.metrics import WARP, WARP_MIRROR, WARP_NEAREST, WARP_TEXTURE
+from zeronvs.evaluation.metrics import (
+    KID,
+    WARP,
+    WARP_MIRROR,
+    WARP_NEAREST,
+    WARP_TEXTURE,
+    ImageFeatures,
+    kernel_distance,
+)
 from zeronvs.evaluation.views import COPY, ViewsEvaluationConfig, evaluate_views
 from zeronvs.evaluation.views_report import markdown_table, table_rows, write_views_report
 
@@ -157,3 +166,24 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
     rows = table_rows(evaluation)
     assert rows[0][1:3] == ["small (3) PSNR", "small (3) SSIM"]
     assert [row[0] for row in rows[1:]] == [WARP_TEXTURE, WARP, WARP_NEAREST, WARP_MIRROR, COPY]
+
+
+def test_the_kernel_distance_is_of_all_views_of_a_class(held_out: Path):
+    features = ImageFeatures(feature_weights())
+    config = dataclasses.replace(CONFIG, batch_size=4)
+    found = evaluate_views(None, held_out, None, config, features=features)
+    assert found.metrics == ("PSNR", "SSIM", KID)
+    scenes = HeldOutScenes(held_out, CONFIG.size_px)
+    names = [name for name in read_pair_names(held_out) if name.motion_class == "small"]
+    pairs = [scenes.pair(name) for name in names]
+    inputs, targets = (
+        features(torch.stack([getattr(pair, view).image for pair in pairs]))
+        for view in ("input_view", "target_view")
+    )
+    assert found.mean("small", COPY, KID) == pytest.approx(kernel_distance(inputs, targets), 1e-4)
+    assert found.mean("small", WARP, KID) != found.mean("small", COPY, KID)
+    assert KID in table_rows(found)[0][3]
+
+
+def test_views_are_measured_at_256_px_unless_told_otherwise():
+    assert ViewsEvaluationConfig().size_px == 256

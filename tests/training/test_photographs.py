@@ -159,15 +159,67 @@ def test_holes_count_more_than_what_is_known(warps: PhotographWarps):
     assert objective.usable(noisy).tolist() == [1.0] * 8
 
 
-def test_without_conditioning_a_batch_is_told_nothing(warps: PhotographWarps):
+def test_dropped_channels_are_zero(warps: PhotographWarps):
     objective = LatentObjective(warps.pipe, SHORT)
     batch = bank(warps).read(0)
     keeps = torch.tensor([1.0, 0.0] * 4)
-    told = objective.told(batch, torch.ones(8), keeps)
-    assert told.concat[::2].flatten(1).any(1).all()
-    assert not told.concat[1::2].any()
+    conditioning = objective.encoded_conditioning(batch, torch.ones(8), keeps)
+    assert conditioning.concat[::2].flatten(1).any(1).all()
+    assert not conditioning.concat[1::2].any()
     channels = torch.cat([batch.input.float(), batch.warped.float(), batch.mask.float()], 1)
-    assert torch.equal(told.concat[::2], channels[::2])
+    assert torch.equal(conditioning.concat[::2], channels[::2])
+
+
+def test_crops_are_squares_of_the_photograph_half_of_them_mirrored():
+    ramp = torch.linspace(0, 255, 24).round().to(torch.uint8)
+    image = ramp.expand(1, 3, 16, 24).contiguous()
+    photos = Photographs(image, torch.tensor([24]), torch.tensor([False]))
+    warps = PhotographWarps(photos, tiny_warp(), FixedGeometry(sloped))
+    crops, side = warps._crops(200, torch.Generator().manual_seed(0))
+    assert 0.7 <= float(side.min()) < 0.72
+    assert 0.98 < float(side.max()) <= 1
+    # A crop of all 16 rows spans 15 of the ramp's 23 steps, a smaller one less.
+    rise = crops[:, 0, :, 12] - crops[:, 0, :, 3]
+    expected = side * 9 / 23
+    torch.testing.assert_close(rise.abs().mean(1), expected, atol=0.01, rtol=0)
+    assert 0.35 < float((rise.mean(1) < 0).float().mean()) < 0.65
+
+
+def test_cameras_orbit_or_turn_on_the_spot(warps: PhotographWarps):
+    fov_rad = torch.full((400,), 1.0)
+    pose = warps._away(torch.full((400,), 2.0), fov_rad, torch.Generator().manual_seed(0))
+    step = pose[:, :3, 3].norm(dim=-1)
+    still = step < 1e-5
+    assert 0.3 < float(still.float().mean()) < 0.46  # 38 % do not orbit
+    forward = -pose[:, :3, 2]
+    pan_rad = torch.atan2(forward[:, 0].abs(), -forward[:, 2])
+    assert 0.7 < float(pan_rad[still].max()) <= 0.86
+    # Who orbits without a turn still faces the middle, at depth 2, but for the step aside.
+    toward = torch.tensor([0.0, 0.0, -2.0]) - pose[:, :3, 3]
+    facing = torch.nn.functional.cosine_similarity(toward, forward)
+    assert float((facing[~still] > 0.97).float().mean()) > 0.6
+
+
+def test_the_preset_is_what_the_model_card_says(repository: Path):
+    card = (repository / "src" / "zeronvs" / "models" / "builtin" / "README.md").read_text()
+    steps, batch = PHOTOGRAPHS.steps, PHOTOGRAPHS.effective_batch
+    assert f"{steps:,} steps of {batch} samples" in card
+    assert round(steps * batch, -3) == 676_000
+    assert "676,000 in all" in card
+    assert f"moving average {PHOTOGRAPHS.ema_decay:g}".replace("0.", ".") in card
+    assert "3e-4 falling over the last 45 %" in card
+    assert PHOTOGRAPHS.learning_rate == 3e-4
+    assert PHOTOGRAPHS.decay_steps / steps == pytest.approx(0.45, abs=0.005)
+    assert PHOTOGRAPHS.trains_image_encoder
+    assert PHOTOGRAPHS.perceptual_weight == 0
+
+
+def test_a_bank_on_a_gpu_is_large_and_elsewhere_small():
+    large, small = (BankConfig.for_device(torch.device(name)) for name in ("cuda", "cpu"))
+    per_example = (3 * 32 + 32) * 32 * 32 * 2  # bfloat16 latents and bytes of the mask
+    examples = [b.chunks * b.warps_per_chunk * (1 + PLAIN_PER_WARP) for b in (large, small)]
+    assert 8e9 < examples[0] * per_example < 16e9
+    assert examples[1] < 1000
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class CameraCondition:
     of the warped input and the folded validity mask."""
     warped: (
         tuple[
-            Float[Tensor, "n 3 H W"],  # known content, holes filled smoothly
+            Float[Tensor, "n 3 H W"],  # known content, holes filled
             Float[Tensor, "n 1 H W"],  # 1 where content is known, else 0
         ]
         | None

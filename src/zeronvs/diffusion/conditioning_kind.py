@@ -20,7 +20,7 @@ from zeronvs.diffusion.autoencoder import LatentSpace
 from zeronvs.diffusion.condition import CameraCondition, Condition
 
 Warped = tuple[
-    Float[Tensor, "n 3 H W"],  # known content as the targets see it, holes filled smoothly
+    Float[Tensor, "n 3 H W"],  # known content as the targets see it, holes filled
     Float[Tensor, "n 1 H W"],  # 1 where content is known, else 0
 ]
 """Images at the model's size that replace the warped input view."""
@@ -178,8 +178,8 @@ class ConcatWarp(ConditioningKind):
     ) -> Warped | None:
         """Return the warped input view with its holes filled, and where it is valid.
 
-        A residual is predicted to the filling that comes with the warp. Others sample what is in
-        the holes: they are told its colours only, by a smooth filling.
+        A residual is predicted to the filling that comes with the warp. Networks that sample what
+        is in the holes are conditioned on a smooth filling: texture there would pass for content.
         """
         image, validity = forward_warp(condition.view, cameras) if known is None else known
         if not self.predicts_clean:

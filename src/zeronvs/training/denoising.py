@@ -177,9 +177,7 @@ class DenoisingObjective(Objective):
         if prediction == "epsilon":
             error = (predicted - noise) ** 2
         elif prediction == "v_prediction":
-            # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512, appendix D).
-            velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-            error = (predicted - velocity) ** 2
+            error = (predicted - velocity(clean, noise, alpha_bar)) ** 2
         else:
             # An error in x_0 over sigma^2 is an error in v; bounded, since it diverges at t = 0.
             weight = (1 / (1 - alpha_bar)).clamp_max(self.config.max_loss_weight)
@@ -261,6 +259,15 @@ class DenoisingObjective(Objective):
             has_lora=config.lora_rank is not None,
             dtype=torch.float16 if config.exports_half else None,
         )
+
+
+def velocity(
+    clean: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    alpha_bar: Float[Tensor, "n 1 1 1"],
+) -> Float[Tensor, "n c h w"]:
+    """Return v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512, appendix D)."""
+    return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
 
 
 def sample_pairs(

@@ -167,29 +167,6 @@ FINETUNE = FinetuneConfig(
     validate_every=200,
 )
 """Fine-tuning of a pretrained model on a few scenes, on one GPU or a laptop."""
-PHOTOGRAPHS = FinetuneConfig(
-    steps=2640,
-    effective_batch=256,
-    batch=256,
-    learning_rate=3e-4,
-    projection_rate=1.0,
-    warmup_steps=300,
-    decay_steps=1190,
-    max_gradient_norm=1.0,
-    ema_decay=0.9993,
-    averages_everything=True,
-    dropout=0.05,
-    pure_noise_share=0.04,
-    timestep_exponent=0.8,
-    trains_image_encoder=True,
-    mixed_precision="auto",
-    exports_half=True,
-    seed=0,
-    checkpoint_every=500,
-    validate_every=500,
-    validation_pairs=64,
-)
-"""The denoiser that ships with the package, from photographs alone: minutes on one GPU."""
 BUILTIN = FinetuneConfig(
     steps=20_000,
     effective_batch=8,
@@ -209,6 +186,19 @@ BUILTIN = FinetuneConfig(
     validate_every=500,
 )
 """The built-in denoiser on posed scenes as well."""
+PHOTOGRAPHS = replace(
+    BUILTIN,
+    steps=2640,
+    effective_batch=256,
+    batch=256,
+    learning_rate=3e-4,
+    warmup_steps=300,
+    decay_steps=1190,
+    ema_decay=0.9993,
+    checkpoint_every=500,
+    validation_pairs=64,
+)
+"""The denoiser that ships with the package, from photographs alone: minutes on one GPU."""
 BUILTIN_DEPTH = FinetuneConfig(
     steps=4500,
     effective_batch=16,

@@ -30,13 +30,12 @@ from zeronvs.diffusion.condition import clip_pixels
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.protocols import GeometryEstimator
 from zeronvs.training.pack import photographs_in
+from zeronvs.training.pair_sources import FOV_RANGE_RAD
 
 LONGEST = 1.5
 """Photographs are stored up to this width, over their height."""
 SMALLEST_CROP = 0.7
 """Side of the smallest crop, over the height of a stored photograph."""
-FOV_RANGE_RAD = (math.radians(35.0), math.radians(75.0))
-"""Fields of view assumed of whole photographs."""
 FAR_END = (0.1, 0.6)
 """Relative disparity has no zero: that of the farthest pixel, over the nearest's, log-uniform."""
 KNOWN_SHARES = (0.12, 0.985)
@@ -69,7 +68,12 @@ class Photographs:
 
 
 def read_photographs(folder: Path, height_px: int, progress: Progress = silent) -> Photographs:
-    """Read `photos/*/NAME.jpg` (or .png, .webp, .avif) below a folder.
+    """Read `photos/*/NAME.jpg` (or .png, .webp, .avif) below a folder, in a mixed order.
+
+    Args:
+        folder: The folder of data.
+        height_px: Rows of every photograph, columns of those in portrait format.
+        progress: Called after every photograph.
 
     Raises:
         InputError: There are too few, or one cannot be read.

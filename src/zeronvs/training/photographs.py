@@ -23,6 +23,7 @@ from zeronvs.training.denoising import (
     dropout_masks,
     pair_generator,
     timesteps,
+    velocity,
 )
 from zeronvs.training.objective import NumberedStream, ValidationResult, validation_sheet
 from zeronvs.training.photograph_warps import (
@@ -137,7 +138,9 @@ class NoisyExamples:
     noise: Float[Tensor, "n c h w"]
     timestep: Int[Tensor, " n"]
     keeps_image: Float[Tensor, " n"]
+    """0 where the image embedding is dropped, else 1."""
     keeps_channels: Float[Tensor, " n"]
+    """0 where the image channels are dropped, else 1."""
 
 
 class LatentObjective(DenoisingObjective):
@@ -177,18 +180,25 @@ class LatentObjective(DenoisingObjective):
         clean = examples.examples.target.float() * pipe.vae.config["scaling_factor"]
         alpha_bar = pipe.alphas_cumprod[examples.timestep][:, None, None, None]
         noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * examples.noise
-        told = self.told(examples.examples, examples.keeps_image, examples.keeps_channels)
-        predicted = pipe.predict(noisy, examples.timestep, told).float()
-        velocity = alpha_bar.sqrt() * examples.noise - (1 - alpha_bar).sqrt() * clean
-        return (predicted - velocity) ** 2
+        conditioning = self.encoded_conditioning(
+            examples.examples, examples.keeps_image, examples.keeps_channels
+        )
+        predicted = pipe.predict(noisy, examples.timestep, conditioning).float()
+        return (predicted - velocity(clean, examples.noise, alpha_bar)) ** 2
 
-    def told(
+    def encoded_conditioning(
         self,
         batch: LatentExamples,
         keeps_image: Float[Tensor, " n"],
         keeps_channels: Float[Tensor, " n"],
     ) -> CameraCondition:
-        """Return the conditioning of a batch, with dropout."""
+        """Return the conditioning on encoded examples.
+
+        Args:
+            batch: n examples.
+            keeps_image: 0 where the image embedding is dropped, else 1.
+            keeps_channels: 0 where the image channels are dropped, else 1.
+        """
         embedding = self.pipe.image_encoder(batch.clip.float()).image_embeds.float()
         tokens = self.pipe.cc_projection(embedding * keeps_image[:, None], batch.camera)
         parts = [part.float() for part in (batch.input, batch.warped, batch.mask)]
@@ -211,9 +221,9 @@ class LatentObjective(DenoisingObjective):
                 hole = (1 - batch.mask.float().mean(1, keepdim=True)).expand_as(error)
                 loss = float((error * hole).sum() / hole.sum().clamp_min(1e-6))
                 shown = batch[:SHOWN]
-                told = self.told(shown, ones[:SHOWN], ones[:SHOWN])
+                conditioning = self.encoded_conditioning(shown, ones[:SHOWN], ones[:SHOWN])
                 latent = ddim_sample(
-                    lambda x, t: self.pipe.predict(x, t, told),
+                    lambda x, t: self.pipe.predict(x, t, conditioning),
                     self.pipe.scheduler,
                     noise[:SHOWN],
                     [],
