@@ -130,8 +130,8 @@ def _gradient_of_sds(pipe: ZeroNVSPipeline, device: str, guidance: float) -> Ten
     generator = torch.Generator().manual_seed(4)
     noise = torch.randn(latent.shape, generator=generator).to(device)
     timestep = torch.tensor([200, 600], device=device)
-    told = pipe.prepare(condition, orbit(2, size))
-    gradient = sds_gradient(pipe, latent, timestep, noise, told, guidance)
+    conditioning = pipe.prepare(condition, orbit(2, size))
+    gradient = sds_gradient(pipe, latent, timestep, noise, conditioning, guidance)
     sds_loss(latent, gradient).backward()
     assert rendered.grad is not None
     return rendered.grad

@@ -37,14 +37,14 @@ def unet_forward(bench: Bench) -> None:
     kinds = kinds[:2] if device == "cpu" else kinds
     own_processors = unet.attn_processors
     for batch in (1, 8):
-        latent, timestep, told = _guided_inputs(pipe, batch, device)
+        latent, timestep, conditioning = _guided_inputs(pipe, batch, device)
 
         def ours() -> Tensor:
-            return pipe.predict_noise(latent, timestep, told, 9.5)
+            return pipe.predict_noise(latent, timestep, conditioning, 9.5)
 
         def published() -> Tensor:
             with torch.autocast(device, torch.float16 if device == "cuda" else torch.bfloat16):
-                return pipe.predict_noise(latent, timestep, told, 9.5)
+                return pipe.predict_noise(latent, timestep, conditioning, 9.5)
 
         try:
             unet.set_attn_processor(AttnProcessor())
@@ -58,12 +58,14 @@ def unet_forward(bench: Bench) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         with bench.trial(name), _converted(unet, dtype, layout):
             for batch in (1, 8):
-                latent, timestep, told = _guided_inputs(pipe, batch, device)
-                inputs = torch.cat([latent, told.concat], dim=1).repeat(2, 1, 1, 1).to(dtype)
-                tokens = told.tokens.repeat(2, 1, 1).to(dtype)
+                latent, timestep, conditioning = _guided_inputs(pipe, batch, device)
+                inputs = (
+                    torch.cat([latent, conditioning.concat], dim=1).repeat(2, 1, 1, 1).to(dtype)
+                )
+                tokens = conditioning.tokens.repeat(2, 1, 1).to(dtype)
 
                 def guided() -> Tensor:
-                    return pipe.predict_noise(latent, timestep, told, 9.5)
+                    return pipe.predict_noise(latent, timestep, conditioning, 9.5)
 
                 def stock() -> Any:
                     return unet(inputs, timestep.repeat(2), encoder_hidden_states=tokens)
@@ -89,10 +91,10 @@ def _guided_inputs(
 ) -> tuple[Tensor, Tensor, CameraCondition]:
     """Return noisy latents, timesteps and conditioning of some cameras."""
     size, generator = pipe.image_size_px, torch.Generator().manual_seed(0)
-    told = pipe.prepare(pipe.encode(photo_views(1, size), 0.7), orbit(batch, size))
+    conditioning = pipe.prepare(pipe.encode(photo_views(1, size), 0.7), orbit(batch, size))
     shape = (batch, *pipe._latent_shape)
     latent = torch.randn(shape, generator=generator).to(device)
-    return latent, torch.full((batch,), 400, device=device), told
+    return latent, torch.full((batch,), 400, device=device), conditioning
 
 
 @torch.no_grad()
@@ -140,11 +142,11 @@ def precision(bench: Bench) -> None:
     """Measure the relative error of half precision through guidance 9.5."""
     bench.forget()
     pipe, device = bench.released(), bench.device
-    latent, timestep, told = _guided_inputs(pipe, 4, device)
+    latent, timestep, conditioning = _guided_inputs(pipe, 4, device)
     images = smooth_images(4, pipe.image_size_px).to(device)
 
     def guided() -> Tensor:
-        return pipe.predict_noise(latent, timestep, told, 9.5).double()
+        return pipe.predict_noise(latent, timestep, conditioning, 9.5).double()
 
     def error(value: Tensor, truth: Tensor) -> float:
         return float((value.double() - truth.double()).norm() / truth.double().norm())
@@ -179,9 +181,9 @@ def cuda_graph(bench: Bench) -> None:
         bench.row("CUDA graph", "needs CUDA", "")
         return
     for batch in (1, 6):
-        latent, timestep, told = _guided_inputs(pipe, batch, device)
-        inputs = torch.cat([latent, told.concat], dim=1).repeat(2, 1, 1, 1).half()
-        tokens, steps = told.tokens.repeat(2, 1, 1).half(), timestep.repeat(2)
+        latent, timestep, conditioning = _guided_inputs(pipe, batch, device)
+        inputs = torch.cat([latent, conditioning.concat], dim=1).repeat(2, 1, 1, 1).half()
+        tokens, steps = conditioning.tokens.repeat(2, 1, 1).half(), timestep.repeat(2)
         with _converted(pipe.unet, torch.float16, torch.channels_last):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
 

@@ -101,8 +101,8 @@ def sds_step(device: str) -> None:
     timestep = torch.tensor([400], device=device)
 
     def step() -> None:
-        told = pipe.prepare(condition, target)
-        sds_gradient(pipe, latent, timestep, noise, told, 3.0)
+        conditioning = pipe.prepare(condition, target)
+        sds_gradient(pipe, latent, timestep, noise, conditioning, 3.0)
 
     with torch.no_grad():
         row("one SDS gradient, built-in model, one view", f"{best_seconds(step):.2f} s")
