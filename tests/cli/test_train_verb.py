@@ -86,6 +86,7 @@ def test_a_dry_run_prints_size_memory_and_speed_and_writes_nothing(
         (("--depth-steps", "3"), "--preset builtin"),
         (("--preset", "builtin", "--overlap", ".3", ".9"), "--overlap is not for --preset builtin"),
         (("--preset", "photographs"), "has 0 photographs"),
+        (("--preset", "photographs", "--dry-run"), "--dry-run measures pairs of views"),
         (
             ("--preset", "photographs", "--mixture", "rooms=1"),
             "--mixture is not for --preset photographs",

@@ -106,6 +106,12 @@ def test_plain_photographs_have_masks_and_cameras_of_warped_ones_and_their_own_p
     assert not torch.equal(plain.warped[~known], plain.target[~known])
 
 
+def test_what_is_validated_on_is_warped_photographs_alone(warps: PhotographWarps):
+    alone = warps.draw(6, torch.Generator().manual_seed(3), plain_per_warp=0)
+    for name, value in vars(drawn(warps)).items():
+        assert torch.equal(getattr(alone, name), value[:6]), name
+
+
 def bank(warps: PhotographWarps, seed: int = 0) -> ExampleBank:
     return ExampleBank(warps, BANK, seed=seed, batch=8)
 

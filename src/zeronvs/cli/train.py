@@ -157,6 +157,11 @@ def _train(arguments: TrainArguments) -> None:
         device=arguments.device,
     )
     if arguments.dry_run:
+        if arguments.preset == "photographs":
+            raise InputError(
+                "--dry-run measures pairs of views, which --preset photographs does not train on; "
+                "try --steps 2"
+            )
         from zeronvs.training.plan import plan_training
 
         print_table(plan_rows(plan_training(request), request.config))

@@ -42,6 +42,8 @@ KNOWN_SHARES = (0.12, 0.985)
 """Warps that know less, or more, teach little and are left out."""
 PLAIN_PER_WARP = 8
 """Photographs behind the mask and camera of one warped photograph: exact pixels, cheap to make."""
+ENCODED_AT_ONCE = 16
+"""Images; more only take more memory."""
 HELD_OUT = 64
 """Photographs that are validated on and not trained on."""
 
@@ -175,12 +177,15 @@ class PhotographWarps:
         self.representation = Representation(pipe.cc_projection.config["representation"])
 
     @torch.no_grad()
-    def draw(self, count: int, generator: torch.Generator) -> LatentExamples:
-        """Draw some warped photographs, then PLAIN_PER_WARP times as many plain ones.
+    def draw(
+        self, count: int, generator: torch.Generator, *, plain_per_warp: int = PLAIN_PER_WARP
+    ) -> LatentExamples:
+        """Draw some warped photographs, then `plain_per_warp` times as many plain ones.
 
         Args:
             count: Warped photographs.
             generator: On the device of the photographs.
+            plain_per_warp: Photographs behind the mask and camera of each warped one.
         """
         image, side = self._crops(count, generator)
         disparity = 1.0 / self.geometry.estimate(image).depth_z
@@ -215,7 +220,7 @@ class PhotographWarps:
         rows = usable[torch.arange(count, device=self.device) % len(usable)]
         warps = self._encoded(image, source.image, warped, known, embedding)[rows]
         parts = [warps.half()]
-        for _ in range(PLAIN_PER_WARP):
+        for _ in range(plain_per_warp):
             image, _ = self._crops(count, generator)
             hidden = image * known[rows]
             parts.append(self._encoded(image, None, hidden, known[rows], embedding[rows]).half())
@@ -246,8 +251,8 @@ class PhotographWarps:
     def _latent(self, image: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         kind = self.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-            latent = self.pipe.to_latent(image)
-        return latent / self.pipe.vae.config["scaling_factor"]
+            parts = [self.pipe.to_latent(part) for part in image.split(ENCODED_AT_ONCE)]
+        return torch.cat(parts) / self.pipe.vae.config["scaling_factor"]
 
     def _uniform(self, generator: torch.Generator, count: int) -> Float[Tensor, " n"]:
         return torch.rand(count, generator=generator, device=self.device)

@@ -59,7 +59,7 @@ class BankConfig:
         """Return sizes that suit a device: 13 GB on a GPU; elsewhere minutes of encoding."""
         if device.type == "cuda":
             return cls()
-        return cls(chunks=4, warps_per_chunk=16, renew_every=20)
+        return cls(chunks=4, warps_per_chunk=4, renew_every=20)
 
 
 class ExampleBank(NumberedStream):
@@ -271,8 +271,7 @@ def train_on_photographs(
         generator = torch.Generator(accelerator.device).manual_seed(config.seed)
         validation = None
         if config.validate_every and config.validation_pairs:
-            validation = held_out.draw(config.validation_pairs, generator)
-            validation = validation[: config.validation_pairs]
+            validation = held_out.draw(config.validation_pairs, generator, plain_per_warp=0)
         return session.run(
             start=start,
             folder=folder,
