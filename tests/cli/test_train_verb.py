@@ -139,7 +139,7 @@ def test_posed_folders_and_photographs_become_both_built_in_networks_and_resume(
     assert steps == [1, 2]
     assert (out / "depth_run" / "state.safetensors").read_bytes() == depth_state
     assert ZeroNVSPipeline.from_pretrained(out / "pipeline").image_size_px == 32
-    assert DepthNet.from_pretrained(out / "depth_run" / "depth").config["input_size_px"] == 160
+    assert DepthNet.from_pretrained(out / "depth_run" / "depth").config["input_size_px"] == 256
 
 
 def test_a_preset_with_its_own_data_takes_one_folder(zeronvs, photo_data, tmp_path, capsys):

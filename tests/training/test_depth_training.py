@@ -17,8 +17,10 @@ from zeronvs.training.depth import (
     DepthTrainingConfig,
     augment,
     gradient_loss,
+    paste,
     photo_loss,
     posed_loss,
+    random_shape,
 )
 from zeronvs.training.finetune import TrainingRun, finetune
 from zeronvs.training.finetune_config import BUILTIN_DEPTH, FinetuneConfig
@@ -251,3 +253,45 @@ def test_only_photographs_are_cropped_off_the_centre():
 
     assert middles(posed=True) == pytest.approx([7.5] * 8, abs=0.2)
     assert max(middles(posed=False)) - min(middles(posed=False)) > 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pasted_piece_stands_in_front_and_its_step_is_where_the_image_changes(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(0, 100, 32).expand(32, 32)
+    front_ramp = torch.linspace(40, 90, 32)[:, None].expand(32, 32)
+    image, target = paste(
+        torch.zeros(3, 64, 64), ramp, torch.ones(3, 64, 64), front_ramp, generator
+    )
+    covered = torch.nn.functional.avg_pool2d(image[:1], 2)[0] > 0.5
+    assert covered.any()
+    assert not covered.all()
+    assert torch.equal(target[~covered], ramp[~covered])
+    assert float(target[covered].min()) > float(ramp[covered].max()) + 5
+    # Its own relief is kept, flattened.
+    rows = torch.arange(32.0)[:, None].expand(32, 32)[covered]
+    if float(rows.std()) > 0:
+        both = torch.stack([rows, target[covered]])
+        assert float(torch.corrcoef(both)[0, 1]) > 0.99
+        assert float(target[covered].max() - target[covered].min()) < 0.4 * 100
+
+
+def test_shapes_are_blobs_and_thin_bars_of_any_kind():
+    shapes = [random_shape(64, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    shares = torch.tensor([float(shape.mean()) for shape in shapes])
+    assert float(shares.min()) < 0.05
+    assert 0.2 < float(shares.max()) < 0.5
+    assert all(0 <= float(shape.min()) <= float(shape.max()) <= 1 for shape in shapes)
+
+
+def test_some_photographs_have_a_piece_of_another_one_in_front(pack: TrainingPack):
+    def read(share: float) -> torch.Tensor:
+        loss = replace(LOSS, pasted_share=share)
+        return DepthBatches(pack, SHORT, loss, size_px=32, seed=0).read(0).target
+
+    never, always = read(0.0), read(1.0)
+    # Ramps of photographs have no steps; posed frames are never pasted on.
+    assert float((never[3:].diff(dim=-1)).abs().max()) < float(
+        (always[3:].diff(dim=-1)).abs().max()
+    )
+    assert float(always[:3].max()) < 50

@@ -137,6 +137,12 @@ class DepthNet(ModelMixin, ConfigMixin):
         self.disparity_head = nn.Conv2d(below, 1, 3, padding=1)
         self.fov_head = nn.Linear(channels, 2)
 
+    def at_input_size(self, input_size_px: int) -> "DepthNet":
+        """Return a network with the same weights whose layout comes from inputs of this side."""
+        resized = DepthNet(input_size_px, self.config["decoder_channels"])
+        resized.load_state_dict(self.state_dict())
+        return resized
+
     def forward(
         self, image: Float[Tensor, "b 3 h w"]
     ) -> tuple[

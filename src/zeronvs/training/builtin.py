@@ -38,6 +38,8 @@ class BuiltinPreset:
 
     depth: FinetuneConfig = BUILTIN_DEPTH
     depth_loss: DepthTrainingConfig = field(default_factory=DepthTrainingConfig)
+    depth_input_px: int = 256
+    """Side of the depth network's square input."""
     pairs: PairShares = field(default_factory=PairShares)
 
 
@@ -104,7 +106,11 @@ def train_depth(session: Session, preset: BuiltinPreset, progress: Progress = si
     with session.first_alone():
         path = request.out / "pack_depth.safetensors"
         pack = open_pack(request.data[0], path, PHOTO_SIZE_PX, progress)
-    net = start_depth(config.seed) if request.start == "scratch" else load_builtin_depth()
+    size_px = preset.depth_input_px
+    if request.start == "scratch":
+        net = start_depth(config.seed, size_px)
+    else:
+        net = load_builtin_depth().at_input_size(size_px)
     steps = accelerator.gradient_accumulation_steps
     accelerator.gradient_accumulation_steps = 1
     trained = finetune(
@@ -114,7 +120,7 @@ def train_depth(session: Session, preset: BuiltinPreset, progress: Progress = si
                 pack,
                 config,
                 preset.depth_loss,
-                size_px=net.config["input_size_px"],
+                size_px=size_px,
                 seed=config.seed,
                 rank=accelerator.process_index,
                 processes=accelerator.num_processes,
@@ -131,11 +137,11 @@ def train_depth(session: Session, preset: BuiltinPreset, progress: Progress = si
     return trained
 
 
-def start_depth(seed: int) -> DepthNet:
+def start_depth(seed: int, input_size_px: int) -> DepthNet:
     """Return a new depth network with an encoder trained on ImageNet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = DepthNet()
+        net = DepthNet(input_size_px=input_size_px)
     encoder = packaged_file(ENCODER_FILE, ENCODER_PACKAGE)
     load_imagenet_encoder(net, torch.load(encoder, map_location="cpu", weights_only=True))
     return net

@@ -5,6 +5,7 @@ photographs, known up to scale and shift. The losses are invariant to exactly th
 """
 
 import copy
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,6 +39,8 @@ class DepthTrainingConfig:
     fov_weight: float = 0.05
     gradient_weight: float = 2.0
     min_crop_fraction: float = 0.65
+    pasted_share: float = 0.4
+    """Share of photographs with a piece of another one pasted in front (`paste`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +156,26 @@ class DepthBatches(NumberedStream):
             self._example(pack.frame_image[i], pack.frame_depth_z[i], True, generator)
             for i in frames
         ] + [
-            self._example(pack.photo_image[i], pack.photo_disparity[i], False, generator)
-            for i in photos
+            self._photograph(int(i), generator) for i in photos
         ]
         images, targets, fractions = zip(*examples, strict=True)
         tangent = 0.5 * pack.frame_image.shape[-1] / pack.frame_intrinsics_px[frames, 1, 1]
         log_tangent = (tangent * torch.tensor(fractions[:posed])).log()
         return DepthBatch(torch.stack(images), torch.stack(targets), log_tangent)
+
+    def _photograph(self, index: int, generator: Generator) -> tuple[Tensor, Tensor, float]:
+        """Draw an example of one photograph, some with a piece of another one in front."""
+        pack = self.pack
+        image, target, fraction = self._example(
+            pack.photo_image[index], pack.photo_disparity[index], False, generator
+        )
+        if torch.rand((), generator=generator) < self.depth.pasted_share:
+            other = int(torch.randint(len(pack.photo_image), (), generator=generator))
+            front = self._example(
+                pack.photo_image[other], pack.photo_disparity[other], False, generator
+            )
+            image, target = paste(image, target, front[0], front[1], generator)
+        return image, target, fraction
 
     def _example(
         self, image: Tensor, target: Tensor, is_posed: bool, generator: Generator
@@ -211,6 +227,56 @@ def augment(
     gains = 1 + 0.3 * (torch.rand(3, 1, 1, generator=generator) - 0.5)
     gamma = 0.7 + 0.7 * float(torch.rand((), generator=generator))
     return (image.clamp_min(1e-4) ** gamma * gains).clamp(0, 1), target, crop / side
+
+
+def paste(
+    image: Float[Tensor, "3 s s"],
+    disparity: Float[Tensor, "s2 s2"],
+    front_image: Float[Tensor, "3 s s"],
+    front_disparity: Float[Tensor, "s2 s2"],
+    generator: Generator,
+) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "s2 s2"]]:
+    """Return an image with a piece of another one in front of it, and its disparity.
+
+    Disparities of a teacher have ramps where objects end; around the piece it has a step, which
+    is where the image has its edge.
+
+    Args:
+        disparity: Of the image, up to scale and shift, at half the resolution; so the front's.
+    """
+    mask = random_shape(image.shape[-1], generator)
+    inside = F.avg_pool2d(mask[None], 2)[0] > 0.5
+    if not inside.any():
+        return image, disparity
+    spread = (disparity.quantile(0.9) - disparity.quantile(0.1)).clamp_min(1.0)
+    relief = front_disparity - front_disparity[inside].min()
+    # The piece keeps its relief, flattened, and stands in front of all that it covers.
+    relief = relief * (0.3 * spread / relief[inside].max().clamp_min(1.0))
+    gap = spread * (0.1 + 0.6 * torch.rand((), generator=generator))
+    front = disparity[inside].max() + gap + relief
+    return torch.lerp(image, front_image, mask), torch.where(inside, front, disparity)
+
+
+def random_shape(side_px: int, generator: Generator) -> Float[Tensor, "s s"]:
+    """Return the coverage of pixels by a random shape: blobs, or a few bars as thin as posts."""
+    fine_px = 2 * side_px
+    if torch.rand((), generator=generator) < 0.6:
+        cells = int(torch.randint(3, 9, (), generator=generator))
+        noise = torch.randn(1, 1, cells, cells, generator=generator)
+        height = F.interpolate(noise, (fine_px, fine_px), mode="bicubic")[0]
+        area = 0.03 + 0.32 * float(torch.rand((), generator=generator))
+        shape = (height > height.quantile(1 - area)).float()
+    else:
+        shape = torch.zeros(1, fine_px, fine_px)
+        axis = (torch.arange(fine_px) + 0.5) / fine_px
+        for _ in range(int(torch.randint(1, 5, (), generator=generator))):
+            x, y, turn, length, width = torch.rand(5, generator=generator)
+            cosine, sine = (math.pi * turn).cos(), (math.pi * turn).sin()
+            along = (axis - x) * cosine + (axis[:, None] - y) * sine
+            across = (axis[:, None] - y) * cosine - (axis - x) * sine
+            bar = (along.abs() < 0.1 + 0.4 * length) & (across.abs() < 0.005 + 0.03 * width)
+            shape[0] = shape[0].maximum(bar.float())
+    return F.avg_pool2d(shape, 2)[0]
 
 
 def posed_loss(

@@ -21,8 +21,8 @@ from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs.cameras.camera import center_window
 from zeronvs.datasets.sources.posed import crop_square, open_posed_scene
 
-PHOTO_SIZE_PX = 176
-"""Photographs are stored larger than the model's image, so that crops can be drawn from them."""
+PHOTO_SIZE_PX = 256
+"""Side of the stored squares of photographs, from which crops are drawn."""
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif")
 MIN_KNOWN_SHARE = 0.5
 """Frames with less known depth are left out."""
