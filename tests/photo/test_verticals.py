@@ -49,12 +49,16 @@ def ground_from(elevation_deg: float, size_px: int = 48, fov_rad: float = 0.9) -
     return (1.0 / disparity.clamp_min(0.02))[:, None].repeat(1, size_px)
 
 
-def test_vertical_lines_win_unless_the_ground_is_seen_from_above():
+def test_vertical_lines_win_unless_they_lie_on_the_ground():
     lines = Estimate(value=0.1, source="vertical lines", spread=0.05)
     assert estimate_elevation(0.9, ground_from(40), lines) == lines
     assert estimate_elevation(0.9, None, lines) == lines
-    above = estimate_elevation(0.9, ground_from(68), lines)
-    assert "ground plane" in above.source
+    # A facade photographed level: its depth is that of a ground, its lines are parallel.
+    assert estimate_elevation(0.9, ground_from(68), lines) == lines
+    # The edges of a table seen from above converge upwards.
+    edges = Estimate(value=math.radians(-25), source="vertical lines", spread=0.05)
+    assert "ground plane" in estimate_elevation(0.9, ground_from(68), edges).source
+    assert estimate_elevation(0.9, ground_from(40), edges) == edges
 
 
 def test_the_camera_of_a_photograph_uses_them():

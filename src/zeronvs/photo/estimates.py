@@ -29,8 +29,9 @@ passes for a ground seen from above."""
 MIN_INLIERS = 0.7
 PLANE_SPREAD_RAD = math.radians(10.0)
 """Monocular depth is not metric: a shift of its disparity tilts the ground."""
-FROM_ABOVE_RAD = math.radians(55.0)
-"""Where the ground is seen from higher, edges that run down the image are not vertical."""
+ON_THE_GROUND_RAD = math.radians(18.0)
+"""Lines that run away from the camera on a ground seen from `elevation` above converge like verticals
+of a camera tilted by `elevation` - 90 degrees. Lines this near to it are taken to lie on it."""
 DEFAULT_SCENE_SCALE = 0.7
 """The published setting for photographs without known depth."""
 SCENE_SCALE_RANGE = (0.3, 1.0)
@@ -127,9 +128,10 @@ def estimate_elevation(
 ) -> Estimate:
     """Estimate the camera's elevation in radians.
 
-    Clear vertical lines tell it best. Otherwise, a ground plane is accepted if most pixels are
-    inliers, its roll is at most 15 degrees and its elevation is between -5 and 75 degrees. It is
-    then averaged with the default by their spreads, since monocular depth is uncertain.
+    Clear vertical lines tell it best, unless they lie on the ground. Otherwise, a ground plane is
+    accepted if most pixels are inliers, its roll is at most 15 degrees and its elevation is
+    between -5 and 75 degrees. It is then averaged with the default by their spreads, since
+    monocular depth is uncertain.
 
     Args:
         depth_z: Depth of the centre square in any unit, where there is a depth model.
@@ -143,8 +145,12 @@ def estimate_elevation(
     plane = None if depth_z is None else fit_ground_plane(depth_z, fov_y_rad)
     if plane is None or not _is_ground(plane):
         return verticals or default
-    if verticals is not None and plane.elevation_rad < FROM_ABOVE_RAD:
-        return verticals
+    if verticals is not None:
+        # A facade, whose depth grows towards its top, looks like a ground seen from high above;
+        # its lines are parallel, where those on a table converge.
+        on_the_ground = plane.elevation_rad - 0.5 * math.pi
+        if abs(verticals.value - on_the_ground) > ON_THE_GROUND_RAD:
+            return verticals
     from_plane = Estimate(
         value=plane.elevation_rad,
         source=f"ground plane in the depth ({math.degrees(plane.elevation_rad):.0f} degrees)",

@@ -155,9 +155,7 @@ class DepthBatches(NumberedStream):
         examples = [
             self._example(pack.frame_image[i], pack.frame_depth_z[i], True, generator)
             for i in frames
-        ] + [
-            self._photograph(int(i), generator) for i in photos
-        ]
+        ] + [self._photograph(int(i), generator) for i in photos]
         images, targets, fractions = zip(*examples, strict=True)
         tangent = 0.5 * pack.frame_image.shape[-1] / pack.frame_intrinsics_px[frames, 1, 1]
         log_tangent = (tangent * torch.tensor(fractions[:posed])).log()
