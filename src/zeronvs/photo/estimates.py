@@ -30,8 +30,8 @@ MIN_INLIERS = 0.7
 PLANE_SPREAD_RAD = math.radians(10.0)
 """Monocular depth is not metric: a shift of its disparity tilts the ground."""
 ON_THE_GROUND_RAD = math.radians(18.0)
-"""Lines that run away from the camera on a ground seen from `elevation` above converge like verticals
-of a camera tilted by `elevation` - 90 degrees. Lines this near to it are taken to lie on it."""
+"""Lines that run away from the camera on a ground seen from `elevation` above converge like
+verticals of a camera tilted by `elevation` - 90 degrees: lines this near to it lie on it."""
 DEFAULT_SCENE_SCALE = 0.7
 """The published setting for photographs without known depth."""
 SCENE_SCALE_RANGE = (0.3, 1.0)
