@@ -9,8 +9,10 @@ from zeronvs.scene.depth_edges import (
     nearest_pixels,
     refine_depth,
     sharpen_steps,
+    smooth_surfaces,
     steps,
     weighted_median,
+    without_speckle,
 )
 
 SIZE_PX = (64, 96)
@@ -95,3 +97,55 @@ def test_what_lies_on_a_ramp_goes_to_one_of_both_surfaces():
     hair = disparity[8:-8, 41:49]
     assert float((hair - 1).abs().amax()) < 0.1
     assert float((disparity[8:-8, 52:60] - 0.4).abs().amax()) < 0.1
+
+
+def test_a_textured_floor_that_curves_away_is_no_edge():
+    """Its disparity changes fourfold, but over a quarter of the image."""
+    size_px = (96, 96)
+    rows = torch.arange(96.0)[:, None].expand(size_px)
+    disparity = 0.2 + 0.6 * torch.sigmoid((rows - 48) / 6)
+    image = (torch.rand(3, *size_px, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    camera = Camera.from_fov(torch.eye(4), 0.9, size_px)
+    refined = 1 / refine_depth(View(image, camera, 1 / disparity)).depth_z
+    inner = (slice(12, 84), slice(12, 84))
+    torch.testing.assert_close(refined[inner], disparity[inner], rtol=0.02, atol=0)
+
+
+def test_small_surfaces_are_speckle_and_large_ones_stay():
+    disparity = torch.full((200, 300), 0.5)
+    disparity[40:160, 100:200] = 1.0
+    clean = disparity.clone()
+    disparity[80:83, 120:123] = 0.6  # in the middle of the nearer surface
+    disparity[20, 30] = 0.9
+    assert torch.equal(without_speckle(disparity), clean)
+    assert torch.equal(without_speckle(clean), clean)
+
+
+def test_a_step_that_hides_nothing_becomes_a_slope_and_an_edge_stays():
+    disparity = torch.full((16, 40), 0.5)
+    disparity[:, 20:] = 0.505  # one percent
+    smooth = smooth_surfaces(disparity)
+    assert float(smooth.diff(dim=1).max()) < 0.4 * 0.005
+    assert float(smooth.min()) >= 0.5 - 1e-6
+    assert float(smooth.max()) <= 0.505 + 1e-6
+    camera = Camera.from_fov(torch.eye(4), 0.9, (16, 40))
+    refined = refine_depth(View(torch.full((3, 16, 40), 0.5), camera, 1 / disparity)).depth_z
+    assert refined is not None
+    assert float((1 / refined).diff(dim=1).max()) < 0.4 * 0.005
+    disparity[:, 20:] = 0.55
+    torch.testing.assert_close(smooth_surfaces(disparity), disparity, rtol=1e-3, atol=0)
+
+
+def test_the_refined_depth_of_a_photograph_has_no_speckle_beside_an_edge():
+    """Texture beside a blurred edge: the median alone copies it into the depth."""
+    size_px = (128, 192)
+    column = torch.arange(192.0).expand(size_px)
+    noise = torch.rand(3, *size_px, generator=torch.Generator().manual_seed(1))
+    image = torch.where(column < 96, 0.1 + 0.5 * noise, 0.3 + 0.6 * noise)
+    share = ((column - 96) / 12 + 0.5).clamp(0, 1)
+    view = View(image, Camera.from_fov(torch.eye(4), 0.9, size_px), 1 / (1 - 0.6 * share))
+    disparity = 1 / refine_depth(view).depth_z
+    inner = disparity[16:-16, 16:-16]
+    # Every row falls once, from the near to the far surface.
+    jumps = (inner.log().diff(dim=1).abs() > 0.1).sum(1)
+    assert float((jumps <= 2).float().mean()) > 0.9

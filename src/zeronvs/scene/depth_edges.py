@@ -6,9 +6,11 @@ Lifted to 3D as they are, ramps become rubber sheets between a thing and what li
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,10 +26,22 @@ RAMP_RADIUS_PX = 4
 """Half the window at `COARSE_SIDE_PX` in which disparity is compared with a plane's ..."""
 RAMP_RESIDUALS = (0.004, 0.01)
 """... and the relative residuals at which refinement begins, and is complete."""
+EDGE_RADIUS_PX, SLOPE_RADIUS_PX = 2, 7
+"""Half the windows at `COARSE_SIDE_PX` whose ranges of log disparity tell edges from slopes ..."""
+EDGE_SHARES = (0.4, 0.6)
+"""... and the smaller over the larger range at which refinement begins, and is complete ..."""
+EDGE_RANGES = (0.02, 0.05)
+"""... and the same for the smaller range itself."""
 TOGGLE_RADIUS_PX, TOGGLE_RATIO = 3, 1.1
 """Half the window at `COARSE_SIDE_PX` in which a ramp becomes a step, and the least step."""
 PASSES = ((512, 14), (1024, 5))
 """Longer side of the image and radius at `COARSE_SIDE_PX` of each pass."""
+SAME_SURFACE = 0.02
+"""Neighbours whose log disparities differ by less are connected."""
+SPECKLE_SIDE = 0.015
+"""Surfaces smaller than a square of this side, over the image's longer side, are speckle."""
+SMOOTH_RADIUS_PX, SMOOTH_SIGMA = 2, 0.012
+"""Half the window in which surfaces are smoothed, and the step in log disparity that survives."""
 
 
 def refine_depth(view: View) -> View:
@@ -36,7 +50,9 @@ def refine_depth(view: View) -> View:
     The ramps become steps, which a weighted median of disparity then moves, the weights from the
     image: each level of disparity is filtered with a guided filter (Ma et al., ICCV 2013, section
     4; He & Sun, arXiv:1505.00996), and the median of the histogram of each pixel is its disparity.
-    A median lies on one of two surfaces where a mean would lie between them.
+    A median lies on one of two surfaces where a mean would lie between them. Where the image has
+    texture at an edge, the median has speckle, which is removed; steps too small to hide anything
+    are smoothed, since between their sides the splats would part.
 
     Args:
         view: One view with depth everywhere.
@@ -56,8 +72,9 @@ def refine_depth(view: View) -> View:
         disparity = torch.lerp(
             resize_image(predicted, pass_px), median, resize_image(share, pass_px).clamp(0, 1)
         )
-    disparity = F.interpolate(sharpen_steps(disparity[0])[None, None], size_px, mode="nearest")
-    return view.with_depth(1.0 / disparity[0, 0])
+    disparity = without_speckle(sharpen_steps(disparity[0]))
+    disparity = F.interpolate(disparity[None, None], size_px, mode="nearest")[0, 0]
+    return view.with_depth(1.0 / smooth_surfaces(disparity))
 
 
 def _near_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -83,9 +100,28 @@ def _near_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
     residual = variance.clamp_min(0).sqrt() / mean
     # In the middle of a ramp it is affine, too: the whole of it is between two large residuals.
     residual = highest(residual.float(), 2 * RAMP_RADIUS_PX)
-    low, high = RAMP_RESIDUALS
-    share = box_mean(((residual - low) / (high - low)).clamp(0, 1)[None], 2)
-    return resize_image(share, (disparity.shape[-2], disparity.shape[-1])).clamp(0, 1)
+    share = _ramp(residual, RAMP_RESIDUALS) * _edge_share(value.float().log())
+    return resize_image(
+        box_mean(share[None], 2), (disparity.shape[-2], disparity.shape[-1])
+    ).clamp(0, 1)
+
+
+def _edge_share(log_disparity: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Return 1 around edges of a coarse disparity and 0 on slopes: a carpet that runs away is none.
+
+    Across an edge disparity changes within a few pixels, on a slope all over a larger window.
+    """
+    near, wide = (
+        highest(log_disparity, radius) - lowest(log_disparity, radius)
+        for radius in (EDGE_RADIUS_PX, SLOPE_RADIUS_PX)
+    )
+    edge = _ramp(near / wide.clamp_min(1e-6), EDGE_SHARES) * _ramp(near, EDGE_RANGES)
+    return highest(edge, 2 * EDGE_RADIUS_PX)
+
+
+def _ramp(values: Float[Tensor, "h w"], ends: tuple[float, float]) -> Float[Tensor, "h w"]:
+    """Return 0 below the first end, 1 above the second, and linear between them."""
+    return ((values - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
 
 
 def _toggled_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -174,6 +210,45 @@ def sharpen_steps(
         curved = (disparity - 0.5 * (low + high)).abs() > 0.15 * (high - low)
         disparity = torch.where((high > low * ratio) & curved, toggled, disparity)
     return disparity
+
+
+def without_speckle(disparity: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Return disparity whose small surfaces are given that of the nearest large one.
+
+    Surfaces are connected components of neighbours with nearly the same disparity.
+    """
+    height_px, width_px = disparity.shape
+    values = disparity.log().numpy()
+    index = np.arange(values.size, dtype=np.int32).reshape(values.shape)
+    across = np.abs(np.diff(values, axis=1)) < SAME_SURFACE
+    down = np.abs(np.diff(values, axis=0)) < SAME_SURFACE
+    first = np.concatenate([index[:, :-1][across], index[:-1][down]])
+    second = np.concatenate([index[:, 1:][across], index[1:][down]])
+    graph = sparse.coo_matrix(
+        (np.ones(len(first), bool), (first, second)), shape=(values.size, values.size)
+    )
+    _, label = csgraph.connected_components(graph, directed=False)
+    size = np.bincount(label)[label].reshape(values.shape)
+    large = torch.from_numpy(size >= (SPECKLE_SIDE * max(height_px, width_px)) ** 2)
+    if not large.any():
+        return disparity
+    _, row, column = nearest_pixels(large)
+    return disparity[row, column]
+
+
+def smooth_surfaces(disparity: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Return disparity smoothed where it has no large step: a bilateral filter of its logarithm."""
+    value, side = disparity.log(), 2 * SMOOTH_RADIUS_PX + 1
+    for _ in range(2):
+        padded = F.pad(value[None, None], (SMOOTH_RADIUS_PX,) * 4, mode="replicate")[0, 0]
+        total, weight = torch.zeros_like(value), torch.zeros_like(value)
+        for row in range(side):
+            for column in range(side):
+                other = padded[row : row + value.shape[0], column : column + value.shape[1]]
+                share = torch.exp(-0.5 * ((other - value) / SMOOTH_SIGMA) ** 2)
+                total, weight = total + share * other, weight + share
+        value = total / weight
+    return value.exp()
 
 
 def highest(image: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:

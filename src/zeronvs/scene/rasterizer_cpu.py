@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 LOW_PASS_PX2 = 0.3
 LARGEST_ALPHA = 0.99
 SMALLEST_ALPHA = 1.0 / 255.0
-_OPAQUE = 1e-4
+OPAQUE = np.float32(1e-4)
+HALF, LARGEST, SMALLEST = np.float32(0.5), np.float32(LARGEST_ALPHA), np.float32(SMALLEST_ALPHA)
+# In single precision: a literal would make the loops compute in double.
 _TILE_PX = 16
 
 Floats = NDArray[np.float32]
@@ -64,9 +66,7 @@ def draw(
     )
     seen = np.nonzero(boxes[:, 1] > boxes[:, 0])[0]
     order = seen[np.argsort(projected[seen, 5], kind="stable")]
-    return _composite(
-        projected[order], boxes[order], colors[order], image_size_px[0], image_size_px[1]
-    )
+    return _composite(order, projected, boxes, colors, image_size_px[0], image_size_px[1])
 
 
 @compiled
@@ -161,32 +161,38 @@ def _project(
 
 @compiled
 def _composite(
-    projected: Floats, boxes: NDArray[np.int32], colors: Floats, height_px: int, width_px: int
+    order: NDArray[np.int64],
+    projected: Floats,
+    boxes: NDArray[np.int32],
+    colors: Floats,
+    height_px: int,
+    width_px: int,
 ) -> Floats:
-    """Composite splats that come nearest first; returns "h w 5"."""
+    """Composite the splats that `order` lists, nearest first; returns "h w 5"."""
     tiles_down = (height_px + _TILE_PX - 1) // _TILE_PX
     tiles_across = (width_px + _TILE_PX - 1) // _TILE_PX
     # Lists of splats, tile after tile; within a tile they stay nearest first. First their lengths,
     # then their starts, then the entries.
     first = np.zeros(tiles_down * tiles_across + 1, np.int64)
-    for k in range(boxes.shape[0]):
+    for k in order:
         for row in range(boxes[k, 2] // _TILE_PX, (boxes[k, 3] - 1) // _TILE_PX + 1):
             for column in range(boxes[k, 0] // _TILE_PX, (boxes[k, 1] - 1) // _TILE_PX + 1):
                 first[row * tiles_across + column + 1] += 1
     first = np.cumsum(first)
     free = first[:-1].copy()
     hits = np.empty(first[-1], np.int32)
-    for k in range(boxes.shape[0]):
+    for k in order:
         for row in range(boxes[k, 2] // _TILE_PX, (boxes[k, 3] - 1) // _TILE_PX + 1):
             for column in range(boxes[k, 0] // _TILE_PX, (boxes[k, 1] - 1) // _TILE_PX + 1):
                 tile = row * tiles_across + column
                 hits[free[tile]] = k
                 free[tile] += 1
-    image = np.zeros((height_px, width_px, 5), np.float32)
+    image = np.empty((height_px, width_px, 5), np.float32)
     for tile in prange(tiles_down * tiles_across):
         top, left = tile // tiles_across * _TILE_PX, tile % tiles_across * _TILE_PX
         bottom, right = min(top + _TILE_PX, height_px), min(left + _TILE_PX, width_px)
         clear = np.ones((_TILE_PX, _TILE_PX), np.float32)
+        drawn = np.zeros((_TILE_PX, _TILE_PX, 5), np.float32)
         still_open = (bottom - top) * (right - left)
         for hit in range(first[tile], first[tile + 1]):
             k = hits[hit]
@@ -197,27 +203,41 @@ def _composite(
                 projected[k, 6],
             )
             uu, uv, vv = projected[k, 2], projected[k, 3], projected[k, 4]
+            red, green, blue = colors[k, 0], colors[k, 1], colors[k, 2]
+            # Twice the exponent at which alpha is cut; how alpha's ratio changes along a row.
+            reach = np.float32(2) * math.log(opacity / SMALLEST)
+            bend = math.exp(-uu)
             for row in range(max(top, boxes[k, 2]), min(bottom, boxes[k, 3])):
-                dv = np.float32(row + 0.5) - v
-                for column in range(max(left, boxes[k, 0]), min(right, boxes[k, 1])):
+                dv = np.float32(row) + HALF - v
+                cross = uv * dv
+                # Columns where uu du^2 + 2 uv du dv + vv dv^2 <= reach.
+                root = cross * cross - uu * (vv * dv * dv - reach)
+                if root <= 0:
+                    continue
+                middle, half = u - cross / uu - HALF, math.sqrt(root) / uu
+                start = max(left, boxes[k, 0], math.ceil(middle - half))
+                stop = min(right, boxes[k, 1], math.floor(middle + half) + 1)
+                du = np.float32(start) + HALF - u
+                # A Gaussian from pixel to pixel: each ratio is the last one times `bend`.
+                alpha = opacity * math.exp(-HALF * (uu * du * du + vv * dv * dv) - cross * du)
+                ratio = math.exp(-uu * (du + HALF) - cross)
+                for column in range(start, stop):
                     passed = clear[row - top, column - left]
-                    if passed <= _OPAQUE:
-                        continue
-                    du = np.float32(column + 0.5) - u
-                    alpha = opacity * math.exp(-0.5 * (uu * du * du + vv * dv * dv) - uv * du * dv)
-                    if alpha < SMALLEST_ALPHA:
-                        continue
-                    alpha = min(alpha, np.float32(LARGEST_ALPHA))
-                    weight = alpha * passed
-                    image[row, column, 0] += weight * colors[k, 0]
-                    image[row, column, 1] += weight * colors[k, 1]
-                    image[row, column, 2] += weight * colors[k, 2]
-                    image[row, column, 3] += weight * depth
-                    image[row, column, 4] += weight
-                    passed *= 1 - alpha
-                    clear[row - top, column - left] = passed
-                    if passed <= _OPAQUE:
-                        still_open -= 1
+                    if passed > OPAQUE:
+                        weight = min(alpha, LARGEST) * passed
+                        pixel = drawn[row - top, column - left]
+                        pixel[0] += weight * red
+                        pixel[1] += weight * green
+                        pixel[2] += weight * blue
+                        pixel[3] += weight * depth
+                        pixel[4] += weight
+                        passed -= weight
+                        clear[row - top, column - left] = passed
+                        if passed <= OPAQUE:
+                            still_open -= 1
+                    alpha *= ratio
+                    ratio *= bend
             if still_open == 0:
                 break
+        image[top:bottom, left:right] = drawn[: bottom - top, : right - left]
     return image
