@@ -99,6 +99,7 @@ def convert_checkpoint(
     config_path: Path | None = None,
     half: bool = False,
     sha256: str | None = None,
+    licence: str | None = None,
     progress: Progress = silent,
 ) -> ConversionReport:
     """Write the diffusers folder of weights of any known layout, with a model card.
@@ -108,6 +109,7 @@ def convert_checkpoint(
         out_dir: Folder to make; must not exist, or be empty.
         config_path: As for `inspect_weights`.
         sha256: `digest` of the files, where it is known already.
+        licence: Their licence, where it is known; for the model card.
 
     Raises:
         InputError: The weights cannot be used, or the folder is not empty.
@@ -118,14 +120,14 @@ def convert_checkpoint(
         with FolderReader(checkpoint_path) as folder:
             report = _inspect_folder(checkpoint_path, folder)
             plans = _plan_copy(folder, report.architecture, dtype)
-            _write(out_dir, checkpoint_path, report, plans, sha256, progress)
+            _write(out_dir, checkpoint_path, report, plans, (sha256, licence), progress)
         return report
     files = find_weights(checkpoint_path)
     with files.open() as reader:
         report = _inspect_state(files, reader, config_path)
         files.check_content()
         plans = _plan_folder(reader, report, dtype)
-        _write(out_dir, checkpoint_path, report, plans, sha256, progress)
+        _write(out_dir, checkpoint_path, report, plans, (sha256, licence), progress)
     return report
 
 
@@ -134,14 +136,18 @@ def _write(
     path: Path,
     report: ConversionReport,
     plans: Mapping[str, Plan],
-    sha256: str | None,
+    known: tuple[
+        str | None,  # sha256
+        str | None,  # licence
+    ],
     progress: Progress,
 ) -> None:
     """Write folder and model card."""
+    sha256, licence = known
     with folder_aside(out_dir) as folder:
         pipe = write_folder(folder, report.architecture, plans, progress)
         sha256 = digest(report.paths, progress) if sha256 is None else sha256
-        write_model_card(pipe, folder, _origin(path, report, sha256))
+        write_model_card(pipe, folder, _origin(path, report, sha256, licence))
 
 
 def _inspect_folder(path: Path, folder: FolderReader) -> ConversionReport:
@@ -355,7 +361,7 @@ def _plan_copy(
     return plans
 
 
-def _origin(path: Path, report: ConversionReport, sha256: str) -> str:
+def _origin(path: Path, report: ConversionReport, sha256: str, licence: str | None) -> str:
     """Return where converted weights come from, as a table of the model card."""
     name = re.sub(r"[^\w. -]", "_", path.name)
     size = sum(file.stat().st_size for file in report.paths)
@@ -370,6 +376,6 @@ def _origin(path: Path, report: ConversionReport, sha256: str) -> str:
         "weights of the denoiser": weights,
         "left out": f"{len(report.replaced)} tensors replaced by the EMA, {len(report.unused)} not "
         f"used by the method, {len(report.unknown)} unknown",
-        "licence": licence_of(sha256),
+        "licence": licence_of(sha256) if licence is None else licence,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {row} |" for key, row in rows.items())])
