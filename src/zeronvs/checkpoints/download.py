@@ -80,13 +80,13 @@ def download(
             break
         except _BROKEN as error:
             _refuse_final(address, error)
-            failures = 1 if transfer.received > before else failures + 1
+            failures = 0 if transfer.received > before else failures + 1
             if failures >= patience.attempts:
                 raise InputError(
                     f"{address} broke off at {transfer.received:,} bytes ({_reason(error)}); call "
                     "again to resume there."
                 ) from error
-            time.sleep(patience.wait_s * 2 ** (failures - 1))
+            time.sleep(patience.wait_s * 2 ** max(failures - 1, 0))
     transfer.finish(sha256)
 
 

@@ -130,21 +130,27 @@ def _list() -> None:
 
 
 def _fetch(arguments: FetchArguments) -> None:
+    from zeronvs.checkpoints.import_weights import fetch_weights
     from zeronvs.cli.report import progress_bar
     from zeronvs.cli.resolve import weights_cache
 
     with progress_bar() as progress:
-        cached = weights_cache().fetch(arguments.name, progress=progress)
+        cached = fetch_weights(weights_cache(), arguments.name, progress=progress)
     _print_cached(cached)
 
 
 def _import(arguments: ImportArguments) -> None:
+    from zeronvs.checkpoints.import_weights import import_weights
     from zeronvs.cli.report import progress_bar
     from zeronvs.cli.resolve import weights_cache
 
     with progress_bar() as progress:
-        cached = weights_cache().add(
-            arguments.source, name=arguments.name, config_path=arguments.config, progress=progress
+        cached = import_weights(
+            weights_cache(),
+            arguments.source,
+            name=arguments.name,
+            config_path=arguments.config,
+            progress=progress,
         )
     _print_cached(cached)
 
