@@ -88,7 +88,7 @@ def inspect_weights(path: Path, *, config_path: Path | None = None) -> Conversio
         with FolderReader(path) as folder:
             return _inspect_folder(path, folder)
     files = find_weights(path)
-    with files.open() as reader:
+    with files.reader() as reader:
         return _inspect_state(files, reader, config_path)
 
 
@@ -123,7 +123,7 @@ def convert_checkpoint(
             _write(out_dir, checkpoint_path, report, plans, (sha256, licence), progress)
         return report
     files = find_weights(checkpoint_path)
-    with files.open() as reader:
+    with files.reader() as reader:
         report = _inspect_state(files, reader, config_path)
         files.check_content()
         plans = _plan_folder(reader, report, dtype)

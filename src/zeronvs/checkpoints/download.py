@@ -119,7 +119,9 @@ class _Transfer:
             if not resumes:
                 self._remember(response)
             self._refuse_answer(response, total, self.received if resumes else 0)
-            with self._part.open("ab" if resumes else "wb") as file:
+            if not resumes:
+                self._part.unlink(missing_ok=True)
+            with self._part.open("ab") as file:
                 self._copy(response, file, total)
         if total not in (None, self.received):
             raise ConnectionError(f"{self.received:,} of {total:,} bytes")

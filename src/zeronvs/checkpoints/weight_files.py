@@ -91,7 +91,7 @@ class WeightFiles:
     config_path: Path | None
     """The YAML file that lies beside."""
 
-    def open(self) -> Reader:
+    def reader(self) -> Reader:
         """Open the files for reading tensor by tensor.
 
         Raises:

@@ -116,7 +116,7 @@ def _weights_as_trained(checkpoint: Path, folder: Path) -> _TrainedWeights | Non
         None where the checkpoint has no average, so that the conversion took these.
     """
     links = links_of(architecture_of_folder(folder))["unet"]
-    with find_weights(checkpoint).open() as reader:
+    with find_weights(checkpoint).reader() as reader:
         names = [link.official for link in links]
         complete = all(name in reader.tensors for name in names)
         if not complete or ema_name(names[0]) not in reader.tensors:
