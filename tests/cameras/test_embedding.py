@@ -46,7 +46,9 @@ def test_size_is_the_length_of_the_embedding(representation):
 def test_same_camera_is_the_identity_and_the_lens(representation):
     pose = random_poses(0, 1)
     embedding = embed(representation, pose, pose, fov_y_rad=0.9)[0]
-    lens = torch.tensor([0.9, math.sin(0.9), math.cos(0.9)], dtype=torch.float64)
+    is_diagonal = representation is Representation.SIX_DOF_MEGASCENES
+    fov = 2 * math.atan(math.hypot(1, 1) * math.tan(0.45)) if is_diagonal else 0.9
+    lens = torch.tensor([fov, math.sin(fov), math.cos(fov)], dtype=torch.float64)
     expected = torch.cat([torch.eye(4, dtype=torch.float64).flatten(), lens])
     torch.testing.assert_close(embedding, expected)
 
@@ -106,6 +108,14 @@ def test_viewer_squash_halves_small_steps_and_saturates_at_five():
     )
 
 
+def test_megascenes_translations_are_those_of_the_viewer_before_the_squash():
+    target, source = random_poses(5, 3), random_poses(6, 3)
+    viewer = embed(Representation.SIX_DOF_VIEWER, target, source)[:, [3, 7, 11]]
+    plain = embed(Representation.SIX_DOF_MEGASCENES, target, source)[:, [3, 7, 11]]
+    torch.testing.assert_close(viewer, squash_translation(plain))
+    assert Representation.SIX_DOF_MEGASCENES.scaled_as is Representation.SIX_DOF_VIEWER
+
+
 @pytest.mark.parametrize("representation", SCALED)
 def test_scales_next_to_zero_are_floored(representation):
     target, source = random_poses(7, 2), random_poses(8, 2)
@@ -135,7 +145,9 @@ def test_many_targets_share_one_input(representation):
     torch.testing.assert_close(together, torch.stack(apart))
 
 
-@pytest.mark.parametrize("representation", Representation)
+@pytest.mark.parametrize(
+    "representation", [r for r in Representation if r is not Representation.SIX_DOF_MEGASCENES]
+)
 def test_official_modes_lead_back_to_their_representation(representation):
     assert representation_from_official(representation.official_mode) is representation
     assert Representation(str(representation)) is representation

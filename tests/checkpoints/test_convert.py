@@ -11,7 +11,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.checkpoints.convert import KNOWN_LICENCES, convert_checkpoint, export_checkpoint
+from zeronvs.checkpoints import known
+from zeronvs.checkpoints.convert import convert_checkpoint, export_checkpoint
 from zeronvs.checkpoints.keys import ema_name
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 
@@ -126,19 +127,24 @@ def test_half_stores_float16_in_both_directions(checkpoint, tmp_path):
 def test_conversion_reports_its_progress(checkpoint, tmp_path):
     events = []
     convert_checkpoint(checkpoint, tmp_path / "folder", progress=events.append)
-    assert [event.step for event in events] == list(range(1, events[-1].total + 1))
+    steps = [event.step for event in events if event.stage == "convert"]
+    assert steps == list(range(1, events[0].total + 1))
+    assert events[-1].stage == "hash (MiB)"
+    assert events[-1].step == events[-1].total
 
 
 def test_a_converted_folder_says_what_it_was_made_from(checkpoint, tmp_path, monkeypatch):
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     convert_checkpoint(checkpoint, tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    assert f"`model.ckpt`, {checkpoint.stat().st_size:,} bytes" in card
+    assert f"`model.ckpt`, {checkpoint.stat().st_size:,} bytes (torch checkpoint)" in card
     assert f"| sha256 | `{digest}` |" in card
     assert "24 numbers of the image and 19 of the camera" in card
     assert "| weights of the denoiser | their moving average (EMA) |" in card
     assert "| licence | not known" in card
-    monkeypatch.setitem(KNOWN_LICENCES, digest, "MIT (a test)")
+    file = known.RemoteFile(name="model.ckpt", address="", sha256=digest)
+    entry = replace(known.KNOWN[0], files=(file,), licence="MIT (a test)")
+    monkeypatch.setattr(known, "KNOWN", (entry,))
     convert_checkpoint(checkpoint, tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
     assert "| licence | MIT (a test) |" in card

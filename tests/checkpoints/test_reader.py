@@ -263,7 +263,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert "empty" in refusal(tmp_path / "empty")
     (tmp_path / "text").write_text("hello")
-    assert "not a torch checkpoint" in refusal(tmp_path / "text")
+    assert "is text, not a checkpoint" in refusal(tmp_path / "text")
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "not a torch checkpoint" in refusal(tmp_path / "zip")

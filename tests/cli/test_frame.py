@@ -98,6 +98,10 @@ def test_a_bug_keeps_its_traceback(error: Exception):
 def test_the_hint_how_to_resume_can_be_pasted(capsys: pytest.CaptureFixture[str]):
     guarded(raising(KeyboardInterrupt()), ["scene", "my photo.jpg", "-o", "out", "--resume"])
     assert "zeronvs scene 'my photo.jpg' -o out --resume\n" in capsys.readouterr().err
+    guarded(raising(KeyboardInterrupt()), ["model", "fetch", "vista"])
+    assert "resume with: zeronvs model fetch vista\n" in capsys.readouterr().err
+    guarded(raising(KeyboardInterrupt()), ["model", "info", "vista"])
+    assert "nothing half-written is left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "estimate --help", "doctor", "nosuch"])

@@ -3,7 +3,7 @@ import os
 
 import pytest
 import torch
-from local_hub import local_hub
+from local_hub import local_hub, use_hub
 
 from zeronvs._core.errors import InputError
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
@@ -54,15 +54,24 @@ def test_a_hub_id_is_fetched_and_what_is_no_model_file_is_left(
     released_pipe.save_pretrained(folder)
     (folder / "optimizer.bin").write_bytes(b"x")
     with local_hub(folder, "somebody/tiny") as address:
-        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        use_hub(monkeypatch, address)
         pipe = ZeroNVSPipeline.from_pretrained("somebody/tiny", cache_dir=str(tmp_path / "cache"))
     for name, part in pipe.unet.state_dict().items():
         assert torch.equal(part, released_pipe.unet.state_dict()[name]), name
     fetched = {path.name for path in (tmp_path / "cache").rglob("*")}
     assert "model_index.json" in fetched
     assert "optimizer.bin" not in fetched
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"[]", b"null", b"{}", b'{"sha": 3}', b'{"id": 1, "sha": [], "siblings": 7}', b"7"],
+)
+def test_an_odd_answer_of_the_hub_is_one_line(tmp_path, monkeypatch, answer):
+    with local_hub(tmp_path, "somebody/tiny", answer=answer) as address:
+        use_hub(monkeypatch, address)
+        says = refusal("somebody/tiny", cache_dir=str(tmp_path / "cache"))
+    assert "somebody/tiny is no folder here" in says
 
 
 def test_a_missing_weight_file_is_named(released_pipe, tmp_path):

@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 
-from zeronvs.checkpoints.architecture_reading import architecture_of_checkpoint
+from zeronvs.checkpoints.architecture_reading import (
+    architecture_of_checkpoint,
+    is_of_megascenes,
+)
 from zeronvs.checkpoints.convert import account_for_keys
 from zeronvs.checkpoints.keys import ema_name, links_of
 
@@ -54,3 +57,21 @@ def test_what_is_written_back_lacks_only_the_text_tower(shapes, architecture):
     assert written <= shapes.keys()
     assert all(name.startswith("cond_stage_model.model.") for name in missing)
     assert not any(".visual." in name for name in missing)
+
+
+@pytest.mark.parametrize(("channels", "columns"), [(8, 772), (11, 787)])
+def test_the_relatives_of_the_released_file_are_accounted_for_too(shapes, channels, columns):
+    of_megascenes = channels == 11
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    relative = shapes | {"cc_projection.weight": (768, columns)}
+    for key in (name, ema_name(name)):
+        relative[key] = (320, channels, 3, 3)
+    assert is_of_megascenes(relative, {}) == of_megascenes
+    architecture = architecture_of_checkpoint(relative, {}, of_megascenes=of_megascenes)
+    assert architecture.camera_embed_dim == columns - 768
+    assert architecture.unet.in_channels == channels
+    report = account_for_keys(relative, architecture, takes_average=not of_megascenes)
+    assert not report.unknown
+    assert report.uses_ema != of_megascenes
+    averages = [key for key in report.unused if key.startswith("model_ema.")]
+    assert len(averages) == (len(links_of(architecture)["unet"]) if of_megascenes else 0)

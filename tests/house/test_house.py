@@ -43,6 +43,7 @@ DOCUMENTS = (
     "docs/package.md",
     "docs/tour.md",
     "docs/training.md",
+    "docs/weights.md",
     "src/zeronvs/models/builtin/README.md",
 )
 
@@ -229,6 +230,9 @@ ARGUMENTS = {
     "data synth": data.SynthArguments,
     "evaluate views": evaluate.EvaluateViewsArguments,
     "evaluate scenes": evaluate.EvaluateScenesArguments,
+    "model list": model.ListArguments,
+    "model fetch": model.FetchArguments,
+    "model import": model.ImportArguments,
     "model convert": model.ConvertArguments,
     "model info": model.InfoArguments,
 }

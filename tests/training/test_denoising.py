@@ -148,7 +148,7 @@ def test_every_representation_finds_its_scale():
     for representation in Representation:
         scale = pair_scales(batch, representation)
         needs_none = representation in (Representation.THREE_DOF, Representation.SIX_DOF)
-        known = batch.scene_scale[representation]
+        known = batch.scene_scale[representation.scaled_as]
         assert torch.equal(scale, torch.ones(2) if needs_none else known)
 
 

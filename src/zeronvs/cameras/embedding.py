@@ -8,6 +8,8 @@ One function, `embed_cameras`, and one name per representation:
     6DoF+1, agg     ... in units of a near depth gathered over all views of the scene     19 numbers
     6DoF+1, viewer  ... in units of a near depth of the input view: the released model    19 numbers
     6DoF+1, metric  ... in metres; only in the published code                             19 numbers
+    6DoF+1, MegaScenes  as viewer, with translations that are not squashed and the field of view
+                    along the diagonal: fine-tunes by MegaScenes (arXiv 2406.11819)       19 numbers
 
 The 19 numbers are the 4x4 matrix target_to_input, row by row (the constant last row included),
 then f, sin f, cos f with f the field of view in radians. The scale that belongs to each is computed
@@ -18,6 +20,7 @@ Details missing from the paper, which weights trained by the published code depe
 the viewer representation.
 """
 
+import math
 from enum import StrEnum
 
 import torch
@@ -48,6 +51,7 @@ class Representation(StrEnum):
     SIX_DOF_AGG = "6DoF+1, agg"
     SIX_DOF_VIEWER = "6DoF+1, viewer"
     SIX_DOF_METRIC = "6DoF+1, metric"
+    SIX_DOF_MEGASCENES = "6DoF+1, MegaScenes"
 
     @property
     def size(self) -> int:
@@ -56,8 +60,13 @@ class Representation(StrEnum):
 
     @property
     def official_mode(self) -> str:
-        """Name in the published code and its configuration files."""
+        """Name in the published code and its configuration files; KeyError for MegaScenes."""
         return _OFFICIAL_MODES[self]
+
+    @property
+    def scaled_as(self) -> "Representation":
+        """The representation of the paper that has the same scene scale."""
+        return Representation.SIX_DOF_VIEWER if self is Representation.SIX_DOF_MEGASCENES else self
 
 
 _OFFICIAL_MODES = {
@@ -118,6 +127,9 @@ def embed_cameras(
         matrix = torch.nan_to_num(matrix.clamp(-CLIP, CLIP), nan=0.0)
     elif representation is Representation.SIX_DOF_VIEWER:
         matrix = torch.nan_to_num(matrix, nan=0.0, posinf=SQUASH_KNEE, neginf=-SQUASH_KNEE)
+    if representation is Representation.SIX_DOF_MEGASCENES:
+        # Of the square: MegaScenes/nvs, dataloader/data_helpers.py, `fov_from_intrinsics`.
+        fov_y_rad = 2.0 * torch.atan(math.sqrt(2.0) * torch.tan(0.5 * fov_y_rad))
     lens = torch.stack([fov_y_rad, torch.sin(fov_y_rad), torch.cos(fov_y_rad)], dim=-1)
     shape = torch.broadcast_shapes(matrix.shape[:-1], lens.shape[:-1])
     return torch.cat([matrix.expand(*shape, 16), lens.expand(*shape, 3)], dim=-1)

@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.embedding import Representation
-from zeronvs.diffusion.conditioning_kind import ConcatInput
+from zeronvs.diffusion.conditioning_kind import ConcatInput, ConcatWarpedImage
 from zeronvs.diffusion.projection import CameraProjection
 from zeronvs.diffusion.sampling import NoiseSchedule
 
@@ -141,6 +141,12 @@ class Architecture:
     representation: Representation
     camera_embed_dim: int
 
+    @staticmethod
+    def kind_of_channels(in_channels: int, out_channels: int) -> str | None:
+        """Return the kind of conditioning of a denoiser; None: none of the released family."""
+        kinds = {2 * out_channels: ConcatInput.name, 2 * out_channels + 3: ConcatWarpedImage.name}
+        return kinds.get(in_channels)
+
     def empty_components(self) -> dict[str, nn.Module]:
         """Return the components without memory for their tensors (on the meta device).
 
@@ -182,6 +188,6 @@ class Architecture:
                     self.camera_embed_dim,
                     self.unet.cross_attention_dim,
                     str(self.representation),
-                    ConcatInput.name,
+                    self.kind_of_channels(self.unet.in_channels, self.unet.out_channels),
                 ),
             }

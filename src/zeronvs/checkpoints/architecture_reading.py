@@ -1,4 +1,4 @@
-"""Architecture of a model from a checkpoint's tensors and YAML file, or from a diffusers folder."""
+"""Architecture of a model from a checkpoint's tensors and YAML file, and that YAML file."""
 
 import math
 import re
@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import read_json, read_text
+from zeronvs._core.files import read_text
 from zeronvs.cameras.embedding import Representation, representation_from_official
 from zeronvs.checkpoints.architecture import Architecture, ClipShape, UNetShape, VaeShape
-from zeronvs.diffusion.conditioning_kind import ConcatInput
 from zeronvs.diffusion.sampling import NoiseSchedule
 
 _MAX_BYTES = 2**20
@@ -23,6 +22,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
 _CLIP = "cond_stage_model.model.visual."
+MEGASCENES_KEY = "extra_layer_config"
+"""Entry of a YAML file that only the code of MegaScenes reads: its layer `cc_projection`."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,7 @@ def write_official_config(path: Path, architecture: Architecture) -> None:
         "conditioning_key": "hybrid",
         "monitor": "val/loss_simple_ema",
         "scale_factor": vae.scaling_factor,
-        "conditioning_config": {
-            "params": {
-                "mode": architecture.representation.official_mode,
-                "embedding_dim": architecture.camera_embed_dim,
-                "depth_model_name": None,
-            }
-        },
+        **_projection_params(architecture),
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
             "params": _unet_params(architecture),
@@ -126,6 +121,21 @@ def write_official_config(path: Path, architecture: Architecture) -> None:
     }
     model = {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}
     path.write_text(yaml.safe_dump({"model": model}, sort_keys=False), encoding="utf-8")
+
+
+def _projection_params(architecture: Architecture) -> dict[str, Any]:
+    """Return the entry on the embedding of cameras, in the form of the code that reads it."""
+    if architecture.representation is Representation.SIX_DOF_MEGASCENES:
+        columns = architecture.clip.projection_dim + architecture.camera_embed_dim
+        width = architecture.unet.cross_attention_dim
+        params = {"in_features": columns, "out_features": width}
+        return {MEGASCENES_KEY: {"target": "torch.nn.Linear", "params": params}}
+    params = {
+        "mode": architecture.representation.official_mode,
+        "embedding_dim": architecture.camera_embed_dim,
+        "depth_model_name": None,
+    }
+    return {"conditioning_config": {"params": params}}
 
 
 def _unet_params(architecture: Architecture) -> dict[str, Any]:
@@ -169,33 +179,52 @@ def _vae_params(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Architecture:
+def is_of_megascenes(shapes: Shapes, config: Mapping[str, Any]) -> bool:
+    """Return whether tensors or YAML are those of MegaScenes' fine-tunes.
+
+    Its code configures the projection by another entry, and concatenates the warped input as an
+    image (MegaScenes/nvs, configs/*/config.yaml: 11 input channels).
+    """
+    params = OfficialConfig(config).section("model", "params").values
+    first = shapes.get(f"{_UNET}input_blocks.0.0.weight", ())
+    last = shapes.get(f"{_UNET}out.2.weight", ())
+    has_image = len(first) == 4 and len(last) == 4 and first[1] == 2 * last[0] + 3
+    return MEGASCENES_KEY in params or has_image
+
+
+def architecture_of_checkpoint(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    *,
+    of_megascenes: bool = False,
+    notes: list[str] | None = None,
+) -> Architecture:
     """Infer the sizes from the tensors of a checkpoint, and the remaining ones from its YAML.
 
     Args:
         shapes: Shape of every tensor of the `state_dict`.
         config: Contents of the YAML file that came with the checkpoint; may be empty, and then
             the values of the released models are taken.
+        of_megascenes: Whether cameras are embedded as MegaScenes does where the YAML says nothing.
+        notes: Gets one line where tensors and YAML disagree.
 
     Raises:
         InputError: Tensors are missing, or the model is not of the released family.
     """
     params = OfficialConfig(config).section("model", "params")
-    unet = _unet_shape(shapes, params.section("unet_config", "params"))
+    unet = _unet_shape(shapes, params)
     clip = _clip_shape(shapes)
     vae = _vae_shape(shapes, float(params.number("scale_factor", 0.18215)), unet.sample_size)
     width = _shape(shapes, "cc_projection.weight", 2)[1]
     camera_embed_dim = width - clip.projection_dim
     mode = params.section("conditioning_config", "params").values.get("mode")
-    if camera_embed_dim == Representation.THREE_DOF.size:
-        representation = Representation.THREE_DOF
-    else:
-        representation = representation_from_official(str(mode or "7dof_quantile_scale"))
-    if representation.size != camera_embed_dim:
-        raise InputError(
-            f"cc_projection takes {width} numbers: {clip.projection_dim} of the image and "
-            f"{camera_embed_dim} of the camera; {representation} has {representation.size}."
+    named = None if mode is None else representation_from_official(str(mode))
+    if named is not None and named.size != camera_embed_dim and notes is not None:
+        notes.append(
+            f"its YAML file names the cameras {mode} ({named.size} numbers); the weights take "
+            f"{camera_embed_dim}, which decides"
         )
+    representation = representation_of_size(camera_embed_dim, named, of_megascenes=of_megascenes)
     schedule = NoiseSchedule(
         beta_start=float(params.number("linear_start", 0.00085)),
         beta_end=float(params.number("linear_end", 0.012)),
@@ -208,6 +237,27 @@ def architecture_of_checkpoint(shapes: Shapes, config: Mapping[str, Any]) -> Arc
         schedule=schedule,
         representation=representation,
         camera_embed_dim=camera_embed_dim,
+    )
+
+
+def representation_of_size(
+    camera_embed_dim: int, named: Representation | None = None, *, of_megascenes: bool = False
+) -> Representation:
+    """Return the camera representation of a projection: what is named, where that fits the weights.
+
+    Args:
+        camera_embed_dim: Columns of the projection beyond those of the image embedding.
+
+    Raises:
+        InputError: No representation has as many numbers.
+    """
+    default = Representation.SIX_DOF_MEGASCENES if of_megascenes else Representation.SIX_DOF_VIEWER
+    for representation in (named, default, Representation.THREE_DOF):
+        if representation is not None and representation.size == camera_embed_dim:
+            return representation
+    raise InputError(
+        f"cc_projection takes {camera_embed_dim} numbers of the camera beside those of the image; "
+        f"the released family has {Representation.THREE_DOF.size} or {default.size}."
     )
 
 
@@ -227,7 +277,8 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len({match[1] for name in shapes if (match := expression.match(name))})
 
 
-def _unet_shape(shapes: Shapes, params: OfficialConfig) -> UNetShape:
+def _unet_shape(shapes: Shapes, model_params: OfficialConfig) -> UNetShape:
+    params = model_params.section("unet_config", "params")
     first = _shape(shapes, f"{_UNET}input_blocks.0.0.weight", 4)
     out_channels = _shape(shapes, f"{_UNET}out.2.weight", 4)[0]
     blocks = _count(shapes, rf"{re.escape(_UNET)}input_blocks\.(\d+)\.")
@@ -303,55 +354,3 @@ def _clip_shape(shapes: Shapes) -> ClipShape:
         image_size_px=math.isqrt(positions) * patches[-1],
         projection_dim=_shape(shapes, f"{_CLIP}proj", 2)[1],
     )
-
-
-def architecture_of_folder(folder: Path) -> Architecture:
-    """Read the sizes from the configurations of a diffusers folder.
-
-    Raises:
-        InputError: A configuration is missing, or the model is not of the released family.
-    """
-    unet = _read_config(folder / "unet" / "config.json", "UNet2DConditionModel")
-    vae = _read_config(folder / "vae" / "config.json", "AutoencoderKL")
-    clip = _read_config(folder / "image_encoder" / "config.json", None)
-    projection = _read_config(folder / "cc_projection" / "config.json", "CameraProjection")
-    scheduler = _read_config(folder / "scheduler" / "scheduler_config.json", "DDIMScheduler")
-    try:
-        kind = projection.get("conditioning") or ConcatInput.name
-        if kind != ConcatInput.name or unet["in_channels"] != 2 * unet["out_channels"]:
-            raise InputError(f"{folder}: only models of the released kind fit the released layout.")
-        if scheduler["beta_schedule"] != "scaled_linear":
-            raise InputError(f"{folder}: the released layout has only the scaled_linear schedule.")
-        return Architecture(
-            unet=UNetShape.from_config(
-                unet,
-                channels=tuple(unet["block_out_channels"]),
-                has_attention=tuple("CrossAttn" in kind for kind in unet["down_block_types"]),
-            ),
-            vae=VaeShape.from_config(vae, channels=tuple(vae["block_out_channels"])),
-            clip=ClipShape.from_config(clip),
-            schedule=NoiseSchedule(
-                beta_start=scheduler["beta_start"],
-                beta_end=scheduler["beta_end"],
-                timesteps=scheduler["num_train_timesteps"],
-            ),
-            representation=Representation(projection["representation"]),
-            camera_embed_dim=projection["camera_embed_dim"],
-        )
-    except KeyError as error:
-        raise InputError(f"{folder}: a configuration lacks the value {error}.") from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder}: a configuration has a wrong value ({error}).") from error
-
-
-def _read_config(path: Path, class_name: str | None) -> Mapping[str, Any]:
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is no configuration: it is a {type(config).__name__}.")
-    if class_name is not None and config.get("_class_name") != class_name:
-        raise InputError(
-            f"{path} is of a {config.get('_class_name')}; the released layout holds a {class_name}."
-        )
-    return config

@@ -1,34 +1,31 @@
-"""Conversion of a checkpoint of the original code into a diffusers folder, and back.
+"""Conversion of weights of any layout into a diffusers folder of ours, and back to a checkpoint.
 
 Both directions keep one tensor in memory at a time, so that a file of 10 GB converts on a small
 machine, and write atomically.
 """
 
-import hashlib
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
-from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.progress import Progress, silent
 from zeronvs.checkpoints.architecture import Architecture
 from zeronvs.checkpoints.architecture_reading import (
     architecture_of_checkpoint,
-    architecture_of_folder,
+    is_of_megascenes,
     read_official_config,
     write_official_config,
 )
-from zeronvs.checkpoints.folder_reader import FolderReader, weights_name
+from zeronvs.checkpoints.folder_architecture import architecture_of_folder, is_own_folder
+from zeronvs.checkpoints.folder_reader import FolderReader
+from zeronvs.checkpoints.folder_writer import Plan, folder_aside, watched, write_folder
 from zeronvs.checkpoints.keys import (
     CLIP_PREFIX,
     EMA_COUNTERS,
@@ -40,41 +37,59 @@ from zeronvs.checkpoints.keys import (
     ema_name,
     links_of,
 )
-from zeronvs.checkpoints.reader import CheckpointReader, check_content
-from zeronvs.checkpoints.writer import PlannedTensor, write_safetensors, write_torch_checkpoint
+from zeronvs.checkpoints.known import licence_of
+from zeronvs.checkpoints.weight_files import Reader, WeightFiles, digest, find_weights
+from zeronvs.checkpoints.writer import PlannedTensor, write_torch_checkpoint
+from zeronvs.diffusion.loading import INDEX_NAME
 from zeronvs.diffusion.model_card import write_model_card
-from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.sampling import NoiseSchedule
-
-KNOWN_LICENCES = {
-    "bc4ea2f8696ed96495a756e178cab659de807bbae2d2df18987cf61c44070696": "MIT (Zero123-XL, as its "
-    "authors publish it at huggingface.co/cvlab/zero123-weights)",
-}
-"""Licence of released checkpoints, by the sha256 of the file."""
-UNKNOWN_LICENCE = (
-    "not known: the file does not state one. The authors of ZeroNVS state none for their weights"
-)
-Plan = Mapping[str, PlannedTensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """Classification of the tensors of a checkpoint."""
+    """What the weights are, by their content, and the fate of each of their tensors."""
 
     architecture: Architecture
+    layout: str
+    """Format of the files, in words."""
+    paths: tuple[Path, ...]
+    """The files that hold the weights."""
     uses_ema: bool
     """Whether the denoiser has the moving average of the weights, as the published code samples."""
     converted: tuple[str, ...]
     """Tensors whose numbers are in the folder."""
-    derived: tuple[str, ...]
+    derived: tuple[str, ...] = ()
     """The noise schedule and the counters of the moving average, kept as configuration or not at
     all."""
-    replaced: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
     """The denoiser's weights as trained, where the moving average took their place."""
-    unused: tuple[str, ...]
-    """CLIP's text tower and the autoencoder's training loss, which the method does not use."""
-    unknown: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    """CLIP's text tower, the autoencoder's training loss, and an average that training did not
+    update, which the method does not use."""
+    unknown: tuple[str, ...] = ()
     """Anything else; left out."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how the weights were read."""
+
+
+def inspect_weights(path: Path, *, config_path: Path | None = None) -> ConversionReport:
+    """Read what weights are, without converting them.
+
+    Args:
+        path: A file of the released layout, a folder that accelerate saved, or a diffusers folder
+            of the community; never trusted.
+        config_path: YAML file of the weights; by default the one that lies beside them, and where
+            there is none, what the released models have.
+
+    Raises:
+        InputError: They cannot be used.
+    """
+    if (path / INDEX_NAME).is_file():
+        with FolderReader(path) as folder:
+            return _inspect_folder(path, folder)
+    files = find_weights(path)
+    with files.reader() as reader:
+        return _inspect_state(files, reader, config_path)
 
 
 def convert_checkpoint(
@@ -83,39 +98,109 @@ def convert_checkpoint(
     *,
     config_path: Path | None = None,
     half: bool = False,
+    sha256: str | None = None,
+    licence: str | None = None,
     progress: Progress = silent,
 ) -> ConversionReport:
-    """Write the diffusers folder of a checkpoint in the released layout, with a model card.
+    """Write the diffusers folder of weights of any known layout, with a model card.
 
     Args:
-        checkpoint_path: `zeronvs.ckpt`, or one of Zero-1-to-3; never trusted.
+        checkpoint_path: As for `inspect_weights`: `zeronvs.ckpt`, one of Zero-1-to-3, ...
         out_dir: Folder to make; must not exist, or be empty.
-        config_path: YAML file of the checkpoint; by default that of the same name in its folder,
-            and where there is none, what the released models have.
+        config_path: As for `inspect_weights`.
+        sha256: `digest` of the files, where it is known already.
+        licence: Their licence, where it is known; for the model card.
 
     Raises:
-        InputError: The checkpoint cannot be used, or the folder is not empty.
+        InputError: The weights cannot be used, or the folder is not empty.
     """
     _refuse_full_folder(out_dir)
-    config_path = _config_beside(checkpoint_path) if config_path is None else config_path
-    config = {} if config_path is None else read_official_config(config_path)
-    with CheckpointReader(checkpoint_path) as reader:
-        shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
-        architecture = architecture_of_checkpoint(shapes, config)
-        report = account_for_keys(shapes, architecture)
-        check_content(checkpoint_path)
-        dtype = torch.float16 if half else torch.float32
+    dtype = torch.float16 if half else torch.float32
+    if (checkpoint_path / INDEX_NAME).is_file():
+        with FolderReader(checkpoint_path) as folder:
+            report = _inspect_folder(checkpoint_path, folder)
+            plans = _plan_copy(folder, report.architecture, dtype)
+            _write(out_dir, checkpoint_path, report, plans, (sha256, licence), progress)
+        return report
+    files = find_weights(checkpoint_path)
+    with files.reader() as reader:
+        report = _inspect_state(files, reader, config_path)
+        files.check_content()
         plans = _plan_folder(reader, report, dtype)
-        with _folder_aside(out_dir) as folder:
-            pipe = _write_folder(folder, architecture, plans, progress)
-            write_model_card(pipe, folder, _origin(checkpoint_path, report))
+        _write(out_dir, checkpoint_path, report, plans, (sha256, licence), progress)
     return report
 
 
+def _write(
+    out_dir: Path,
+    path: Path,
+    report: ConversionReport,
+    plans: Mapping[str, Plan],
+    known: tuple[
+        str | None,  # sha256
+        str | None,  # licence
+    ],
+    progress: Progress,
+) -> None:
+    """Write folder and model card."""
+    sha256, licence = known
+    with folder_aside(out_dir) as folder:
+        pipe = write_folder(folder, report.architecture, plans, progress)
+        sha256 = digest(report.paths, progress) if sha256 is None else sha256
+        write_model_card(pipe, folder, _origin(path, report, sha256, licence))
+
+
+def _inspect_folder(path: Path, folder: FolderReader) -> ConversionReport:
+    if is_own_folder(path):
+        raise InputError(f"{path} is a pipeline folder of this package already; use it as it is.")
+    architecture = architecture_of_folder(path, folder.projection_columns)
+    folder.check(architecture)
+    modules = architecture.empty_components()
+    return ConversionReport(
+        architecture=architecture,
+        layout="diffusers folder",
+        paths=tuple(folder.paths),
+        uses_ema=folder.is_average,
+        converted=tuple(
+            f"{component}/{name}"
+            for component, module in modules.items()
+            for name in module.state_dict()
+        ),
+    )
+
+
+def _inspect_state(
+    files: WeightFiles, reader: Reader, config_path: Path | None
+) -> ConversionReport:
+    config_path = files.config_path if config_path is None else config_path
+    config = {} if config_path is None else read_official_config(config_path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in reader.tensors.items()}
+    # The training loop of MegaScenes saves by accelerate, embeds cameras without the squash, and
+    # never updates the average that it inherits: it samples the weights as trained
+    # (MegaScenes/nvs, train.py, configs/*/config.yaml: use_ema_scope: False).
+    of_megascenes = files.is_accelerate or is_of_megascenes(shapes, config)
+    notes: list[str] = []
+    architecture = architecture_of_checkpoint(
+        shapes, config, of_megascenes=of_megascenes, notes=notes
+    )
+    if of_megascenes:
+        notes.append(
+            "of MegaScenes, by its layout: weights as trained, since its average is not updated"
+        )
+    report = account_for_keys(shapes, architecture, takes_average=not of_megascenes)
+    return replace(report, layout=files.layout, paths=files.paths, notes=tuple(notes))
+
+
 def account_for_keys(
-    shapes: Mapping[str, tuple[int, ...]], architecture: Architecture
+    shapes: Mapping[str, tuple[int, ...]],
+    architecture: Architecture,
+    *,
+    takes_average: bool = True,
 ) -> ConversionReport:
     """Classify the tensors of a checkpoint.
+
+    Args:
+        takes_average: Whether the denoiser gets the moving average, where there is one.
 
     Raises:
         InputError: One that is needed is missing or has a wrong shape, or a part of the model has
@@ -123,7 +208,7 @@ def account_for_keys(
     """
     links = links_of(architecture)
     raw = [link.official for link in links["unet"]]
-    uses_ema = any(ema_name(name) in shapes for name in raw)
+    uses_ema = takes_average and any(ema_name(name) in shapes for name in raw)
     converted = [
         ema_name(link.official) if uses_ema and component == "unet" else link.official
         for component, parts in links.items()
@@ -140,6 +225,8 @@ def account_for_keys(
     left = [name for name in shapes if name not in set(converted)]
     replaced = set(raw) if uses_ema else set()
     unused = {name for name in left if name.startswith((TEXT_PREFIX, f"{VAE_PREFIX}loss."))}
+    if not takes_average:
+        unused |= {ema_name(name) for name in raw}
     unused -= {name for name in left if name.startswith(CLIP_PREFIX)}
     unknown = [name for name in left if name not in schedule | replaced | unused]
     foreign = [
@@ -154,6 +241,8 @@ def account_for_keys(
         )
     return ConversionReport(
         architecture=architecture,
+        layout="",
+        paths=(),
         uses_ema=uses_ema,
         converted=tuple(converted),
         derived=tuple(name for name in left if name in schedule),
@@ -188,35 +277,13 @@ def export_checkpoint(
             write_official_config(aside, architecture)
         metadata = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": "1.4.2"}
         with write_aside(checkpoint_path) as aside:
-            plans = _watched(plans, progress, "write checkpoint")
+            plans = watched(plans, progress, "write checkpoint")
             write_torch_checkpoint(aside, plans, copies, metadata)
-
-
-def _config_beside(checkpoint_path: Path) -> Path | None:
-    stem = checkpoint_path.with_suffix("")
-    for path in (stem.with_suffix(".yaml"), stem.with_name(f"{stem.name}_config.yaml")):
-        if path.is_file():
-            return path
-    return None
 
 
 def _refuse_full_folder(out_dir: Path) -> None:
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir} already exists; name a folder that does not.")
-
-
-@contextmanager
-def _folder_aside(out_dir: Path) -> Iterator[Path]:
-    """Yield a hidden folder that takes the name `out_dir` when the block ends well."""
-    aside = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}.part")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        if out_dir.exists():
-            out_dir.rmdir()
-        aside.rename(out_dir)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_shapes(
@@ -235,9 +302,7 @@ def _check_shapes(
                 )
 
 
-def _plan_folder(
-    reader: CheckpointReader, report: ConversionReport, dtype: torch.dtype
-) -> dict[str, Plan]:
+def _plan_folder(reader: Reader, report: ConversionReport, dtype: torch.dtype) -> dict[str, Plan]:
     """Return how each stored tensor is made from the checkpoint."""
     plans: dict[str, Plan] = {}
     for component, links in links_of(report.architecture).items():
@@ -283,65 +348,34 @@ def _plan_checkpoint(
     return plan
 
 
-def _write_folder(
-    folder: Path, architecture: Architecture, plans: Mapping[str, Plan], progress: Progress
-) -> ZeroNVSPipeline:
-    """Write weights and configurations; return the pipeline, without memory for its tensors."""
-    components: dict[str, Any] = dict(architecture.empty_components())
-    scheduler = DDIMScheduler(**architecture.schedule.config())
-    pipeline = ZeroNVSPipeline(scheduler=scheduler, **components)
-    total = sum(len(plan) for plan in plans.values())
-    done = 0
-    for component, plan in plans.items():
-        (folder / component).mkdir()
-        watched = _watched(plan, progress, "convert", done, total)
-        write_safetensors(folder / component / weights_name(component), watched)
-        done += len(plan)
-        if component == "image_encoder":
-            config = components[component].config
-            config.architectures = [type(components[component]).__name__]
-            config.save_pretrained(folder / component)
-        else:
-            components[component].save_config(folder / component)
-    scheduler.save_pretrained(folder / "scheduler")
-    pipeline.save_config(folder)
-    return pipeline
+def _plan_copy(
+    reader: FolderReader, architecture: Architecture, dtype: torch.dtype
+) -> dict[str, Plan]:
+    """Return how each stored tensor is read from another diffusers folder."""
+    plans: dict[str, Plan] = {}
+    for component, module in architecture.empty_components().items():
+        plans[component] = {
+            name: PlannedTensor(dtype, tuple(expected.shape), partial(reader.load, component, name))
+            for name, expected in module.state_dict().items()
+        }
+    return plans
 
 
-def _origin(checkpoint_path: Path, report: ConversionReport) -> str:
+def _origin(path: Path, report: ConversionReport, sha256: str, licence: str | None) -> str:
     """Return where converted weights come from, as a table of the model card."""
-    with checkpoint_path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = re.sub(r"[^\w. -]", "_", checkpoint_path.name)
+    name = re.sub(r"[^\w. -]", "_", path.name)
+    size = sum(file.stat().st_size for file in report.paths)
     image_dim = report.architecture.clip.projection_dim
     camera_dim = report.architecture.camera_embed_dim
-    weights = "their moving average (EMA)" if report.uses_ema else "as trained: there is no EMA"
+    weights = "their moving average (EMA)" if report.uses_ema else "as trained"
     rows = {
-        "converted from": f"`{name}`, {checkpoint_path.stat().st_size:,} bytes",
-        "sha256": f"`{digest}`",
-        "layout": f"ZeroNVS or Zero-1-to-3: `cc_projection` takes {image_dim} numbers of the image "
-        f"and {camera_dim} of the camera",
+        "converted from": f"`{name}`, {size:,} bytes ({report.layout})",
+        "sha256": f"`{sha256}`",
+        "layout": f"`cc_projection` takes {image_dim} numbers of the image and {camera_dim} of the "
+        f"camera; the denoiser has {report.architecture.unet.in_channels} input channels",
         "weights of the denoiser": weights,
         "left out": f"{len(report.replaced)} tensors replaced by the EMA, {len(report.unused)} not "
         f"used by the method, {len(report.unknown)} unknown",
-        "licence": KNOWN_LICENCES.get(digest, UNKNOWN_LICENCE),
+        "licence": licence_of(sha256) if licence is None else licence,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {row} |" for key, row in rows.items())])
-
-
-def _watched(
-    plan: Plan, progress: Progress, stage: str, done: int = 0, total: int | None = None
-) -> dict[str, PlannedTensor]:
-    """Return the plan with an event for each tensor that is made."""
-    total = len(plan) if total is None else total
-
-    def watch(step: int, tensor: PlannedTensor) -> PlannedTensor:
-        def make() -> Tensor:
-            progress(ProgressEvent(stage, step, total))
-            return tensor.make()
-
-        return PlannedTensor(tensor.dtype, tensor.shape, make)
-
-    return {
-        name: watch(done + index + 1, tensor) for index, (name, tensor) in enumerate(plan.items())
-    }

@@ -28,6 +28,7 @@ from jaxtyping import Shaped
 from torch import Tensor, _utils
 
 from zeronvs._core.errors import InputError
+from zeronvs.checkpoints.file_kind import FileKind, file_kind
 
 MAX_EXPANDED_NUMBERS = 2**26
 """Size of a tensor whose elements share memory (a stride of 0)."""
@@ -118,7 +119,10 @@ class CheckpointReader:
             InputError: It is not such a file, is damaged or truncated, or is beyond the limits.
         """
         self._path = path
-        _check_kind(path)
+        if file_kind(path) is not FileKind.TORCH:
+            raise InputError(f"{path.name} is a safetensors file, not a torch checkpoint.")
+        if path.suffix == ".safetensors":  # torch.load goes by the name
+            raise InputError(f"{path.name} is a torch checkpoint; rename it to {path.stem}.ckpt.")
         try:
             is_compressed = _check_archive(path)
             content = _load(path, mmap=not is_compressed)
@@ -164,40 +168,6 @@ def check_content(path: Path) -> None:
             f"{path.name} is damaged: the numbers of {damaged} do not match their checksum. Get "
             "the file again."
         )
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse files that are not zip archives, naming the kind of file that was given.
-
-    Raises:
-        InputError: It is something else, or cannot be opened.
-    """
-    if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
-        raise InputError(f"{path} is not a file.")
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(512)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-    text = start.lstrip().lower()
-    if start[:2] == b"PK":
-        return
-    if not start:
-        reason = "is empty"
-    elif start.startswith(b"version https://git-lfs"):
-        reason = "is a git-lfs pointer, not the file itself. Fetch it: git lfs pull"
-    elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        reason = "is a web page, not a checkpoint. Download the file itself"
-    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
-        reason = "is a safetensors file, not a torch checkpoint; give a .ckpt file"
-    elif start[:1] == b"\x80" or start[257:262] == b"ustar":
-        reason = (
-            "has the layout of torch before 1.6, which is not read here. Save it again: "
-            "torch.save(torch.load(path, weights_only=True), new_path)"
-        )
-    else:
-        reason = "is not a torch checkpoint"
-    raise InputError(f"{path.name} {reason}.")
 
 
 def _check_archive(path: Path) -> bool:

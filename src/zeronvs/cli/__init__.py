@@ -22,7 +22,7 @@ VERBS = {
     "data": "data sets to shards, visual checks, procedural scenes",
     "train": "train or fine-tune a model on shards of posed images",
     "evaluate": "the model, or scenes of one photograph, on held-out views, beside baselines",
-    "model": "convert weights, or describe a model",
+    "model": "weights by name: list, fetch, import; convert weights, or describe a model",
     "doctor": "capabilities of this machine, and the cost of each missing part",
 }
 """Each verb is the module of its name in this folder, with a function `run(arguments)`."""

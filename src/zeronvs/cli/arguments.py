@@ -28,7 +28,7 @@ class PhotoArguments:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME_OR_PATH")] = None
-    """builtin, a folder, or a hub id; builtin if not given."""
+    """builtin, a name (`zeronvs model list`), a folder, or a hub id; builtin if not given."""
     seed: Count = None
     """The same seed gives the same result; 0 if not given."""
     device: Device = None

@@ -26,7 +26,8 @@ class EvaluateViewsArguments:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for metrics.json, table.md and contact sheets; not written if not given."""
     model: str = "builtin"
-    """builtin, a folder, a hub id, or "none" for the baselines alone."""
+    """builtin, a name (`zeronvs model list`), a folder, a hub id, or "none" for the baselines
+    alone."""
     steps: Count = None
     """DDIM steps; the model's own if not given."""
     guidance_scale: Number = None
@@ -62,8 +63,8 @@ class EvaluateScenesArguments:
     """A folder for metrics.json, table.md, contact sheets and renderings, from which a stopped
     evaluation resumes; not written if not given."""
     model: str | None = None
-    """The diffusion model of the row of views: a folder, a hub id, or "none" for no such row; the
-    built-in one if not given."""
+    """The diffusion model of the row of views: a name (`zeronvs model list`), a folder, a hub id,
+    or "none" for no such row; the built-in one if not given."""
     size_px: int = 256
     """Shorter side of the views."""
     whole_frames: bool = False
@@ -107,6 +108,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     )
     check_device(arguments.device)
     from zeronvs.cli.report import progress_bar
+    from zeronvs.cli.resolve import model_source
     from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
@@ -115,7 +117,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     perceptual, features = _networks(arguments)
     pipe = geometry_estimator = None
     if arguments.model != "none":
-        pipe = ZeroNVSPipeline.from_pretrained(arguments.model)
+        pipe = ZeroNVSPipeline.from_pretrained(model_source(arguments.model))
         pipe.to(arguments.device or "cpu")
         geometry_estimator = load_builtin_depth(device=pipe.device)
     config = ViewsEvaluationConfig(
@@ -155,6 +157,7 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
     check_device(arguments.device)
     from zeronvs._core.resumable import ResumableRun
     from zeronvs.cli.report import progress_bar
+    from zeronvs.cli.resolve import model_source
     from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.evaluation.scenes import ScenesEvaluationConfig, evaluate_scenes
@@ -164,7 +167,7 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
     pipe = None
     model = arguments.model or ("none" if arguments.whole_frames else "builtin")
     if model != "none":
-        pipe = ZeroNVSPipeline.from_pretrained(model)
+        pipe = ZeroNVSPipeline.from_pretrained(model_source(model))
         pipe.to(arguments.device or "cpu")
     config = ScenesEvaluationConfig(
         size_px=arguments.size_px,

@@ -13,7 +13,7 @@ from zeronvs._core.errors import HealthError, InputError
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 RESUMED_BY_FLAG = ("scene", "views")
 """Subcommands that resume a stopped run with --resume."""
-RESUMED = ("train", "data")
+RESUMED = ("train", "data", "model fetch")
 """Subcommands that resume a stopped run when called again."""
 COMMANDS = {
     "zeronvs.shards.convert": "zeronvs data convert",
@@ -104,7 +104,8 @@ def _abandon(stream: TextIO) -> None:
 
 
 def _how_to_resume(words: Sequence[str]) -> str:
-    if not words or words[0] not in (*RESUMED_BY_FLAG, *RESUMED):
+    verbs = {" ".join(words[:count]) for count in (1, 2)}
+    if not verbs & {*RESUMED_BY_FLAG, *RESUMED}:
         return "nothing half-written is left"
     flag = ["--resume"] if words[0] in RESUMED_BY_FLAG and "--resume" not in words else []
     again = [*words, *flag]

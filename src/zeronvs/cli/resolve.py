@@ -1,10 +1,15 @@
 """Defaults of the photograph subcommands (device, model, camera), each with its source."""
 
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import PhotoArguments, radians
 
 if TYPE_CHECKING:
+    from zeronvs.checkpoints.cache import WeightsCache
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.recipes.prepare import PreparedPhoto
 
@@ -51,6 +56,44 @@ def resolve_photo(
     return prepared, rows
 
 
+def weights_cache() -> "WeightsCache":
+    """Return the user's cache of weights, in the place that the platform gives to caches."""
+    from zeronvs.checkpoints.cache import WeightsCache
+
+    if sys.platform == "win32":
+        place, default = os.environ.get("LOCALAPPDATA", ""), Path("~/AppData/Local")
+    elif sys.platform == "darwin":
+        place, default = "", Path("~/Library/Caches")
+    else:
+        place, default = "", Path("~/.cache")
+    place = os.environ.get("XDG_CACHE_HOME", "") or place
+    # The specification of base directories: a relative path is no answer.
+    root = Path(place) if place and Path(place).is_absolute() else default.expanduser()
+    return WeightsCache(root / "zeronvs")
+
+
+def model_source(name: str) -> str:
+    """Return what a pipeline loads for --model: the folder of a name in the cache, else as given.
+
+    Raises:
+        InputError: It is a name that is not in the cache, or a file.
+    """
+    from zeronvs.checkpoints.known import known_weights
+
+    cached = weights_cache().find(name)
+    if cached is not None:
+        return str(cached.pipeline)
+    known = known_weights(name)
+    if known is not None:
+        raise InputError(f"the model {name} is not here yet; {known.remedy}")
+    if Path(name).expanduser().is_file():
+        raise InputError(
+            f"{name} is a file. Run: zeronvs model import {name}, then give the name it prints",
+            argument="model",
+        )
+    return name
+
+
 def resolve_model(arguments: PhotoArguments) -> tuple["ZeroNVSPipeline", list[Row]]:
     """Load the diffusion model onto the device.
 
@@ -59,7 +102,7 @@ def resolve_model(arguments: PhotoArguments) -> tuple["ZeroNVSPipeline", list[Ro
     """
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 
-    pipe = ZeroNVSPipeline.from_pretrained(arguments.model or "builtin")
+    pipe = ZeroNVSPipeline.from_pretrained(model_source(arguments.model or "builtin"))
     rows: list[Row] = [("model", arguments.model or "builtin", source(arguments.model, "default"))]
     return pipe.to(best_device(arguments.device)), rows
 

@@ -37,11 +37,12 @@ class TrainArguments:
     builtin: the built-in denoiser and the depth network, from posed scenes and photographs.
     photographs: the denoiser that ships with the package, from photographs alone."""
     start: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")] = "builtin"
-    """builtin, a model folder, a hub id, a checkpoint (zero123-xl.ckpt, zeronvs.ckpt); scratch, or
-    scratch:MODEL for a fresh U-Net with that model's autoencoder and image encoder."""
+    """builtin, a name (`zeronvs model list`), a model folder, a hub id, a checkpoint
+    (zero123-xl.ckpt, zeronvs.ckpt: its average is resumed); scratch, or scratch:MODEL for a fresh
+    U-Net with that model's autoencoder and image encoder."""
     representation: Name = None
     """Camera representation: 3DoF, "6DoF+1", "6DoF+1, norm", "6DoF+1, agg",
-    "6DoF+1, viewer", "6DoF+1, metric"; that of the model if not given."""
+    "6DoF+1, viewer", "6DoF+1, metric", "6DoF+1, MegaScenes"; that of the model if not given."""
     mixture: Annotated[str | None, tyro.conf.arg(metavar="NAME=WEIGHT,...")] = None
     """Weights of the shard folders by name, such as co3d=.34,re10k=.33,acid=.33; equal if not
     given."""
@@ -146,7 +147,7 @@ def _train(arguments: TrainArguments) -> None:
         data=arguments.shards,
         out=arguments.out,
         config=_config(arguments),
-        start=arguments.start,
+        start=_start(arguments.start),
         representation=arguments.representation,
         mixture=_mixture(arguments.mixture),
         validation=arguments.validation,
@@ -171,6 +172,15 @@ def _train(arguments: TrainArguments) -> None:
         folder = _run_session(session, arguments, progress if session.is_first else silent)
     if session.is_first:
         print(folder)
+
+
+def _start(start: str) -> str:
+    """Return the start with a name of the cache replaced by its folder."""
+    from zeronvs.cli.resolve import model_source
+
+    prefix = "scratch:" if start.startswith("scratch:") else ""
+    name = start.removeprefix(prefix)
+    return start if Path(name).is_file() else prefix + model_source(name)
 
 
 def _run_session(session: "Session", arguments: TrainArguments, progress: "Progress") -> Path:

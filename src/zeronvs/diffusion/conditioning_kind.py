@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import resize_image
 from zeronvs.cameras.warp import fill_holes, forward_warp
 from zeronvs.diffusion.autoencoder import LatentSpace
 from zeronvs.diffusion.condition import CameraCondition, Condition
@@ -230,7 +231,49 @@ class ConcatWarp(ConditioningKind):
         return self.latent.scaling_factor * warped
 
 
-KINDS = (ConcatInput, ConcatWarp)
+@dataclass(frozen=True, kw_only=True)
+class ConcatWarpedImage(ConditioningKind):
+    """[noisy latent, input latent, warped input in pixels]: "warp and pose" of MegaScenes.
+
+    The warped input is an image in [-1, 1] at the size of the latents, black where nothing is known
+    (MegaScenes/nvs, video_script.py and ldm/models/diffusion/ddpm.py, `get_input`). Sampled with
+    guidance as published there, against a null condition without the warped input.
+    """
+
+    name = "warped image"
+    needs_depth = True
+    sds_guidance_scale = 3.0
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the denoiser."""
+        return 2 * self.latent.channels + 3
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """Default settings of the sampler: those of MegaScenes."""
+        return SamplingDefaults(50, 3.0, 1.0)
+
+    def warped(
+        self, condition: Condition, cameras: Camera, known: Warped | None = None
+    ) -> Warped | None:
+        """Return the warped input view, black in its holes, and where it is valid."""
+        image, validity = forward_warp(condition.view, cameras) if known is None else known
+        return image * validity, validity
+
+    def concat_channels(
+        self,
+        condition: Condition,
+        encode: Callable[[Tensor], Tensor],
+        warped: Warped | None,
+    ) -> Float[Tensor, "n k h w"]:
+        """Return input latent and the shrunk warped input."""
+        assert warped is not None
+        small = resize_image(warped[0], (self.latent_size, self.latent_size))
+        return torch.cat([condition.latent, small * 2.0 - 1.0], dim=1)
+
+
+KINDS = (ConcatInput, ConcatWarp, ConcatWarpedImage)
 
 
 def conditioning_kind(

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import read_json
 
 BUILTIN = "builtin"
@@ -16,6 +16,9 @@ _OWN_MODULES = ("zeronvs.diffusion.autoencoder", "zeronvs.diffusion.projection")
 INDEX_NAME = "model_index.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md"]
+_CONVERTED = (
+    "A Zero-1-to-3 pipeline of the community is converted first, with zeronvs.checkpoints.convert."
+)
 _HUB_SETTINGS = ("cache_dir", "revision", "token", "local_files_only", "force_download")
 
 
@@ -77,7 +80,8 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
     missing = [name for name in COMPONENTS if not declared.get(name) and name not in passed]
     if missing:
         raise InputError(
-            f"{folder} is not a ZeroNVS pipeline: its {INDEX_NAME} has no {', '.join(missing)}."
+            f"{folder} is not a ZeroNVS pipeline: its {INDEX_NAME} has no {', '.join(missing)}. "
+            f"{_CONVERTED}"
         )
     for name in COMPONENTS:
         library = declared.get(name)
@@ -89,7 +93,9 @@ def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
         if name not in (*COMPONENTS, *_FORMER_COMPONENTS) and library is not None
     ]
     if others:
-        raise InputError(f"{index_path} names {others[0]}, which is no part of this pipeline.")
+        raise InputError(
+            f"{index_path} names {others[0]}, which is no part of this pipeline. {_CONVERTED}"
+        )
     for name in COMPONENTS:
         _check_component(folder / name)
 
@@ -146,12 +152,7 @@ def _check_own(module: str, index_path: Path) -> None:
 
 def _fetch(hub_id: str, hub_settings: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
+    # Of any kind: the hub's client does not check what a server answers.
+    with ReadingErrors(f"{hub_id} is no folder here and could not be fetched from the hub"):
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub_settings))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{hub_id} is no folder here and could not be fetched from the hub ({reason})."
-        ) from error

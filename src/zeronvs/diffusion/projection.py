@@ -31,7 +31,8 @@ class CameraProjection(ModelMixin, ConfigMixin):
             camera_embed_dim: Numbers in a camera embedding (19, or 4 for 3DoF).
             cross_attention_dim: Numbers in a token of the denoiser.
             representation: Name of the camera representation the layer was trained with.
-            conditioning: Kind of conditioning of the model on the input image ("concat" or "warp");
+            conditioning: Kind of conditioning of the model on the input image ("concat", "warp" or
+                "warped image");
                 None: inferred from the denoiser's input channels.
         """
         super().__init__()

@@ -261,7 +261,7 @@ def weighted_sources(
 
 def pair_settings(pipe: ZeroNVSPipeline, request: TrainRequest, seed: int) -> PairLoaderConfig:
     """Return loader settings that read what this model needs, and no more."""
-    own = Representation(pipe.cc_projection.config["representation"])
+    own = Representation(pipe.cc_projection.config["representation"]).scaled_as
     needed = [own, Representation.SIX_DOF_VIEWER] if pipe.conditioning.needs_depth else [own]
     settings = PairLoaderConfig(
         size_px=pipe.image_size_px,

@@ -16,17 +16,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from zeronvs._core.errors import InputError
 from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.embedding import Representation
-from zeronvs.checkpoints.architecture_reading import architecture_of_folder
 from zeronvs.checkpoints.convert import convert_checkpoint
+from zeronvs.checkpoints.folder_architecture import architecture_of_folder
 from zeronvs.checkpoints.keys import ema_name, links_of
-from zeronvs.checkpoints.reader import CheckpointReader
+from zeronvs.checkpoints.weight_files import find_weights
 from zeronvs.diffusion.autoencoder import LEVELS, TinyAutoencoder
 from zeronvs.diffusion.conditioning_kind import ConcatWarp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.diffusion.projection import CameraProjection
 
 SCRATCH = "scratch"
-CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth")
+CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 FirstAlone = Callable[[], AbstractContextManager[None]]
 """Makes a block that the first process enters alone, and the others once it has left it."""
 
@@ -116,7 +116,7 @@ def _weights_as_trained(checkpoint: Path, folder: Path) -> _TrainedWeights | Non
         None where the checkpoint has no average, so that the conversion took these.
     """
     links = links_of(architecture_of_folder(folder))["unet"]
-    with CheckpointReader(checkpoint) as reader:
+    with find_weights(checkpoint).reader() as reader:
         names = [link.official for link in links]
         complete = all(name in reader.tensors for name in names)
         if not complete or ema_name(names[0]) not in reader.tensors:

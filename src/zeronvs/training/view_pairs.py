@@ -90,7 +90,7 @@ def pair_scales(batch: PairBatch, representation: Representation) -> Float[Tenso
     """
     if representation in NO_SCALE:
         return torch.ones_like(batch.fov_y_rad)
-    scale = batch.scene_scale.get(representation)
+    scale = batch.scene_scale.get(representation.scaled_as)
     if scale is None:
         raise InputError(missing_scale(representation))
     if representation is Representation.SIX_DOF_AGG:

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 COMMIT = "a" * 40
 
 
 class _Handler(BaseHTTPRequestHandler):
     folder: Path
     hub_id: str
+    answer: bytes | None
 
     def do_GET(self) -> None:
         self._respond(with_body=True)
@@ -39,9 +42,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, path: str) -> bytes | None:
         api, files = f"/api/models/{self.hub_id}/", f"/{self.hub_id}/resolve/{COMMIT}/"
+        main = f"/datasets/{self.hub_id}/resolve/main/"
+        if path == api.removesuffix("/"):
+            return self.answer or self._metadata()
+        if path.startswith(main):
+            files = main
         if path.startswith(f"{api}revision/"):
-            return json.dumps({"id": self.hub_id, "sha": COMMIT}).encode()
+            return self.answer or json.dumps({"id": self.hub_id, "sha": COMMIT}).encode()
         if path.startswith(f"{api}tree/"):
+            if self.answer is not None:
+                return self.answer
             found = [file for file in sorted(self.folder.rglob("*")) if file.is_file()]
             names = [file.relative_to(self.folder).as_posix() for file in found]
             sizes = [file.stat().st_size for file in found]
@@ -55,11 +65,30 @@ class _Handler(BaseHTTPRequestHandler):
             return (self.folder / path.removeprefix(files)).read_bytes()
         return None
 
+    def _metadata(self) -> bytes:
+        siblings = []
+        for file in sorted(self.folder.rglob("*")):
+            if file.is_file():
+                content = file.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                lfs = {"sha256": digest, "size": len(content), "pointerSize": 100}
+                name = file.relative_to(self.folder).as_posix()
+                siblings.append({"rfilename": name, "size": len(content), "lfs": lfs})
+        tags = ["diffusers", "license:mit"]
+        return json.dumps(
+            {"id": self.hub_id, "sha": COMMIT, "siblings": siblings, "tags": tags}
+        ).encode()
+
 
 @contextmanager
-def local_hub(folder: Path, hub_id: str) -> Iterator[str]:
-    """Serve a folder under a hub id; yield the address of the hub."""
-    handler = type("Handler", (_Handler,), {"folder": folder, "hub_id": hub_id})
+def local_hub(folder: Path, hub_id: str, *, answer: bytes | None = None) -> Iterator[str]:
+    """Serve a folder under a hub id; yield the address of the hub.
+
+    Args:
+        answer: What it says about the repository, instead of the truth.
+    """
+    members = {"folder": folder, "hub_id": hub_id, "answer": answer}
+    handler = type("Handler", (_Handler,), members)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -69,3 +98,10 @@ def local_hub(folder: Path, hub_id: str) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Let the hub's client ask this hub, as HF_ENDPOINT does for a new process."""
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
