@@ -152,10 +152,12 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
     assert {path.name for path in files} == {
         "metrics.json",
         "table.md",
+        "report.html",
         "sheet_small.png",
         "sheet_large.png",
     }
     content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["schema"] == 1
     assert content["settings"]["batch_size"] == 2
     assert len(content["pairs"]) == 5
     mean = np.mean([p["scores"][COPY]["PSNR"] for p in content["pairs"][:3:2]])
@@ -166,6 +168,21 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
     rows = table_rows(evaluation)
     assert rows[0][1:3] == ["small (3) PSNR", "small (3) SSIM"]
     assert [row[0] for row in rows[1:]] == [WARP_TEXTURE, WARP, WARP_NEAREST, WARP_MIRROR, COPY]
+
+
+def test_the_page_of_the_report_is_one_file_with_tables_spread_and_sheets(
+    evaluation, tmp_path: Path
+):
+    write_views_report(tmp_path, evaluation, source="<b>here</b>", model="none", notes=["a note"])
+    page = (tmp_path / "report.html").read_text()
+    assert "none on &lt;b&gt;here&lt;/b&gt;" in page
+    assert page.count("<table>") == page.count("data:image/jpeg;base64,") == 2
+    assert "http" not in page
+    assert "a note" in page
+    scores = [p.scores[COPY]["PSNR"] for p in evaluation.pairs if p.name.motion_class == "small"]
+    assert f"{np.mean(scores):.2f}<small>± {np.std(scores):.2f}" in page
+    best = max(evaluation.mean("small", method, "PSNR") for method in evaluation.methods)
+    assert f"<td class=best>{best:.2f}" in page
 
 
 def test_the_kernel_distance_is_of_all_views_of_a_class(held_out: Path):

@@ -101,9 +101,9 @@ def _near_ramps(disparity: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
     # In the middle of a ramp it is affine, too: the whole of it is between two large residuals.
     residual = highest(residual.float(), 2 * RAMP_RADIUS_PX)
     share = _ramp(residual, RAMP_RESIDUALS) * _edge_share(value.float().log())
-    return resize_image(
-        box_mean(share[None], 2), (disparity.shape[-2], disparity.shape[-1])
-    ).clamp(0, 1)
+    return resize_image(box_mean(share[None], 2), (disparity.shape[-2], disparity.shape[-1])).clamp(
+        0, 1
+    )
 
 
 def _edge_share(log_disparity: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
