@@ -195,7 +195,7 @@ def write_model(
         write_bytes(folder / f"{name}.txt", "".join(f"{line}\n" for line in text[name]).encode())
 
 
-def _line(*values: str | float) -> str:
+def _line(*values: str | int | float) -> str:
     return " ".join(str(value) for value in values)
 
 
