@@ -13,7 +13,8 @@ PACKAGES = ("@playcanvas/splat-transform@3", "gltf-validator")
 _VALIDATE = """
 const fs = require('fs'), validator = require('gltf-validator');
 const content = new Uint8Array(fs.readFileSync(process.argv[1]));
-validator.validateBytes(content).then(report => console.log(JSON.stringify(report.issues.messages)));
+validator.validateBytes(content).then(
+  report => console.log(JSON.stringify(report.issues.messages)));
 """
 
 
@@ -52,6 +53,7 @@ class NodePrograms:
         environment = os.environ | {"PATH": self.path + os.pathsep + os.environ["PATH"]}
         return subprocess.run(
             [found, *words],
+            check=False,
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -71,7 +73,13 @@ def install(folder: Path) -> NodePrograms:
     environment = os.environ | {"PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
     try:
         done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            words,
+            check=False,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
     except subprocess.TimeoutExpired:
         pytest.skip("npm was not done in time")

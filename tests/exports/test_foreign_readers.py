@@ -34,7 +34,7 @@ GREY = torch.full((3,), 0.5)
 
 
 def tilted_scene() -> SplatScene:
-    """Return a ball of tilted ellipsoids on each axis: no mirror, turn or swap leaves it as it is."""
+    """Return a ball of tilted ellipsoids on each axis: no mirror, turn or swap keeps it."""
     generator = torch.Generator().manual_seed(3)
     direction = torch.nn.functional.normalize(torch.randn(3 * COUNT, 3, generator=generator), dim=1)
     turn = torch.tensor([0.8, 0.3, -0.5, 0.2]) + 0.2 * torch.randn(
@@ -168,7 +168,7 @@ def test_splats_in_gltf_are_those_of_splat_transform(tmp_path: Path, node: NodeP
     tree, arrays = glb_arrays(ours)
     assert_same_images(glb_splats(arrays).moved(world_axes("y-up").T), error=1e-3)
     their_tree, their_arrays = glb_arrays(theirs)
-    # y is up in both; they face a PLY's -z towards the viewer, we what faced the photograph's right.
+    # y is up in both; the two are turned about it by half a turn.
     half_turn = torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
     same = glb_splats(their_arrays).moved(half_turn)
     for name in ("means", "scales", "opacities", "colors", "covariances"):

@@ -26,8 +26,9 @@ CAMERA = Camera.from_fov(
 
 
 def photograph() -> View:
-    """Return a wall with stripes, one unit away."""
-    stripes = (torch.arange(SIDE_PX) // 4 % 2).float().expand(3, SIDE_PX, SIDE_PX).clone()
+    """Return a wall with soft stripes, one unit away."""
+    wave = 0.5 + 0.5 * (torch.arange(SIDE_PX) * (2 * torch.pi / 12)).sin()
+    stripes = wave.expand(3, SIDE_PX, SIDE_PX).clone()
     stripes[2] = 0.5
     return View(stripes, CAMERA, torch.ones(SIDE_PX, SIDE_PX))
 
@@ -69,7 +70,7 @@ def test_files_are_closed_in_a_window_larger_than_the_photograph(write: str, tmp
     before, after = (
         psnr(inside(one.render(window).rgb[0], 3), inside(truth, 3)) for one in (scene, file)
     )
-    assert after > before + 3
+    assert after > before + 2.5
     # At the size of the photograph, little is lost.
     assert psnr(inside(file.render(CAMERA).rgb[0], 1), inside(photo.image, 1)) > 20
 
@@ -92,14 +93,14 @@ def test_without_a_photograph_splats_are_written_as_they_are(tmp_path: Path):
 
 @pytest.mark.parametrize("count", [60, 200, 500])
 def test_fewer_splats_look_alike_and_are_never_more_than_wanted(count: int):
-    splats = lifted().splats
+    splats = widened(lifted().splats, CAMERA)
     few = merged(splats, count, CAMERA)
     assert count / 3 < len(few) <= count
     truth, drawn = (SplatScene(one).render(CAMERA) for one in (splats, few))
     assert float((drawn.opacity - truth.opacity).abs().mean()) < 0.12
     plain = replace(splats, colors=splats.colors.mean(0).expand_as(splats.colors).clone())
     flat = SplatScene(plain).render(CAMERA).rgb
-    if count >= 200:
+    if count >= 200:  # with fewer, splats are wider than the stripes
         assert float((drawn.rgb - truth.rgb).abs().mean()) < 0.5 * float(
             (flat - truth.rgb).abs().mean()
         )
@@ -110,7 +111,7 @@ def test_splats_with_room_enough_stay_as_they_are():
     assert merged(splats, len(splats), CAMERA) is splats
 
 
-def test_merged_neighbours_have_their_mean_and_covariance():
+def test_merged_neighbours_have_their_mean_and_close_the_gap_between_them():
     pair = GaussianSplats(
         means=torch.tensor([[0.0, 0.01, 0.0], [0.0, 0.03, 0.0], [0.5, -0.4, 0.3]]),
         scales=torch.tensor([[0.004, 0.01, 0.01]]).repeat(3, 1),
@@ -123,12 +124,10 @@ def test_merged_neighbours_have_their_mean_and_covariance():
     few = few[order]
     torch.testing.assert_close(few.means, torch.tensor([[0.0, 0.025, 0.0], [0.5, -0.4, 0.3]]))
     torch.testing.assert_close(few.colors[0], torch.tensor([0.25, 0.75, 0.0]))
-    # Weights 1/4 and 3/4: the variance between the two is 3/16 of 0.02 squared.
-    expected = torch.diag(torch.tensor([1.6e-5, 1e-4 + 0.1875 * 4e-4, 1e-4]))
+    # Weights 1/4 and 3/4: the variance between the two is 3/16 of 0.02 squared, taken three times.
+    expected = torch.diag(torch.tensor([1.6e-5, 1e-4 + 3 * 0.1875 * 4e-4, 1e-4]))
     torch.testing.assert_close(few.covariances[0], expected, atol=1e-8, rtol=1e-4)
-    # 1.2 times the area of one, spread over a larger one.
-    area = 0.01 * (1e-4 + 0.1875 * 4e-4) ** 0.5
-    assert float(few.opacities[0]) == pytest.approx(1.2 * 1e-4 / area, rel=1e-4)
+    assert float(few.opacities[0]) == pytest.approx(0.25 * 0.3 + 0.75 * 0.9)
     torch.testing.assert_close(few.covariances[1], pair.covariances[2])
     assert float(few.opacities[1]) == 0.5
 

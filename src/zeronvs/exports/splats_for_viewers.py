@@ -19,7 +19,9 @@ from zeronvs.splats import GaussianSplats
 WIDENING_PX = 0.4
 """Standard deviation that is added to splats, pixels of the photograph; docs/numbers.md has what
 it costs and gives."""
-_LARGEST_OPACITY = 0.99
+_SPREAD = 3.0
+"""What the variance of the merged splats' centres is multiplied by: that of an even square is a
+twelfth of its side squared, and splats close when their variance is a quarter of it."""
 _FINEST, _COARSEST = 2.0**-14, 1.0
 """Sides of the cells that are tried, as angles seen from the photograph's camera."""
 _TRIALS = 12
@@ -39,7 +41,7 @@ def widened(splats: GaussianSplats, camera: Camera) -> GaussianSplats:
 
 
 def merged(splats: GaussianSplats, count: int, camera: Camera) -> GaussianSplats:
-    """Return at most `count` splats: neighbours become one that has their mean and covariance.
+    """Return at most `count` splats: neighbours become one that covers what they do.
 
     Neighbours lie in one cell of a grid that is finer near the camera than far from it.
     """
@@ -81,7 +83,8 @@ def _joined(splats: GaussianSplats, cell: Int64[Tensor, " n"]) -> GaussianSplats
 
     means = mean(splats.means)
     offset = splats.means.double() - means[cell]
-    covariances = mean(splats.covariances + offset[:, :, None] * offset[:, None, :])
+    spread = offset[:, :, None] * offset[:, None, :]
+    covariances = mean(splats.covariances + _SPREAD * spread)
     variances, axes = torch.linalg.eigh(covariances)
     # Eigenvectors may be mirrored; a rotation is not.
     axes = axes * torch.linalg.det(axes)[:, None, None].sign()
@@ -89,14 +92,12 @@ def _joined(splats: GaussianSplats, cell: Int64[Tensor, " n"]) -> GaussianSplats
         means.float(),
         variances.clamp(min=0).sqrt().float(),
         quaternion(axes).float(),
-        torch.ones(count),
+        mean(splats.opacities[:, None])[:, 0].float(),
         mean(splats.colors).float(),
     )
-    # What the splats cover together, spread over the one: where it is smaller, it is opaque.
-    opacities = (total / _footprint(joined)).float().clamp(max=_LARGEST_OPACITY)
     alone = torch.bincount(cell)[cell] == 1
     several = torch.bincount(cell) > 1
-    return GaussianSplats.cat([splats[alone], replace(joined, opacities=opacities)[several]])
+    return GaussianSplats.cat([splats[alone], joined[several]])
 
 
 def _footprint(splats: GaussianSplats) -> Float[Tensor, " n"]:
