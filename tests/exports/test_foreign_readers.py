@@ -88,7 +88,7 @@ def written(folder: Path, kind: str, **config) -> Path:
         ("splat", {}, 2e-3),
         ("spz", {}, 2e-3),
         ("spz", {"spz_version": 4}, 2e-3),
-        ("sog", {}, 4e-3),
+        ("sog", {}, 2e-3),
     ],
 )
 def test_splat_transform_reads_the_scene(
