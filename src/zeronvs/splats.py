@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zeronvs.cameras.conventions import rotation_matrix
+from zeronvs.cameras.conventions import quaternion, rotation_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,24 @@ class GaussianSplats:
         """Return the same splats without gradient."""
         return GaussianSplats(
             **{item.name: getattr(self, item.name).detach() for item in fields(self)}
+        )
+
+    def moved(
+        self, rotation: Float[Tensor, "3 3"], shift: Float[Tensor, "3"] | None = None
+    ) -> "GaussianSplats":
+        """Return the splats turned about the origin, then shifted (None: by nothing)."""
+        means = self.means @ rotation.mT
+        # The product of two quaternions (w, x, y, z): the vector parts rotate, then add up.
+        a, u = quaternion(rotation).split([1, 3])
+        b, v = self.rotations.split([1, 3], dim=-1)
+        turned = [
+            a * b - (u * v).sum(-1, keepdim=True),
+            a * v + b * u + u.expand_as(v).cross(v, -1),
+        ]
+        return replace(
+            self,
+            means=means if shift is None else means + shift,
+            rotations=torch.cat(turned, dim=-1),
         )
 
     @property

@@ -1,6 +1,9 @@
 """Videos and images: what comes back is what went in, and nothing is left half-written."""
 
+import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import av
@@ -9,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zeronvs._core.errors import InputError
 from zeronvs.formats.images import contact_sheet, from_bytes, write_image
 from zeronvs.formats.video import to_bytes, write_video
 
@@ -98,3 +102,41 @@ def test_bytes_of_an_image_make_the_round_trip():
     assert (image.shape, image.dtype) == ((3, 5, 7), torch.float32)
     assert float(image[1, 2, 3]) == pytest.approx(pixels[2, 3, 1] / 255)
     assert np.array_equal(to_bytes(image).permute(1, 2, 0).numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mp4", "h264"), (".webm", "vp9"), (".gif", "gif"), (".MP4", "h264")]
+)
+def test_ffprobe_finds_the_kind_that_the_suffix_names(suffix: str, codec: str, tmp_path: Path):
+    if shutil.which("ffprobe") is None:
+        pytest.skip("needs ffprobe, a program of FFmpeg")
+    path = tmp_path / f"bar{suffix}"
+    write_video(path, moving_bar(10), frames_per_second=20)
+    words = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", path]
+    found = subprocess.run(words, capture_output=True, check=True, text=True)
+    (stream,) = json.loads(found.stdout)["streams"]
+    assert (stream["codec_name"], stream["width"], stream["height"]) == (codec, 48, 32)
+    assert (stream["r_frame_rate"], stream["nb_read_frames"]) == ("20/1", "10")
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".gif"])
+def test_webm_and_gif_give_their_frames_back(suffix: str, tmp_path: Path):
+    video = moving_bar()
+    write_video(tmp_path / f"bar{suffix}", video)
+    back = read_video(tmp_path / f"bar{suffix}")
+    assert back.shape == video.shape
+    assert -10 * math.log10(float((back - video).square().mean())) > 25
+
+
+def test_a_gif_runs_for_ever_and_keeps_odd_sizes(tmp_path: Path):
+    write_video(tmp_path / "odd.gif", moving_bar(3, 33, 47), frames_per_second=10)
+    with Image.open(tmp_path / "odd.gif") as gif:
+        assert (gif.size, gif.n_frames) == ((47, 33), 3)
+        assert (gif.info["loop"], gif.info["duration"]) == (0, 100)
+
+
+def test_a_video_of_another_kind_is_refused_with_the_kinds(tmp_path: Path):
+    with pytest.raises(InputError, match=r"\.webm or \.gif, got '\.avi'") as caught:
+        write_video(tmp_path / "bar.avi", moving_bar(1))
+    assert caught.value.argument == "out"
+    assert list(tmp_path.iterdir()) == []

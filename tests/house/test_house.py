@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/api.md",
     "docs/cluster.md",
     "docs/conventions.md",
+    "docs/formats.md",
     "docs/log.md",
     "docs/numbers.md",
     "docs/package.md",

@@ -8,7 +8,8 @@
     DTU             3x4 projections of a world with y down, in millimetres
 
 In every convention the image plane is continuous and the centre of the first pixel lies at
-(0.5, 0.5) of the pixel grid, so nothing is shifted. World axes are kept, but for DTU.
+(0.5, 0.5) of the pixel grid, so nothing is shifted. World axes are kept, but for DTU and for
+exports, which turn the world as a whole (`world_axes`).
 """
 
 from typing import Literal
@@ -23,7 +24,8 @@ from zeronvs.cameras.poses import invert_pose
 
 PyTorch3dNdc = Literal["short_side", "image_bounds"]
 """Range of NDC: +-1 at the short side of the image (PyTorch3D), or at every side (CO3D's files)."""
-
+WorldUp = Literal["y-down", "y-up", "z-up"]
+"""World axes of exported files, named by where the vertical axis points."""
 
 LARGEST_NUMBER = 1e9
 """Larger entries of a pose are damage."""
@@ -60,6 +62,26 @@ def check_rigid(pose: Float[Tensor, "rows 4"], *, tolerance: float = 1e-2, where
 def opengl_from_opencv(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Turn camera-to-world poses with OpenCV axes into ours."""
     return camera_to_world * _like(camera_to_world, (1.0, -1.0, -1.0, 1.0))
+
+
+def world_axes(up: WorldUp) -> Float[Tensor, "3 3"]:
+    """Return the rotation from our world (z up) to the world of a file; x stays x.
+
+    "y-down" is the world of COLMAP captures, which splat files share; "y-up" that of glTF.
+    """
+    rows = {
+        "y-down": [[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+        "y-up": [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]],
+        "z-up": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    }
+    return torch.tensor(rows[up])
+
+
+def opencv_world_to_camera(
+    camera_to_world: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch 4 4"]:
+    """Turn our poses into world-to-camera with OpenCV axes: COLMAP's and RealEstate10K's."""
+    return invert_pose(opengl_from_opencv(camera_to_world))
 
 
 def opengl_from_colmap(

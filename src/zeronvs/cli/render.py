@@ -26,7 +26,7 @@ class RenderArguments:
     fps: int = 24
     """Frames a second."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
-    """The video; renders/PATH.mp4 in the run folder if not given."""
+    """The video, .mp4, .webm or .gif; renders/PATH.mp4 in the run folder if not given."""
     device: Device = None
     """cpu, cuda, cuda:1, mps; the best one here if not given."""
 

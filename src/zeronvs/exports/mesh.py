@@ -6,7 +6,7 @@ later one. Where nothing bends, one cell of the grid stands for 4, 16 or 64.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +55,7 @@ def write_mesh(
     *,
     photo: View | None = None,
     resolution: int = 384,
+    shift: Float[Tensor, "3"] | None = None,
     progress: Progress = silent,
 ) -> None:
     """Write what some cameras see of a scene as .glb, whole or not at all.
@@ -66,12 +67,15 @@ def write_mesh(
         photo: The view that the scene was made of: seen first, and with its own pixels. None: the
             first of the cameras is.
         resolution: Cells along the longer side of the photo's grid; half as many for the cameras.
+        shift: Added to every vertex; None: nothing.
         progress: Called for each camera.
 
     Raises:
         HealthError: The cameras see no surface.
     """
     meshes = scene_meshes(scene, cameras, photo=photo, resolution=resolution, progress=progress)
+    if shift is not None:
+        meshes = [replace(mesh, vertices=mesh.vertices + shift) for mesh in meshes]
     write_glb(path, meshes)
 
 

@@ -33,8 +33,8 @@ from torch import Tensor
 from zeronvs._core.errors import HealthError
 from zeronvs._core.files import write_bytes
 from zeronvs.cameras.camera import Camera
-from zeronvs.formats.ply import drawable
 from zeronvs.formats.video import to_bytes
+from zeronvs.formats.viewer_splats import drawable
 from zeronvs.scene.rasterizer import LARGEST_ALPHA, LOW_PASS_PX2, SMALLEST_ALPHA, RasterConfig
 from zeronvs.scene.splat_scene import SplatScene
 from zeronvs.splats import GaussianSplats

@@ -1,16 +1,17 @@
-"""COLMAP's sparse models, text and binary: cameras, images, points3D."""
+"""COLMAP's sparse models, text and binary: cameras, images, points3D. Read and written."""
 
 import io
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from zeronvs._core.errors import InputError, ReadingErrors
-from zeronvs._core.files import read_text
+from zeronvs._core.files import read_text, write_bytes
 from zeronvs.cameras.lens import Lens
 
 MODELS = {
@@ -146,6 +147,56 @@ def read_model(folder: Path) -> ColmapModel:
     positions = np.array(points[1], dtype=np.float64).reshape(-1, 3)
     errors_px = np.array(points[2], dtype=np.float64)
     return ColmapModel(cameras, tuple(images), point_ids[order], positions[order], errors_px[order])
+
+
+def write_model(
+    folder: Path,
+    cameras: Mapping[int, ColmapCamera],
+    images: Sequence[ColmapImage],
+    positions: Float[ndarray, "p 3"],
+    colors: UInt8[ndarray, "p 3"],
+) -> None:
+    """Write a model both as text and as binary files, each whole or not at all.
+
+    The points belong to no image: they are where a program may start, not what was observed.
+
+    Args:
+        folder: Where cameras, images and points3D are written.
+        cameras: By their numbers.
+        images: Numbered from 1 in this order; their `point_ids` are not written.
+        positions: World coordinates.
+        colors: sRGB of the points.
+    """
+    numbers = {name: number for number, (name, _) in MODELS.items()}
+    binary = {
+        "cameras": [struct.pack("<Q", len(cameras))],
+        "images": [struct.pack("<Q", len(images))],
+        "points3D": [struct.pack("<Q", len(positions))],
+    }
+    text: dict[str, list[str]] = {name: [] for name in binary}
+    for index, camera in cameras.items():
+        model, size, numbers_px = camera.model, (camera.width, camera.height), camera.parameters
+        layout = f"<IiQQ{len(numbers_px)}d"
+        binary["cameras"].append(struct.pack(layout, index, numbers[model], *size, *numbers_px))
+        text["cameras"].append(_line(index, model, *size, *numbers_px))
+    for index, image in enumerate(images, 1):
+        pose = (*image.qvec, *image.tvec)
+        row = struct.pack("<I7dI", index, *pose, image.camera_id)
+        binary["images"].append(row + image.name.encode() + b"\0" + bytes(8))
+        # The second line of an image lists its features: none.
+        text["images"] += [_line(index, *pose, image.camera_id, image.name), ""]
+    for index, (place, color) in enumerate(
+        zip(positions.tolist(), colors.tolist(), strict=True), 1
+    ):
+        binary["points3D"].append(struct.pack("<Q3d3BdQ", index, *place, *color, 0.0, 0))
+        text["points3D"].append(_line(index, *place, *color, 0.0))
+    for name in binary:
+        write_bytes(folder / f"{name}.bin", b"".join(binary[name]))
+        write_bytes(folder / f"{name}.txt", "".join(f"{line}\n" for line in text[name]).encode())
+
+
+def _line(*values: str | int | float) -> str:
+    return " ".join(str(value) for value in values)
 
 
 def _damage(path: Path) -> ReadingErrors:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.files import write_bytes
+from zeronvs.cameras.conventions import world_axes
 from zeronvs.formats.video import to_bytes
 
-_UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
+UNSIGNED_SHORT, FLOAT = 5123, 5126
+_UNSIGNED_INT = 5125
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _CLAMP_TO_EDGE = 33071
 JPEG_QUALITY = 88
@@ -44,20 +45,18 @@ class TexturedMesh:
 
 def write_glb(path: Path, meshes: Sequence[TexturedMesh]) -> None:
     """Write meshes as one .glb, whole or not at all; each has a material and a JPEG of its own."""
-    file = _Buffer()
+    file = GlbBuffer()
     primitives, materials = [], []
     for index, mesh in enumerate(meshes):
-        x, y, z = mesh.vertices.unbind(-1)
-        position = torch.stack([x, z, -y], dim=-1).float().numpy()
-        corners = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+        position = (mesh.vertices.float() @ world_axes("y-up").mT).numpy()
         uv = mesh.uv.float().numpy().astype("<f4")
         short = len(position) < 65535
         faces = mesh.faces.numpy().astype("<u2" if short else "<u4").reshape(-1)
         attributes = {
-            "POSITION": file.add(position.astype("<f4"), "VEC3", _FLOAT, **corners),
-            "TEXCOORD_0": file.add(uv, "VEC2", _FLOAT),
+            "POSITION": file.add_positions(position),
+            "TEXCOORD_0": file.add(uv, "VEC2", FLOAT),
         }
-        indices = file.add(faces, "SCALAR", _UNSIGNED_SHORT if short else _UNSIGNED_INT)
+        indices = file.add_indices(faces, UNSIGNED_SHORT if short else _UNSIGNED_INT)
         primitives.append({"attributes": attributes, "indices": indices, "material": index})
         image = file.add_view(_jpeg(mesh.texture))
         file.images.append({"bufferView": image, "mimeType": "image/jpeg"})
@@ -73,7 +72,6 @@ def write_glb(path: Path, meshes: Sequence[TexturedMesh]) -> None:
             }
         )
     tree = {
-        "asset": {"version": "2.0", "generator": "zeronvs"},
         "extensionsUsed": ["KHR_materials_unlit"],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
@@ -83,14 +81,11 @@ def write_glb(path: Path, meshes: Sequence[TexturedMesh]) -> None:
         "textures": [{"source": index, "sampler": 0} for index in range(len(meshes))],
         "samplers": [{"wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}],
         "images": file.images,
-        "accessors": file.accessors,
-        "bufferViews": file.views,
-        "buffers": [{"byteLength": len(file.content)}],
     }
-    write_bytes(path, _container(json.dumps(tree).encode(), bytes(file.content)))
+    write_container(path, tree, file)
 
 
-class _Buffer:
+class GlbBuffer:
     """The binary part of a file, and what describes it."""
 
     def __init__(self) -> None:
@@ -100,8 +95,22 @@ class _Buffer:
         self.images: list[dict[str, Any]] = []
 
     def add(self, values: np.ndarray, kind: str, component: int, **described: Any) -> int:
-        """Append an array of vectors, or of the vertices of triangles; return its accessor."""
-        target = _ELEMENT_ARRAY_BUFFER if kind == "SCALAR" else _ARRAY_BUFFER
+        """Append what a vertex has, one row each; return the accessor."""
+        return self._add(values, _ARRAY_BUFFER, kind, component, **described)
+
+    def add_indices(self, values: np.ndarray, component: int) -> int:
+        """Append the vertices of triangles; return the accessor."""
+        return self._add(values, _ELEMENT_ARRAY_BUFFER, "SCALAR", component)
+
+    def add_positions(self, points: np.ndarray) -> int:
+        """Append points as float32, with the box that glTF wants of them; return the accessor."""
+        points = points.astype("<f4")
+        box = {"min": points.min(0).tolist(), "max": points.max(0).tolist()}
+        return self.add(points, "VEC3", FLOAT, **box)
+
+    def _add(
+        self, values: np.ndarray, target: int, kind: str, component: int, **described: Any
+    ) -> int:
         view = self.add_view(values.tobytes(), target=target)
         described |= {"componentType": component, "count": len(values), "type": kind}
         self.accessors.append({"bufferView": view, **described})
@@ -122,9 +131,23 @@ def _jpeg(image: Float[Tensor, "3 h w"]) -> bytes:
         return file.getvalue()
 
 
-def _container(tree: bytes, content: bytes) -> bytes:
-    """Return header, JSON chunk and binary chunk (glTF 2.0, section 4.4)."""
-    tree += b" " * (-len(tree) % 4)
-    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree
-    chunks += struct.pack("<I4s", len(content), b"BIN\0") + content
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+def write_container(path: Path, tree: dict[str, Any], file: GlbBuffer) -> None:
+    """Write header, JSON chunk and binary chunk (glTF 2.0, section 4.4), whole or not at all.
+
+    Args:
+        path: Where to.
+        tree: Scenes, nodes, meshes and so on; the parts that describe the buffer are added.
+        file: The binary part.
+    """
+    tree = {
+        "asset": {"version": "2.0", "generator": "zeronvs"},
+        **tree,
+        "accessors": file.accessors,
+        "bufferViews": file.views,
+        "buffers": [{"byteLength": len(file.content)}],
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    chunks += struct.pack("<I4s", len(file.content), b"BIN\0") + bytes(file.content)
+    write_bytes(path, struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)

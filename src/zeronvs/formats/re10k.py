@@ -14,9 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import read_text
+from zeronvs._core.files import read_text, write_bytes
 from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.conventions import camera_from_re10k, check_rigid
+from zeronvs.cameras.conventions import (
+    camera_from_re10k,
+    check_rigid,
+    opencv_world_to_camera,
+)
 
 MAX_TEXT_BYTES = 32 * 2**20
 WORDS = 19
@@ -71,6 +75,22 @@ def parse_re10k(text: str, name: str) -> Re10kClip:
         rows.append(values[1:])
     table = torch.tensor(rows, dtype=torch.float64)
     return Re10kClip(address, tuple(stamps), table, tuple(number for number, _ in lines))
+
+
+def write_re10k(path: Path, cameras: Camera, *, frames_per_second: int = 24) -> None:
+    """Write a batch of cameras as one clip, whole or not at all; image sizes are lost."""
+    height_px, width_px = cameras.image_size_px
+    size_px = torch.tensor([width_px, height_px], dtype=torch.float64)
+    intrinsics_px = cameras.intrinsics_px.double().cpu()
+    focal, centre = intrinsics_px[:, [0, 1], [0, 1]] / size_px, intrinsics_px[:, :2, 2] / size_px
+    pose = opencv_world_to_camera(cameras.camera_to_world.double().cpu())[:, :3].flatten(1)
+    rows = torch.cat([focal, centre, torch.zeros_like(centre), pose], dim=1).tolist()
+    # The first line is the address of the clip's video: there is none.
+    lines = ["zeronvs"]
+    for index, row in enumerate(rows):
+        stamp_us = round(index * 1e6 / frames_per_second)
+        lines.append(" ".join([str(stamp_us), *(f"{value:.9f}" for value in row)]))
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def unit_cameras(table: Float[Tensor, "n 18"]) -> Camera:

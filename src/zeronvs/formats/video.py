@@ -1,52 +1,107 @@
-"""Writing frames as an MP4 that every player, browser and phone opens."""
+"""Writing frames as MP4 (every player, browser and phone), WebM or GIF."""
 
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
 
 CRF = 16
 """Quality of x264: 0 is lossless, 16 is visually lossless."""
+SUFFIXES = (".mp4", ".webm", ".gif")
+
+
+def check_video_suffix(path: Path) -> None:
+    """Refuse the name of a video whose suffix is none of `SUFFIXES`.
+
+    Raises:
+        InputError: It is another one.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{path.name} should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, "
+            f"got {path.suffix or 'no suffix'!r}",
+            argument="out",
+        )
 
 
 def write_video(
     path: Path, frames: Float[Tensor, "n 3 h w"], *, frames_per_second: int = 24
 ) -> None:
-    """Write an MP4 (H.264, yuv420p, its index at the front), whole or not at all.
+    """Write a video, whole or not at all; the suffix of the path chooses the kind.
 
-    Odd sizes are cut by one pixel: the colour planes have half the resolution.
+    ".mp4": H.264, yuv420p, its index at the front. ".webm": VP9, for web pages. ".gif": 256
+    colours, runs for ever, for places that show no videos. Of MP4 and WebM, odd sizes are
+    cut by one pixel: the colour planes have half the resolution.
 
     Args:
+        path: Where to.
         frames: sRGB in [0, 1]; values outside are clamped.
+        frames_per_second: 50 at most for GIF, whose unit is a hundredth of a second.
 
     Raises:
+        InputError: The suffix is unknown.
         ValueError: There is no frame, or frames are smaller than 2 px.
     """
-    import av  # loads the libraries of FFmpeg: at the moment of use
-
+    check_video_suffix(path)
     height_px, width_px = frames.shape[-2] // 2 * 2, frames.shape[-1] // 2 * 2
     if len(frames) == 0 or height_px == 0 or width_px == 0:
         raise ValueError(f"a video needs frames of at least 2x2 px, got {tuple(frames.shape)}")
-    with (
-        write_aside(path) as aside,
-        av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-    ):
-        stream = container.add_stream("libx264", rate=frames_per_second)
-        stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
+    with write_aside(path) as aside:
+        if path.suffix.lower() == ".gif":
+            _write_gif(aside, frames, frames_per_second)
+        else:
+            _write_stream(aside, frames[..., :height_px, :width_px], frames_per_second)
+
+
+def _write_stream(aside: Path, frames: Float[Tensor, "n 3 h w"], frames_per_second: int) -> None:
+    import av  # loads the libraries of FFmpeg: at the moment of use
+
+    mp4 = aside.suffix.lower() == ".mp4"
+    container_options = {"movflags": "+faststart"} if mp4 else {}
+    with av.open(
+        str(aside), "w", format="mp4" if mp4 else "webm", options=container_options
+    ) as container:
+        stream = container.add_stream(
+            "libx264" if mp4 else "libvpx-vp9", rate=frames_per_second, options=_coding(mp4)
+        )
+        stream.height, stream.width = frames.shape[-2:]
+        stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, frames_per_second)
         # A key frame twice a second lets players jump anywhere in a short clip.
         stream.gop_size = max(1, frames_per_second // 2)
-        # x264's AVX-512 code of the macroblock tree differs from call to call; plain C does not.
-        reproducible = "cpu-independent=1"
-        stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": reproducible}
         for frame in frames:
-            pixels = to_bytes(frame[:, :height_px, :width_px]).permute(1, 2, 0).contiguous()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(_rows(frame), format="rgb24")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
+
+
+def _coding(mp4: bool) -> dict[str, str]:
+    """Return the options of the encoder."""
+    if mp4:
+        # x264's AVX-512 code of the macroblock tree differs from call to call; plain C does not.
+        return {"crf": str(CRF), "preset": "medium", "x264-params": "cpu-independent=1"}
+    return {"crf": str(2 * CRF), "b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "4"}
+
+
+def _write_gif(aside: Path, frames: Float[Tensor, "n 3 h w"], frames_per_second: int) -> None:
+    pictures = [Image.fromarray(_rows(frame)) for frame in frames]
+    # One palette for all frames, made of a few of them: colours do not flicker.
+    few = frames[:: max(1, len(frames) // 8)]
+    palette = Image.fromarray(_rows(torch.cat(list(few), dim=-2))).quantize(256)
+    first, *rest = [picture.quantize(palette=palette) for picture in pictures]
+    duration_ms = max(20, 10 * round(100 / frames_per_second))
+    first.save(aside, save_all=True, append_images=rest, duration=duration_ms, loop=0)
+
+
+def _rows(frame: Float[Tensor, "3 h w"]) -> np.ndarray:
+    return to_bytes(frame).permute(1, 2, 0).contiguous().numpy()
 
 
 def to_bytes(image: Float[Tensor, "*batch 3 h w"]) -> Tensor:

@@ -24,10 +24,11 @@ from zeronvs.exports.export import (
     export,
     render_frames,
 )
+from zeronvs.exports.splat_files import FileConfig
 from zeronvs.formats.camera_path import path_file
 from zeronvs.formats.images import from_bytes
 from zeronvs.formats.transforms_json import read_camera_path
-from zeronvs.formats.video import write_video
+from zeronvs.formats.video import check_video_suffix, write_video
 from zeronvs.protocols import Scene
 from zeronvs.recipes.far_path import FarPath
 from zeronvs.scene.load import load_scene
@@ -36,6 +37,8 @@ RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
 MAX_SIDE_PX = 8192
 """Largest image side that a run folder may ask for."""
+PATH_FRAMES = 72
+"""Cameras along the run's own path all round, three seconds of video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ def render_run(
     run: FinishedRun,
     *,
     path: str | None = None,
-    frames: int = 72,
+    frames: int = PATH_FRAMES,
     size_px: int | None = None,
     frames_per_second: int = 24,
     out: Path | None = None,
@@ -118,12 +121,14 @@ def render_run(
         frames: Number of frames of a named path.
         size_px: Longer side of the frames; None: the run's own.
         frames_per_second: Frames per second of the video.
-        out: The video file; None: renders/PATH.mp4 in the run folder.
+        out: The video file (.mp4, .webm or .gif); None: renders/PATH.mp4 in the run folder.
         progress: Called at every frame.
 
     Raises:
-        InputError: There is no such path.
+        InputError: There is no such path, or the video has another suffix.
     """
+    if out is not None:
+        check_video_suffix(out)
     path = path or run.path
     cameras = path_cameras(
         path, run.input_camera, frames, size_px or run.size_px, run.orbit_distances
@@ -138,17 +143,21 @@ def export_run(
     run: FinishedRun,
     formats: Sequence[Format],
     *,
+    config: FileConfig | None = None,
     out: Path | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
     """Export a finished run for other programs (see `export`) and return the files."""
+    along = path_cameras(run.path, run.input_camera, PATH_FRAMES, run.size_px, run.orbit_distances)
     cameras = export_cameras(run.input_camera, run.orbit_distances, run.size_px, run.path)
     return export(
         run.scene,
         cameras,
         formats,
         out or run.run_dir,
+        config=config,
         photo=run.photo,
+        path=along,
         path_name=run.path,
         title=run.title,
         progress=progress,

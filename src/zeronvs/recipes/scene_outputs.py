@@ -83,7 +83,9 @@ class SceneOutputs:
         config, camera = self.config, self.input_view.camera
         cameras = export_cameras(camera, self.distances, config.size_px, self.path)
         self.progress(ProgressEvent("export ply", 0, 1))
-        _, splat_psnr_db = write_splats(self.scene, cameras, self.out, steps=config.splat_steps)
+        _, splat_psnr_db = write_splats(
+            self.scene, cameras, self.out, steps=config.splat_steps, photo=self.input_view
+        )
         self.progress(ProgressEvent("export ply", 1, 1))
         export(
             self.scene,
