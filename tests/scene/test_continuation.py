@@ -140,3 +140,19 @@ def test_a_level_ground_does_not_stand_free_and_goes_on_below_the_frame():
     torch.testing.assert_close(
         1 / canvas.view.depth_z[20:70, 2], disparity[8:58, 0], rtol=0.15, atol=0
     )
+
+
+def test_the_ground_of_a_landscape_is_continued_by_ground_and_not_by_its_smooth_sky():
+    size_px = (72, 108)
+    rows = torch.arange(72.0)[:, None].expand(size_px)
+    generator = torch.Generator().manual_seed(0)
+    rough = (
+        torch.rand(3, *size_px, generator=generator) * torch.tensor([0.2, 0.6, 0.1])[:, None, None]
+    )
+    image = torch.where(rows < 40, torch.tensor([0.8, 0.85, 0.9])[:, None, None], rough)
+    depth_z = 1 / (0.35 + 0.03 * (rows - 40).clamp_min(0))
+    view = View(image, Camera.from_fov(torch.eye(4), 0.7, size_px), depth_z)
+    canvas = extend(view, side_px=108, margin=0.2, motion=0.3, seed=0)
+    below = canvas.view.image[:, -18:, 22:-22]
+    assert float(below[2].mean()) < 0.2  # the sky is blue, the ground is not
+    assert float(canvas.view.image[2, :18].mean()) > 0.6

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PATCH_RADIUS_PX = 3
-GUIDE_WEIGHT = 1.0
+GUIDE_WEIGHT = 4.0
 """Weight of the guide beside the likeness of patches."""
 
 
