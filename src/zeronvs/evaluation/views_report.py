@@ -131,7 +131,8 @@ def write_views_report(
     return files
 
 
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 90em; padding: 0 1em }
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1em }
+body { max-width: 90em }
 table { border-collapse: collapse } td, th { padding: .3em .8em; text-align: right }
 tr > :first-child { text-align: left } tr + tr { border-top: 1px solid #ccc }
 .best { font-weight: bold } img { max-width: 100% } .wide { overflow-x: auto }
