@@ -83,7 +83,7 @@ def export(
         progress(ProgressEvent(f"export {name}", 0, 1))
         if name == "html":
             path = folder / "scene.html"
-            splats = _splats(scene, cameras, splat_steps, progress)
+            splats = splats_of(scene, cameras, splat_steps, progress)
             start = photo
             if start is None:
                 start = View(render_frames(scene, cameras[[0]])[0][0], cameras[0].to("cpu"))
@@ -137,7 +137,7 @@ def write_splats(
     """
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
-    splats = _splats(scene, cameras, steps, progress).splats
+    splats = splats_of(scene, cameras, steps, progress).splats
     write_splat_ply(path, splats)
     if isinstance(scene, SplatScene):
         return path, None
@@ -146,8 +146,13 @@ def write_splats(
         return path, splat_psnr(splats, _field(scene), cameras[::4])
 
 
-def _splats(scene: Scene, cameras: Camera, steps: int, progress: Progress) -> SplatScene:
-    """Return the splats of a scene; those of a radiance field are fitted to its renders."""
+def splats_of(scene: Scene, cameras: Camera, steps: int, progress: Progress = silent) -> SplatScene:
+    """Return the splats of a scene; those of a radiance field are fitted to its renders.
+
+    Args:
+        cameras: A batch that together sees the field.
+        steps: Optimization steps of the fit.
+    """
     if isinstance(scene, SplatScene):
         return SplatScene(scene.splats.to("cpu"))
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
