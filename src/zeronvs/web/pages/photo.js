@@ -263,7 +263,9 @@ function slider(job, name) {
 function drawOverlay() {
   const photo = element("photo"), canvas = element("overlay"), mode = document.querySelector("[name=over]:checked").value;
   if (!drawn || !photo.naturalWidth) return;
-  const [width, height] = [canvas.width, canvas.height] = [photo.naturalWidth, photo.naturalHeight];
+  const finer = Math.max(1, 1000 / Math.max(photo.naturalWidth, photo.naturalHeight)); // lines stay thin
+  const [width, height] = [photo.naturalWidth, photo.naturalHeight].map((side) => Math.round(side * finer));
+  Object.assign(canvas, { width, height });
   const pen = canvas.getContext("2d"), { job, depth } = drawn;
   if (mode === "nothing") return;
   if (mode === "depth") return depth && paintDepth(pen, depth, (share) => [...depthColor(share), 255]);
