@@ -14,6 +14,7 @@ import pytest
 
 from zeronvs.cli import (
     VERBS,
+    app,
     data,
     doctor,
     estimate,
@@ -23,6 +24,7 @@ from zeronvs.cli import (
     render,
     scene,
     train,
+    view,
     views,
 )
 from zeronvs.cli.arguments import parse
@@ -223,6 +225,8 @@ ARGUMENTS = {
     "views": views.ViewsArguments,
     "estimate": estimate.EstimateArguments,
     "render": render.RenderArguments,
+    "view": view.ViewArguments,
+    "app": app.AppArguments,
     "export": export.ExportArguments,
     "train": train.TrainArguments,
     "doctor": doctor.DoctorArguments,

@@ -19,6 +19,8 @@ VERBS = {
     "estimate": "field of view, elevation, depth and scale of a photograph",
     "render": "a video of a finished scene along a camera path",
     "export": "files of a finished scene for other programs",
+    "view": "look around in a finished scene, on a page served on this machine",
+    "app": "a page that makes scenes of photographs, on this machine or in its network",
     "data": "data sets to shards, visual checks, procedural scenes",
     "train": "train or fine-tune a model on shards of posed images",
     "evaluate": "the model, or scenes of one photograph, on held-out views, beside baselines",

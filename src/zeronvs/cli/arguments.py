@@ -73,6 +73,16 @@ def check_counts(**counts: int | None) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {count}; it must be at least 1")
 
 
+def check_port(port: int) -> None:
+    """Refuse a number that is no port; 0 takes any that is free.
+
+    Raises:
+        InputError: It is out of range.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port is {port}; it must lie between 0 and 65535")
+
+
 def check_anchors(anchors: int | None) -> None:
     """Refuse a negative number of anchors; 0 means plain score distillation.
 

@@ -13,7 +13,7 @@ from zeronvs._core.errors import HealthError, InputError
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 RESUMED_BY_FLAG = ("scene", "views")
 """Subcommands that resume a stopped run with --resume."""
-RESUMED = ("train", "data", "model fetch")
+RESUMED = ("train", "data", "model fetch", "app")
 """Subcommands that resume a stopped run when called again."""
 COMMANDS = {
     "zeronvs.shards.convert": "zeronvs data convert",

@@ -132,6 +132,11 @@ def flag(name: str) -> str:
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
+def print_address(address: str) -> None:
+    """Print where a page is served, at once: the program then waits."""
+    print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True)
+
+
 def print_result(result: "RunResult") -> None:
     """Print what was made."""
     for note in result.notes:

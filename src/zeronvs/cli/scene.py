@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from zeronvs.recipes.presets import Recipe
 
 
-RESOLUTION_PX = 1024
-"""Longer side at which the photograph is used."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SceneArguments(PhotoArguments):
     """Make a walkable 360-degree scene of one photograph: a page, videos, views and splats."""
@@ -58,6 +54,7 @@ def run(words: Sequence[str]) -> None:
     from zeronvs.cli.report import print_result, print_settings, progress_bar
     from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
     from zeronvs.recipes.far_path import PathChoice, suggest_path
+    from zeronvs.recipes.prepare import RESOLUTION_PX
     from zeronvs.recipes.presets import DRAFT, PRESETS, Recipe
     from zeronvs.recipes.write_run import write_scene_run
 

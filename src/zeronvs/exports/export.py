@@ -115,7 +115,7 @@ def export(
     shift = -_centre(scene, start.camera) if config.center else torch.zeros(3)
     own = files = None
     if {"html", "colmap", *SPLAT_FORMATS} & set(formats):
-        own = _splats(scene, cameras, splat_steps, progress)
+        own = splats_of(scene, cameras, splat_steps, progress)
         # The splats of a field have no pixels of a photograph between which gaps would show.
         lifted = photo is not None and isinstance(scene, SplatScene)
         files = widened(own.splats, start.camera) if lifted else own.splats
@@ -201,7 +201,7 @@ def write_splats(
     """
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
-    splats = _splats(scene, cameras, steps, progress).splats
+    splats = splats_of(scene, cameras, steps, progress).splats
     if isinstance(scene, SplatScene):
         write_splat_ply(path, splats if photo is None else widened(splats, photo.camera))
         return path, None
@@ -234,8 +234,13 @@ def _shifted(cameras: Camera, shift: Float[Tensor, "3"]) -> Camera:
     return replace(cameras.to("cpu"), camera_to_world=pose)
 
 
-def _splats(scene: Scene, cameras: Camera, steps: int, progress: Progress) -> SplatScene:
-    """Return the splats of a scene; those of a radiance field are fitted to its renders."""
+def splats_of(scene: Scene, cameras: Camera, steps: int, progress: Progress = silent) -> SplatScene:
+    """Return the splats of a scene; those of a radiance field are fitted to its renders.
+
+    Args:
+        cameras: A batch that together sees the field.
+        steps: Optimization steps of the fit.
+    """
     if isinstance(scene, SplatScene):
         return SplatScene(scene.splats.to("cpu"))
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)

@@ -20,6 +20,7 @@ import io
 import json
 import re
 import zlib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,17 @@ _COLUMN_BYTES = (3,) * 3 + (2,) * 3 + (1,) * 8
 """Bytes of each column: position, scale, rotation, colour, opacity."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PagePanel:
+    """Controls over the scene of a page that is served; its script runs after page.js."""
+
+    html: str
+    style: str
+    script: str
+    data: Any
+    """What the script reads from the element `panel-data`, as JSON."""
+
+
 def write_page(
     path: Path,
     scene: SplatScene,
@@ -60,6 +72,7 @@ def write_page(
     poster: Float[Tensor, "3 h w"],
     path_name: PagePath,
     title: str,
+    panel: PagePanel | None = None,
 ) -> None:
     """Write a page that shows a scene, whole or not at all.
 
@@ -72,6 +85,7 @@ def write_page(
         path_name: "orbit": the visitor moves around the world's origin; "around": looks around
             from where the camera stands.
         title: Any text, such as the name of the photograph.
+        panel: Controls laid over the scene; None: none, and the page needs no server.
 
     Raises:
         HealthError: No splat is left to show.
@@ -99,11 +113,12 @@ def write_page(
     script = (sources / "page.js").read_text(encoding="utf-8")
     parts = {
         "title": html.escape(title),
-        "config": json.dumps(config, allow_nan=False).replace("<", "\\u003c"),
+        "config": _script_json(config),
         "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "script_hash": _hash(script),
         "poster": base64.b64encode(_jpeg(poster)).decode(),
         "splats": base64.b64encode(packed).decode(),
+        **_panel_parts(panel),
     }
     template = (sources / "page.html").read_text(encoding="utf-8")
     # One pass: what is put in is not searched again, whatever it contains.
@@ -142,6 +157,33 @@ def pack_splats(splats: GaussianSplats) -> tuple[bytes, dict[str, Any]]:
         "scale_step": scale_step,
     }
     return zlib.compress(np.concatenate(planes).tobytes(), 6), numbers
+
+
+def _panel_parts(panel: PagePanel | None) -> dict[str, str]:
+    """Return what a panel adds to the template."""
+    if panel is None:
+        return dict.fromkeys(("panel", "panel_style", "panel_policy", "panel_images"), "")
+    parts = [
+        panel.html,
+        f'<script type="application/json" id="panel-data">{_script_json(panel.data)}</script>',
+        f"<script>{panel.script}</script>\n",
+    ]
+    return {
+        "panel": "\n".join(parts),
+        "panel_style": panel.style,
+        "panel_policy": f" 'sha256-{_hash(panel.script)}'; connect-src 'self'; media-src 'self'",
+        "panel_images": " 'self'",
+    }
+
+
+def _script_json(content: Any) -> str:
+    """Return JSON that cannot end the script element it is put in."""
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+def _hash(script: str) -> str:
+    """Return the hash by which a content security policy admits a script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _jpeg(image: Float[Tensor, "3 h w"]) -> bytes:

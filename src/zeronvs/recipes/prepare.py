@@ -16,6 +16,9 @@ from zeronvs.photo.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.photo.photo import Photo, load_photo, photo_from_image
 from zeronvs.protocols import GeometryEstimator
 
+RESOLUTION_PX = 1024
+"""Longer side at which a scene uses its photograph, where nothing else is asked for."""
+
 
 class PreparedPhoto(NamedTuple):
     """A photograph, ready to be reconstructed."""

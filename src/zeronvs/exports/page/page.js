@@ -229,9 +229,17 @@ uniform mat3 world_to_camera;
 uniform vec3 eye;
 uniform float focal_px;
 uniform vec2 size_px, scale_code;  // scale_code: lowest logarithm, step
+uniform bool depth_colors;
 layout(location = 0) in ivec2 corner;  // 0 or 1 each
 out vec2 sigmas;
 flat out vec4 color;
+
+// Yellow near, violet far, as zeronvs/exports/overlay.py; by the logarithm, from 0.4 to 6 units.
+vec3 depth_color(float depth) {
+  float nearness = 1.0 - clamp(log(depth / 0.4) / log(15.0), 0.0, 1.0);
+  vec3 far = vec3(0.27, 0.0, 0.33), middle = vec3(0.13, 0.57, 0.55), near = vec3(0.99, 0.91, 0.14);
+  return nearness < 0.5 ? mix(far, middle, 2.0 * nearness) : mix(middle, near, 2.0 * nearness - 1.0);
+}
 
 void main() {
   gl_Position = vec4(2.0, 2.0, 2.0, 1.0);  // nowhere, unless the splat is seen
@@ -244,6 +252,7 @@ void main() {
   float depth = -center.z;
   color = vec4((uvec4(p.w) >> uvec4(0u, 8u, 16u, 24u)) & 255u) / 255.0;
   if (depth <= NEAR || color.a <= SMALLEST_ALPHA) return;
+  if (depth_colors) color.rgb = depth_color(depth);
 
   uvec2 s = texelFetch(shape, texel, 0).xy;
   vec4 q = normalize((vec4((uvec4(s.x) >> uvec4(0u, 8u, 16u, 24u)) & 255u) - 128.0) / 127.0);
@@ -342,7 +351,7 @@ function makeRenderer(gl, { place, shape }) {
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA); // farthest first, premultiplied
   gl.clearColor(...config.background, 1);
   const at = Object.fromEntries(
-    ["world_to_camera", "eye", "focal_px", "size_px", "count"].map((name) => [name, uniform(name)]));
+    ["world_to_camera", "eye", "focal_px", "size_px", "count", "depth_colors"].map((name) => [name, uniform(name)]));
   let drawn = 0, fence = null;
   return {
     idle() { // whether the last frame is finished: frames must not queue up on a slow machine
@@ -367,6 +376,7 @@ function makeRenderer(gl, { place, shape }) {
       gl.uniform3fv(at.eye, eye);
       gl.uniform1f(at.focal_px, focal_px);
       gl.uniform2f(at.size_px, width, height);
+      gl.uniform1i(at.depth_colors, display.depth ? 1 : 0);
       const batches = Math.ceil(drawn / BATCH);
       gl.drawElementsInstanced(gl.TRIANGLES, 6 * BATCH, gl.UNSIGNED_SHORT, 0, batches);
       fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
@@ -422,6 +432,16 @@ function cameraAt(state, sway) {
   return { axes, eye };
 }
 
+// The state in which a camera stands and looks as this one does; its roll is lost.
+function stateOf({ axes, eye }) {
+  const back = [0, 1, 2].map((k) => residual.reduce((sum, r, i) => sum + r[2] * axes[i][k], 0));
+  back.forEach((value, k) => { back[k] = Math.max(-1, Math.min(1, value)); });
+  const distance = Math.max(0.05, dot(eye, back));
+  const shift = orbits ? plus(eye, back, -distance) : plus(eye, photo[3], -1);
+  const turned = [Math.atan2(back[1], back[0]), Math.asin(back[2])];
+  return [...turned, orbits ? Math.log(distance) : start[DISTANCE], ...shift];
+}
+
 // Moves the goal; beyond a limit ever less.
 function change(k, amount) {
   for (const [index, low, high, soft] of limits) {
@@ -475,7 +495,8 @@ function framing() {
 }
 
 function focalOver(height) {
-  return 0.5 * height * framing() / Math.tan(0.5 * config.fov_y_rad);
+  const fov_y_rad = directed ? directed.fov_y_rad : config.fov_y_rad;
+  return 0.5 * height * framing() / Math.tan(0.5 * fov_y_rad);
 }
 
 // ---------------------------------------------------------------- input
@@ -484,6 +505,11 @@ const pointers = new Map(), pressed = new Set();
 let touched = null, lastTap = { time: -1e9 }, travelled = 0;
 
 function firstTouch() {
+  if (directed) { // the visitor moves on from there
+    goal = stateOf(directed);
+    shown = [...goal];
+    direct(null);
+  }
   if (touched === null) {
     touched = performance.now();
     setTimeout(() => element("hint").classList.add("gone"), 1500);
@@ -551,17 +577,18 @@ function listen() {
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     const lines = event.deltaY * (event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? 400 : 1);
-    approach(-Math.max(-150, Math.min(150, lines)) * (event.ctrlKey ? 0.006 : 0.001));
     firstTouch();
+    approach(-Math.max(-150, Math.min(150, lines)) * (event.ctrlKey ? 0.006 : 0.001));
   }, { passive: false });
   addEventListener("gesturestart", (event) => event.preventDefault());
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.code === "KeyR") reset();
-    else if (event.code in walks) pressed.add(event.code);
-    else return;
+    if (event.target instanceof Element && event.target.matches("select, input")) return;
+    if (event.code !== "KeyR" && !(event.code in walks)) return;
     event.preventDefault();
     firstTouch();
+    if (event.code === "KeyR") reset();
+    else pressed.add(event.code);
   });
   addEventListener("keyup", (event) => { pressed.delete(event.code); wake(); });
   addEventListener("blur", () => { pressed.clear(); wake(); });
@@ -591,6 +618,22 @@ const walks = { // what a second of holding a key does
 let post, gl, renderer = null, textures = null, orderNow = null, spare = null;
 let sorting = false, sortedFor = "", readyAt = null;
 let stale = true, scheduled = false, before = null, quality = 1, slow = 0;
+
+// What a served page changes from outside. detail: auto, fine or fast; drawn: called with each
+// camera that was drawn.
+const display = { depth: false, detail: "auto", drawn: null };
+// A camera {axes, eye, fov_y_rad} that is shown instead of the visitor's; null: none.
+let directed = null;
+
+function direct(camera) {
+  directed = camera;
+  refresh();
+}
+
+function refresh() {
+  stale = true;
+  wake();
+}
 
 const SWAY_SECONDS = 24;
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -631,12 +674,13 @@ function frame(now) {
   // A slow machine draws fewer pixels while things move, and all of them at rest.
   if (moving && before !== null) slow = 0.8 * slow + 0.2 * seconds;
   if (slow > 0.045 && quality > 0.5) { quality *= 0.8; slow = 0.03; }
-  resize(moving ? quality : 1);
-  const camera = cameraAt(shown, sway);
+  resize({ auto: moving ? quality : 1, fine: 1, fast: 0.5 }[display.detail]);
+  const camera = directed || cameraAt(shown, sway);
   requestSort(camera);
   if (moving || stale) {
     renderer.draw(camera, focalOver(canvas.height));
     stale = false;
+    if (display.drawn) display.drawn(camera);
   }
   before = moving ? now : null; // no time passes at rest
   if (moving) wake();

@@ -45,13 +45,32 @@ class Browser:
         os.close(read_commands)
         os.close(write_answers)
         self._buffer, self._number, self._session = b"", 0, None
+        self.served = "file:"
+        """What the addresses of requests may begin with that are no complaint."""
         self.complaints: list[str] = []
         """Errors and warnings of the page, and requests that it made."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.new_visitor()
+
+    def new_visitor(self) -> None:
+        """Go on in a tab of a new visitor, without the cookies of others."""
+        self._session = None
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        options = {"url": "about:blank", "browserContextId": context}
+        target = self.call("Target.createTarget", **options)["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        self.show_tab(attached["sessionId"])
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
+
+    @property
+    def tab(self) -> str:
+        """The tab in use, for `show_tab`."""
+        assert self._session is not None
+        return self._session
+
+    def show_tab(self, tab: str) -> None:
+        """Go on in a tab that was opened before."""
+        self._session = tab
 
     def close(self) -> None:
         """End the program."""
@@ -85,6 +104,31 @@ class Browser:
         self.wait_for("['ready', 'failed'].includes(document.documentElement?.dataset.state)")
         self.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
 
+    def visit(self, address: str, *, width_px: int, height_px: int, touch: bool = False) -> None:
+        """Open a served page; requests to its server are no complaint."""
+        self.complaints.clear()
+        self.served = "/".join(address.split("/")[:3]) + "/"
+        self.resize(width_px, height_px, touch=touch)
+        self.call("Page.navigate", url=address)
+        self.wait_for("document.readyState === 'complete' && location.protocol === 'http:'")
+
+    def click(self, selector: str) -> None:
+        """Click in the middle of an element, after scrolling to it."""
+        script = (
+            "(() => { const e = document.querySelector(%s); e.scrollIntoView({ block: 'center' }); "
+            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; "
+            "})()"
+        )
+        x, y = self.evaluate(script % json.dumps(selector))
+        for kind in ("mousePressed", "mouseReleased"):
+            self.mouse(kind, x, y, button="left", clickCount=1)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an input element."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def resize(self, width_px: int, height_px: int, ratio: float = 1, touch: bool = False) -> None:
         """Set the size of the window."""
         size = {"width": width_px, "height": height_px, "deviceScaleFactor": ratio}
@@ -116,7 +160,7 @@ class Browser:
         image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
         return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
 
-    def mouse(self, kind: str, x: int, y: int, **more) -> None:
+    def mouse(self, kind: str, x: float, y: float, **more) -> None:
         """Send a mouse event: mousePressed, mouseMoved, mouseReleased or mouseWheel."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
@@ -155,6 +199,6 @@ class Browser:
                 self.complaints.append(given["entry"]["text"])
             case "Network.requestWillBeSent":
                 address = given["request"]["url"]
-                if not address.startswith(("file:", "data:", "blob:", "about:")):
+                if not address.startswith((self.served, "data:", "blob:", "about:")):
                     self.complaints.append(f"requested {address}")
         return answer

@@ -1,0 +1,9 @@
+"""Pages served on this machine: looking around in a scene, and from a photograph to one.
+
+Needs the extra `web`; importing this package without it raises with the command that installs it.
+"""
+
+from zeronvs._core.optional import require
+
+require("fastapi", "web")
+require("uvicorn", "web")
