@@ -28,7 +28,7 @@ lint: .venv/.ready-dev
 	$(BIN)/lint-imports
 
 docs: .venv/.ready-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 mutants: .venv/.ready-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --count $(COUNT) --seed $(SEED) --log $(LOG) --workers $(WORKERS)

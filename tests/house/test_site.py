@@ -76,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site, with warnings as errors, into a folder of its own."""
     folder = tmp_path_factory.mktemp("site")
     made = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
