@@ -1,6 +1,7 @@
 # make scene   a 360-degree scene of the example photograph, in out/coffee
 # make test    the tests
 # make lint    style, types and import floors
+# make docs    the documentation as a site, in site/: open site/index.html
 # make mutants COUNT=60   change the code at random places, and see a test fail (SEED, LOG, WORKERS)
 # make clean   remove the virtual environment and the caches (not your scenes)
 #
@@ -12,7 +13,7 @@ WORKERS ?= 2
 COUNT ?= 60
 SEED ?= 0
 LOG ?= out/mutants.jsonl
-.PHONY: scene test lint mutants clean
+.PHONY: scene test lint docs mutants clean
 
 scene: .venv/.ready
 	$(BIN)/zeronvs scene examples/coffee.png -o out/coffee --resume
@@ -25,6 +26,9 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+docs: .venv/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 mutants: .venv/.ready-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --count $(COUNT) --seed $(SEED) --log $(LOG) --workers $(WORKERS)

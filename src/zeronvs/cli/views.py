@@ -29,7 +29,7 @@ class ViewsArguments(PhotoArguments):
     samples: int = 1
     """Independent samples per view."""
     steps: Count = None
-    """DDIM steps; the model's own if not given (built-in 2, released 50)."""
+    """DDIM steps; the model's own if not given (built-in 8, released 50)."""
     eta: Number = None
     """Noise added while sampling, 0 (deterministic) to 1; the model's own if not given."""
     batch_size: int = 8
