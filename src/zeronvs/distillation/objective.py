@@ -236,7 +236,7 @@ class Objective:
         if weights.orientation > 0:
             terms[f"{name} orientation"] = weights.orientation * rendering.orientation_loss
         if weights.normal_smoothness > 0 and rendering.normal is not None:
-            smoothness = normal_smoothness_loss(rendering.normal)
+            smoothness = normal_smoothness_loss(rendering.normal, rendering.opacity)
             terms[f"{name} smoothness"] = weights.normal_smoothness * smoothness
         return terms
 
