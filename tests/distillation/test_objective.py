@@ -17,7 +17,7 @@ from zeronvs.diffusion.condition import CameraCondition, Condition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import AnchorConfig, nearest_view
 from zeronvs.distillation.config import DistillConfig, RenderStage
-from zeronvs.distillation.losses import LossWeights
+from zeronvs.distillation.losses import LossWeights, normal_smoothness_loss
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.viewpoints import ViewpointConfig
@@ -192,6 +192,72 @@ def test_each_term_is_proportional_to_its_weight(fitted, name: str):
     assert changed == expected
     for term in changed:
         assert thrice[term] == pytest.approx(3 * once[term], rel=1e-5)
+
+
+class RecordingScene(FieldScene):
+    """A scene that remembers the pose, the image size and the normals of whole renderings."""
+
+    def render(self, camera, **settings) -> FieldRendering:
+        self.camera = camera
+        self.rendering = super().render(camera, **settings)
+        return self.rendering
+
+
+def of_the_photo(config: DistillConfig, seed: int = 0, **weights: float) -> Objective:
+    """Return an objective that renders the photo alone."""
+    off = dict.fromkeys(vars(LossWeights()), 0.0)
+    config = replace(config, weights=LossWeights(**(off | {"rgb": 1.0} | weights)))
+    return Objective(
+        scene=RecordingScene(config.field_config, config.render_config, config.proposal_config),
+        config=config,
+        seed=seed,
+        input_view=sphere_views(ring_cameras([0.0], 12))[0],
+        elevation_rad=ELEVATION_RAD,
+    )
+
+
+def photo_pose(objective: Objective, step: int) -> torch.Tensor:
+    list(objective.parts(step))
+    return objective.scene.camera.camera_to_world[0]
+
+
+def test_the_camera_of_the_photo_is_displaced_once_per_stage(tiny_config: DistillConfig):
+    objective = of_the_photo(tiny_config)  # the second stage begins at step 2
+    poses = [photo_pose(objective, step) for step in range(4)]
+    assert torch.equal(poses[0], poses[1])
+    assert torch.equal(poses[2], poses[3])
+    given = objective.input_view.camera.camera_to_world
+    for pose in (poses[0], poses[2]):
+        assert 0 < float((pose - given).norm()) < 0.02
+    assert not torch.equal(poses[0], poses[2])
+    assert not torch.equal(poses[0], photo_pose(of_the_photo(tiny_config, seed=1), 0))
+    still = of_the_photo(replace(tiny_config, reference_ray_noise=0.0))
+    torch.testing.assert_close(photo_pose(still, 0), given)
+
+
+def test_random_rays_of_the_photo_are_displaced_as_the_whole_photo_is(tiny_config: DistillConfig):
+    objective = of_the_photo(replace(tiny_config, reference_rays=2, reference_ray_noise=0.5))
+    scene, seen = objective.scene, []
+    render_rays = scene.render_rays
+
+    def record(origins, *arguments, **settings):
+        seen.append(origins)
+        return render_rays(origins, *arguments, **settings)
+
+    scene.render_rays = record
+    for step in range(2):
+        list(objective.parts(step))
+    whole = photo_pose(of_the_photo(replace(tiny_config, reference_ray_noise=0.5)), 0)
+    for origins in seen:
+        torch.testing.assert_close(origins, whole[:3, 3].expand(2, 3))
+
+
+def test_the_smoothness_of_a_step_is_that_of_its_normals_and_opacity(tiny_config: DistillConfig):
+    objective = of_the_photo(tiny_config, normal_smoothness=8.0)
+    (terms,) = objective.parts(0)
+    rendering = objective.scene.rendering
+    expected = 8.0 * normal_smoothness_loss(rendering.normal, rendering.opacity)
+    assert terms["photo smoothness"] == expected > 0
 
 
 class CountedField(HashGridField):

@@ -67,7 +67,8 @@ class DistillConfig:
     """Random rays of the photo a step; None = the whole photo, which normal smoothness needs."""
     reference_ray_noise: float = 2e-3
     """Standard deviation of the translation (scene units) and rotation (radians) applied to the
-    photo's camera, drawn once per step."""
+    photo's camera, drawn once per stage (published code, data/image.py, `set_rays`): a fixed
+    offset, where a new one at each step would fit the photo through a blur."""
     supervised_rays: int = 4096
     """Random rays a step over all supervised views."""
     supervised_error: RobustKind = "huber"

@@ -103,9 +103,8 @@ class Objective:
     def _photo(self, step: int) -> LossTerms:
         """Return the loss of the whole photo."""
         weights, generator = self.config.weights, step_generator(self.seed, step, "photo")
-        view = resized_view(self.input_view, self.config.stage(step).reference_size_px)
-        camera = jittered(view.camera.batched(), self.config.reference_ray_noise, generator)
-        rendering = self._render(camera, generator)
+        view = self._photo_view(step)
+        rendering = self._render(view.camera.batched(), generator)
         terms = {"rgb": weights.rgb * (rendering.rgb[0] - view.image).square().mean()}
         if weights.supervised_depth > 0 and view.depth_z is not None:
             error = depth_error(rendering.depth_z[0].flatten(), view.depth_z.flatten())
@@ -116,10 +115,16 @@ class Objective:
         """Return the loss of random rays of the photo."""
         generator = step_generator(self.seed, step, "photo")
         count = self.config.reference_rays or 0
-        view = resized_view(self.input_view, self.config.stage(step).reference_size_px).batched()
-        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
-        views = SupervisedViews(View(view.image, camera, view.depth_z))
+        views = SupervisedViews(self._photo_view(step).batched())
         return self._rays(views, count, self.config.weights.rgb, "rgb", generator)
+
+    def _photo_view(self, step: int) -> View:
+        """Return the photo at the size of the stage, its camera displaced once for the stage."""
+        stage = self.config.stage(step)
+        view = resized_view(self.input_view, stage.reference_size_px)
+        generator = step_generator(self.seed, stage.from_step, "photo camera")
+        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
+        return View(view.image, camera, view.depth_z)
 
     def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
         """Return the loss of random rays of the supervised views."""
