@@ -48,7 +48,7 @@ class LossWeights:
 def normal_smoothness_loss(
     normal: Float[Tensor, "b 3 h w"], opacity: Float[Tensor, "b h w"]
 ) -> Float[Tensor, ""]:
-    """Return the mean squared difference of neighbouring pixels of the normal map, down plus across.
+    """Return the mean squared difference of neighbours in the normal map, down plus across.
 
     The map is (n + 1) / 2 * opacity for the unit normal n (published code, systems/zero123.py,
     `normal_smooth`, on `comp_normal` of renderers/nerf_volume_renderer.py). So the pull on n is a
