@@ -15,7 +15,7 @@ from tiny_pipelines import tiny_released
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import CameraCondition, Condition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation.anchors import AnchorConfig, nearest_view
+from zeronvs.distillation.anchors import AnchorConfig, GateDepth, nearest_view
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights, normal_smoothness_loss
 from zeronvs.distillation.objective import KnownViews, Objective
@@ -46,6 +46,7 @@ class FlatScene(FieldScene):
     """A scene whose renders are leaves of the graph: the gradient that reaches them is read."""
 
     depth_of_all = 1.0
+    opacity_of_all = 1.0
 
     def render(self, camera, **settings) -> FieldRendering:
         size = (len(camera), *camera.image_size_px)
@@ -53,8 +54,9 @@ class FlatScene(FieldScene):
         zero, depth_z = torch.zeros(()), torch.full(size, self.depth_of_all)
         return FieldRendering(
             rgb=self.rgb,
-            opacity=torch.ones(size),
+            opacity=torch.full(size, self.opacity_of_all),
             depth_z=depth_z,
+            accumulated_distance=self.opacity_of_all * depth_z,
             normal=None,
             interlevel_loss=zero,
             distortion_loss=zero,
@@ -63,7 +65,12 @@ class FlatScene(FieldScene):
 
 
 def sds_gradient_of_pixels(
-    *, probability: float = 1.0, depth_z: float = 5.0, weight: float = 0.1
+    *,
+    probability: float = 1.0,
+    depth_z: float = 5.0,
+    opacity: float = 1.0,
+    gate_depth: GateDepth = "accumulated",
+    weight: float = 0.1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the pixel gradient of one step, the markers used, and the nearest known view."""
     cameras = ring_cameras([0.0, 2 * math.pi / 3, 4 * math.pi / 3], SIZE)
@@ -75,7 +82,7 @@ def sds_gradient_of_pixels(
     )
     pipe = MarkedPipe(**tiny_released().components)
     scene = FlatScene.small()
-    scene.depth_of_all = depth_z
+    scene.depth_of_all, scene.opacity_of_all = depth_z, opacity
     stage = RenderStage(from_step=0, sds_views=VIEWS, sds_size_px=SIZE, reference_size_px=8)
     off = {"normal_smoothness": 0.0, "orientation": 0.0, "interlevel": 0.0, "opaque": 0.0}
     objective = Objective(
@@ -83,7 +90,7 @@ def sds_gradient_of_pixels(
         config=DistillConfig(
             stages=(stage,),
             weights=LossWeights(rgb=0.0, sds=weight, distortion=0.0, **off),
-            anchors=AnchorConfig(probability=probability),
+            anchors=AnchorConfig(probability=probability, gate_depth=gate_depth),
             viewpoints=ViewpointConfig(progressive_until_step=0),
         ),
         seed=3,
@@ -122,6 +129,15 @@ def test_near_pixels_of_views_close_to_an_anchor_get_no_gradient():
     assert bool((near[nearest == 0] != 0).all())
     far, _, nearest = sds_gradient_of_pixels(depth_z=1.5)
     assert bool((far[nearest != 0] != 0).all())
+
+
+def test_the_published_gate_is_shut_for_transparent_pixels_and_that_of_surfaces_open():
+    for gate_depth, is_open in (("accumulated", False), ("surface", True)):
+        gradient, _, nearest = sds_gradient_of_pixels(
+            depth_z=5.0, opacity=0.15, gate_depth=gate_depth
+        )
+        assert bool((gradient[nearest == 0] != 0).all())
+        assert bool((gradient[nearest != 0] != 0).any()) is is_open
 
 
 def test_the_gradient_grows_with_its_weight():

@@ -68,6 +68,7 @@ def test_the_paper_has_the_published_anchors():
         eta=1.0,
         probability=0.5,
         depth_threshold=1.0,
+        gate_depth="accumulated",
     )
 
 
@@ -129,7 +130,7 @@ def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
         supervised_depth=600.0,
         free_space=200.0,
     )
-    assert distill.anchors == AnchorConfig(num_inference_steps=50)
+    assert distill.anchors == AnchorConfig(num_inference_steps=50, gate_depth="surface")
     levels = distill.noise_levels
     assert levels.lowest(0) == levels.lowest(1500) == 0.02
     assert [levels.highest(step) for step in (0, 750, 1125, 1500)] == [0.5, 0.5, 0.3, 0.1]

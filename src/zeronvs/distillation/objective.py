@@ -191,7 +191,9 @@ class Objective:
         rendering = self._render(cameras, generator)
 
         nearest = nearest_view(cameras.camera_to_world, known.camera_to_world)
-        passes = anchor_gate(nearest, rendering.depth_z, config.anchors.depth_threshold)
+        accumulated = config.anchors.gate_depth == "accumulated"
+        depth = rendering.accumulated_distance if accumulated else rendering.depth_z
+        passes = anchor_gate(nearest, depth, config.anchors.depth_threshold)
         chosen = choose_conditions(nearest, config.anchors.probability, generator)
         timestep = draw_timesteps(
             config.noise_levels,

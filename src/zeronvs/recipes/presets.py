@@ -137,7 +137,7 @@ FIELD = Recipe(
             supervised_depth=600.0,
             free_space=200.0,
         ),
-        anchors=AnchorConfig(count=0),
+        anchors=AnchorConfig(count=0, gate_depth="surface"),
         viewpoints=_NEAR_THE_PHOTO,
         reference_rays=768,
         supervised_rays=2304,
@@ -166,7 +166,7 @@ FAST = Recipe(
             supervised_depth=600.0,
             free_space=200.0,
         ),
-        anchors=AnchorConfig(num_inference_steps=50),
+        anchors=AnchorConfig(num_inference_steps=50, gate_depth="surface"),
         sds_from_step=750,
         sds_every=2,
         noise_levels=NoiseLevelConfig(

@@ -32,6 +32,8 @@ class FieldRendering(Rendering):
     `depth_z` is the inverse of the mean disparity.
     """
 
+    accumulated_distance: Float[Tensor, "b h w"]
+    """Sum of weight times distance along the ray, scene units; 0 where nothing is."""
     normal: Float[Tensor, "b 3 h w"] | None
     """Unit normals in world axes, on request."""
     interlevel_loss: Float[Tensor, ""]
@@ -113,6 +115,7 @@ class FieldScene(nn.Module):
             rgb=rendering.rgb.view(*shape, 3).permute(0, 3, 1, 2),
             opacity=rendering.opacity.view(shape),
             depth_z=rendering.distance.view(shape) * rays.z_per_unit_distance.view(shape),
+            accumulated_distance=rendering.accumulated_distance.view(shape),
             normal=normal,
             interlevel_loss=rendering.interlevel_loss.mean(),
             distortion_loss=rendering.distortion_loss.mean(),

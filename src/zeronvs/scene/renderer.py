@@ -61,6 +61,9 @@ class RayRendering:
     distance: Float[Tensor, " r"]
     """Distance along the ray, scene units: the inverse of the mean disparity, which is robust to
     distant fog; the far plane for empty rays."""
+    accumulated_distance: Float[Tensor, " r"]
+    """Sum of weight times distance, not divided by the opacity: 0 for empty rays (published
+    code's `depth`)."""
     quantile_distance: Float[Tensor, " r"]
     """Distance at which half (or another share) of the weight is accumulated, no gradient."""
     normal: Float[Tensor, "r 3"] | None
@@ -131,6 +134,7 @@ def march_rays(
         rgb,
         opacity,
         _mean_distance(weights, distances, config.far),
+        (weights * _middle(distances)).sum(dim=-1),
         _quantile_distance(weights, distances, quantile),
         normal,
         interlevel,
@@ -166,14 +170,17 @@ def join_rays(parts: list[RayRendering]) -> RayRendering:
 
 def _middle_points(origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
     """Return the world points in the middle of the intervals, "r m 3"."""
-    middle = 0.5 * (distances[:, 1:] + distances[:, :-1])
-    return torch.addcmul(origins[:, None], directions[:, None], middle[..., None])
+    return torch.addcmul(origins[:, None], directions[:, None], _middle(distances)[..., None])
+
+
+def _middle(distances: Tensor) -> Tensor:
+    """Return the distances of the middles of the intervals, "r m"."""
+    return 0.5 * (distances[:, 1:] + distances[:, :-1])
 
 
 def _mean_distance(weights: Tensor, distances: Tensor, far: float) -> Tensor:
     """Return the inverse of the mean disparity of what is absorbed."""
-    middle = 0.5 * (distances[:, 1:] + distances[:, :-1])
-    opacity, disparity = weights.sum(dim=-1), (weights / middle).sum(dim=-1)
+    opacity, disparity = weights.sum(dim=-1), (weights / _middle(distances)).sum(dim=-1)
     epsilon = 1e-6
     return (opacity + epsilon) / (disparity + epsilon / far)
 
