@@ -86,7 +86,7 @@ class DistillConfig:
     background: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Behind the scene where the background is not random."""
     mixed_precision: bool = True
-    """Evaluate the diffusion model in bfloat16; on CUDA only."""
+    """Evaluate the U-Net in float16, all else in float32 (published); on CUDA only."""
 
     field_config: FieldConfig = field(default_factory=FieldConfig)
     proposal_config: ProposalConfig = field(default_factory=ProposalConfig)

@@ -1,9 +1,8 @@
 """Optimisation of a scene from a photo and a diffusion model; resumable at any step."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from zeronvs.distillation import checkpoint as checkpoints
 from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.model_in_use import model_in_use
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
@@ -89,11 +89,13 @@ def distill(
         input_view=input_view,
         elevation_rad=elevation_rad,
         supervised=supervised,
-        pipe=pipe,
         known=known,
     )
-    with _frozen(pipe):
+    if pipe is None or known is None:
         _run_steps(run, objective, progress)
+        return run.scene
+    with model_in_use(pipe, half_precision=config.mixed_precision) as model:
+        _run_steps(run, replace(objective, pipe=model), progress)
     return run.scene
 
 
@@ -300,18 +302,3 @@ def _check_model(
         image_size_px=(pipe.image_size_px, pipe.image_size_px),
     )
     return health.check_camera_conditioning(pipe, known.condition[0], cameras)
-
-
-@contextmanager
-def _frozen(pipe: ZeroNVSPipeline | None) -> Iterator[None]:
-    """Disable gradients of the diffusion model's weights inside the block."""
-    parts = [] if pipe is None else pipe.components.values()
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    thawed = [w for module in modules for w in module.parameters() if w.requires_grad]
-    for weight in thawed:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in thawed:
-            weight.requires_grad_(True)

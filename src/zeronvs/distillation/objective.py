@@ -202,19 +202,18 @@ class Objective:
             num_timesteps=len(pipe.alphas_cumprod),
             generator=generator,
         )
-        with self._mixed_precision():
-            latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
-            with torch.no_grad():
-                camera_condition = pipe.prepare(known.condition[chosen], cameras)
-            noise = torch.randn(latent.shape, generator=generator).to(latent)
-            gradient = sds_gradient(
-                pipe,
-                latent,
-                timestep.to(latent.device),
-                noise,
-                camera_condition,
-                config.guidance_scale,
-            )
+        latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
+        with torch.no_grad():
+            camera_condition = pipe.prepare(known.condition[chosen], cameras)
+        noise = torch.randn(latent.shape, generator=generator).to(latent)
+        gradient = sds_gradient(
+            pipe,
+            latent,
+            timestep.to(latent.device),
+            noise,
+            camera_condition,
+            config.guidance_scale,
+        )
         health.raise_errors(health.check_sds_gradient(gradient, step + 1))
         terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
         return terms | self._regularizers(rendering, "sds")
@@ -258,9 +257,3 @@ class Objective:
         if weights.opaque > 0:
             terms[f"{name} opaque"] = weights.opaque * opaque_loss(rendering.opacity)
         return terms
-
-    def _mixed_precision(self) -> torch.autocast:
-        """Return the autocast context of the diffusion model."""
-        device_type = self.input_view.image.device.type
-        enabled = self.config.mixed_precision and device_type == "cuda"
-        return torch.autocast(device_type, torch.bfloat16, enabled=enabled)
