@@ -59,7 +59,8 @@ def distill(
 
     Raises:
         InputError: The checkpoint belongs to another run, or is damaged.
-        HealthError: A loss or weight is not finite, or the model ignores the camera conditioning.
+        HealthError: Steps are not finite time and again, or the model ignores the camera
+            conditioning.
     """
     input_view = input_view.to(device)
     supervised = None if supervised is None else supervised.to(device)
@@ -174,6 +175,8 @@ class _Run:
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
+    skipped: int = 0
+    """Steps since the start, or since the run was resumed, that changed nothing."""
     updating: bool = False
     """Whether an optimiser step is in progress, so that the weights must not be saved."""
 
@@ -245,7 +248,7 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
         while run.step < config.steps:
             values = _train_step(run, objective)
             run.seconds = time.monotonic() - started
-            if run.step % config.log_every == 0 or run.step == config.steps:
+            if run.step % config.log_every == 0 or run.step == config.steps or "skipped" in values:
                 line = {"step": run.step, "seconds": round(run.seconds, 3), **values}
                 append_lines(run.run_dir / "log.jsonl", [line])
             progress(ProgressEvent("fit the scene", run.step, config.steps, values))
@@ -260,8 +263,10 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
 
 
 def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
-    """Take one optimiser step; return the loss terms and the norm of the gradient."""
-    config = objective.config
+    """Take one optimiser step; return the loss terms and the norm of the gradient.
+
+    A step that is not finite changes no weight; it is counted, and too many of them end the run.
+    """
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     values: dict[str, float] = {}
@@ -269,10 +274,24 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
         stacked = torch.stack(list(terms.values()))
         stacked.sum().backward()
         values |= dict(zip(terms, stacked.tolist(), strict=True))
-    health.raise_errors(health.check_losses(values, run.step + 1))
+    norms = {
+        "field gradient": _gradient_norm(run.scene.field),
+        "proposal gradient": _gradient_norm(run.scene.proposal),
+    }
+    findings = health.check_step(values | norms, run.step + 1, run.skipped)
+    if findings:
+        health.raise_errors(findings)
+        run.step, run.skipped = run.step + 1, run.skipped + 1
+        return {"skipped": float(run.skipped)}
     values = {"loss": sum(values.values()), **values}
-    if (run.step + 1) % config.log_every == 0:
-        values["field gradient"] = _gradient_norm(run.scene.field)
+    if (run.step + 1) % objective.config.log_every == 0:
+        values["field gradient"] = norms["field gradient"]
+    _update(run, objective.config)
+    return values
+
+
+def _update(run: _Run, config: DistillConfig) -> None:
+    """Let the optimisers take the step."""
     run.updating = True
     rates = {"field": config.field_learning_rate, "proposal": config.proposal_learning_rate}
     for name, optimizer in run.optimizers.items():
@@ -281,7 +300,6 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
         optimizer.step()
     run.step += 1
     run.updating = False
-    return values
 
 
 def _gradient_norm(module: nn.Module) -> float:
