@@ -12,13 +12,14 @@ import torch
 from sphere_world import ELEVATION_RAD, ring_cameras, sphere_views
 from tiny_pipelines import tiny_released
 
+from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import CameraCondition, Condition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import AnchorConfig, GateDepth, nearest_view
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights, normal_smoothness_loss
-from zeronvs.distillation.objective import KnownViews, Objective
+from zeronvs.distillation.objective import KnownViews, Objective, latents_of_views
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.distillation.viewpoints import ViewpointConfig
 from zeronvs.scene.field import HashGridField
@@ -138,6 +139,18 @@ def test_the_published_gate_is_shut_for_transparent_pixels_and_that_of_surfaces_
         )
         assert bool((gradient[nearest == 0] != 0).all())
         assert bool((gradient[nearest != 0] != 0).any()) is is_open
+
+
+def test_views_encoded_one_at_a_time_have_the_gradients_of_a_batch():
+    pipe, image = tiny_released(), torch.rand(3, 3, SIZE, SIZE, requires_grad=True)
+    latent = latents_of_views(pipe, image, seeded_generator(5))
+    (gradient,) = torch.autograd.grad(latent.square().sum(), image)
+    seeds = torch.randint(2**62, (3,), generator=seeded_generator(5)).tolist()
+    batch = pipe.to_latent(image, [seeded_generator(seed) for seed in seeds])
+    (expected,) = torch.autograd.grad(batch.square().sum(), image)
+    torch.testing.assert_close(latent, batch, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
+    assert not torch.equal(latent[0], latents_of_views(pipe, image, seeded_generator(6))[0])
 
 
 def test_the_gradient_grows_with_its_weight():

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -31,7 +32,8 @@ def model_in_use(pipe: ZeroNVSPipeline, *, half_precision: bool) -> Iterator[Zer
             if half_precision:
                 half = _in_half_precision(pipe.unet)
                 idle.append(pipe.unet.to("cpu"))
-                pipe = type(pipe)(**(pipe.components | {"unet": half}))
+                components: dict[str, Any] = {**pipe.components, "unet": half}
+                pipe = type(pipe)(**components)
             yield pipe
         finally:
             for part in idle:

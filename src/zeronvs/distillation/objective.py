@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.camera import Camera
@@ -45,6 +46,26 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     """Return the generator of one purpose in one step; a resumed run draws the same numbers."""
     name = f"{seed}/{step}/{purpose}".encode()
     return seeded_generator(int.from_bytes(hashlib.blake2b(name, digest_size=7).digest()))
+
+
+def latents_of_views(
+    pipe: ZeroNVSPipeline, image: Float[Tensor, "n 3 H W"], generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Return scaled latents of rendered views, differentiable, and drawn from their posteriors.
+
+    The graph of a view (0.8 GB in the released autoencoder) is not kept but made again in the
+    backward pass, one view after another.
+    """
+
+    def encode(view: Tensor, seed: int) -> Tensor:
+        return pipe.to_latent(view, seeded_generator(seed))
+
+    seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
+    latents = [
+        checkpoint(encode, view[None], seed, use_reentrant=False, preserve_rng_state=False)
+        for view, seed in zip(image, seeds, strict=True)
+    ]
+    return torch.cat(latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +223,7 @@ class Objective:
             num_timesteps=len(pipe.alphas_cumprod),
             generator=generator,
         )
-        latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
+        latent = latents_of_views(pipe, gate_gradient(rendering.rgb, passes), generator)
         with torch.no_grad():
             camera_condition = pipe.prepare(known.condition[chosen], cameras)
         noise = torch.randn(latent.shape, generator=generator).to(latent)
