@@ -1,6 +1,7 @@
 """The frame of the command line: one clear line and the right exit code, whatever happens."""
 
 import errno
+import re
 import subprocess
 import sys
 
@@ -87,6 +88,37 @@ def test_what_can_be_mended_becomes_one_line(error, code, says, capsys: pytest.C
     assert says in printed
     assert printed.startswith("zeronvs: ")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("scene a.jpg -o out --preset paper", ["--preset preview", "--device cpu"]),
+        ("scene a.jpg -o out --model zeronvs", ["--preset preview", "--device cpu"]),
+        ("scene a.jpg -o out", ["--resolution", "--device cpu"]),
+        ("views a.jpg -o out", ["--batch-size", "--device cpu"]),
+        ("evaluate views data", ["--batch-size", "--device cpu"]),
+        ("evaluate scenes data", ["--size-px", "--device cpu"]),
+        ("train shards -o run", ["--batch"]),
+        ("render out", ["--size", "--device cpu"]),
+        ("export out", ["--device cpu"]),
+    ],
+)
+def test_out_of_memory_is_one_line_with_the_flags_of_the_command_that_help(
+    words: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+):
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        expected = [flag for flag in flags if on_gpu or flag != "--device cpu"]
+        assert guarded(raising(error), words.split()) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert re.findall(r"--[a-z-]+(?: preview| cpu)?", printed) == expected
+    verb = words.split()[: 2 if words.startswith("evaluate") else 1]
+    with pytest.raises(SystemExit):
+        main([*verb, "--help"])
+    known = capsys.readouterr().out
+    assert all(flag.split()[0] in known for flag in flags)
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), RuntimeError("bug"), ImportError("bug")])

@@ -7,6 +7,7 @@ import torch
 from sphere_world import ELEVATION_RAD, FOV_Y_RAD, ring_cameras
 
 from zeronvs._core.random import seeded_generator
+from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.distillation.anchors import (
     AnchorConfig,
@@ -18,6 +19,7 @@ from zeronvs.distillation.anchors import (
     quantized,
     sample_anchors,
 )
+from zeronvs.scene.field_scene import FieldScene
 
 
 def cameras_of(count):
@@ -64,6 +66,26 @@ def test_near_pixels_of_views_that_face_an_anchor_are_left_to_the_photo():
     depth_z = torch.tensor([[[0.5, 1.5]], [[0.5, 1.5]]])
     passes = anchor_gate(torch.tensor([0, 2]), depth_z, 1.0)
     assert passes.tolist() == [[[True, True]], [[False, True]]]
+
+
+@pytest.mark.parametrize(
+    ("depth", "shares"),
+    [("accumulated_distance", [0.0, 0.0, 0.08, 0.15]), ("depth_z", [0.0, 0.0, 0.68, 1.0])],
+)
+def test_the_gate_at_the_start_of_a_run_is_the_recorded_one(depth, shares):
+    """Pixels that pass in a fresh published field, 120 degrees from the photo, fov 52.55 degrees.
+
+    At distances .8, 1, 1.3 and 1.8. The first row is the published gate: `depth` of
+    renderers/nerf_volume_renderer.py, which is not divided by the opacity.
+    """
+    distance = torch.tensor([0.8, 1.0, 1.3, 1.8])
+    poses = orbit_pose(torch.full((4,), 2 * math.pi / 3), torch.full((4,), 0.54), distance)
+    cameras = Camera.from_fov(poses, math.radians(52.55), (24, 24))
+    with torch.no_grad():
+        rendering = FieldScene(generator=seeded_generator(0)).render(cameras)
+    passes = anchor_gate(torch.ones(4, dtype=torch.long), getattr(rendering, depth), 1.0)
+    share = passes.float().mean(dim=(1, 2))
+    torch.testing.assert_close(share, torch.tensor(shares), atol=0.03, rtol=0)
 
 
 def test_an_anchor_depends_on_its_seed_and_not_on_its_neighbours(pipe, input_view):

@@ -23,11 +23,15 @@ def scene_of_density(tiny_config, bias):
     return FieldScene(field_config, tiny_config.render_config, generator=seeded_generator(0))
 
 
-def test_losses_that_are_numbers_pass_and_others_are_errors():
-    assert health.check_losses({"rgb": 1.0, "sds": 0.0}, 7) == []
-    findings = health.check_losses({"rgb": math.nan, "sds": math.inf}, 7)
-    assert names(findings) == [("finite loss", "error")] * 2
-    with pytest.raises(HealthError, match=r"the rgb loss became nan at step 7.*resume the run"):
+def test_a_step_of_numbers_passes_and_the_third_of_others_is_an_error_that_names_its_first_term():
+    assert health.check_step({"rgb": 1.0, "sds": 0.0}, 7, 5) == []
+    broken = {"rgb": 1.0, "sds": math.nan, "field gradient": math.inf}
+    for skipped, severity in ((0, "warn"), (1, "warn"), (2, "error")):
+        findings = health.check_step(broken, 7, skipped)
+        assert names(findings) == [("finite step", severity)]
+    with pytest.raises(
+        HealthError, match=r"^sds became nan at step 7, after 2 skipped.*resume the run"
+    ):
         health.raise_errors(findings)
 
 

@@ -11,6 +11,7 @@ from sphere_world import FOV_Y_RAD, ring_cameras, sphere_views
 from zeronvs._core.errors import HealthError, InputError
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.view import View
+from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.loop import distill, make_optimizers, obtain_anchors
 from zeronvs.distillation.losses import LossWeights
@@ -136,24 +137,84 @@ def test_the_model_collects_no_gradients_and_stays_trainable(
     assert all(weight.grad is None and weight.requires_grad for weight in weights)
 
 
-def test_broken_numbers_stop_the_run_and_keep_the_last_good_checkpoint(
+@pytest.fixture
+def broken_before(pipe):
+    """Return a function from steps to a listener; after them the model predicts NaN for a step."""
+    bias = pipe.unet.conv_out.bias
+    whole = bias.detach().clone()
+
+    def listener(*steps: int):
+        def listen(event):
+            with torch.no_grad():
+                bias.copy_(whole)
+                if event.stage == "fit the scene" and event.step in steps:
+                    bias.add_(math.nan)
+
+        return listen
+
+    yield listener
+    with torch.no_grad():
+        bias.copy_(whole)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
+    pipe, input_view, tiny_config, tmp_path, broken_before
+):
+    config = replace(tiny_config, log_every=10)
+    one = run(pipe, input_view, replace(config, steps=1), tmp_path / "one")
+    two = run(
+        pipe,
+        input_view,
+        replace(config, steps=2),
+        tmp_path / "two",
+        progress=broken_before(1),
+    )
+    assert same_weights(one, two)
+    (line,) = log_lines(tmp_path / "two")
+    assert (line["step"], line["skipped"]) == (2, 1)
+
+
+def test_two_steps_that_are_not_finite_are_survived_and_three_end_the_run(
+    pipe, input_view, tiny_config, tmp_path, broken_before
+):
+    config = replace(tiny_config, steps=6, log_every=10)
+    scene = run(pipe, input_view, config, tmp_path / "two", progress=broken_before(1, 3))
+    assert all(weight.isfinite().all() for weight in scene.parameters())
+    counted = [(line["step"], line.get("skipped")) for line in log_lines(tmp_path / "two")]
+    assert counted == [(2, 1), (4, 2), (6, None)]
+    with pytest.raises(
+        HealthError, match=r"sds became nan at step 5, after 2 skipped.*resume the run"
+    ):
+        run(pipe, input_view, config, tmp_path / "three", progress=broken_before(1, 3, 4))
+
+
+class InfiniteGradients(ZeroNVSPipeline):
+    """A model through which gradients become infinite, while the loss stays a number."""
+
+    def to_latent(self, image, generator=None):
+        latent = super().to_latent(image, generator)
+        latent.register_hook(lambda gradient: gradient * math.inf)
+        return latent
+
+
+def test_an_infinite_gradient_of_a_finite_loss_does_not_reach_the_weights(
     pipe, input_view, tiny_config, tmp_path
 ):
+    broken = InfiniteGradients(**pipe.components)
+    with pytest.raises(HealthError, match=r"field gradient became (nan|inf) at step 3"):
+        run(broken, input_view, tiny_config, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_the_third_broken_step_keeps_the_last_good_checkpoint(
+    pipe, input_view, tiny_config, tmp_path, broken_before
+):
+    config = replace(tiny_config, steps=7)
     with pytest.raises(KeyboardInterrupt):
-        run(pipe, input_view, tiny_config, tmp_path, progress=stop_after(2))
+        run(pipe, input_view, config, tmp_path, progress=stop_after(2))
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-
-    def break_model(event):
-        with torch.no_grad():
-            pipe.unet.conv_out.bias.add_(math.nan)
-
-    bias = pipe.unet.conv_out.bias.detach().clone()
-    try:
-        with pytest.raises(HealthError, match=r"sds loss became nan at step 4.*resume the run"):
-            run(pipe, input_view, tiny_config, tmp_path, resume=True, progress=break_model)
-    finally:
-        with torch.no_grad():
-            pipe.unet.conv_out.bias.copy_(bias)
+    with pytest.raises(HealthError, match="at step 6, after 2"):
+        run(pipe, input_view, config, tmp_path, resume=True, progress=broken_before(3, 4, 5))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 

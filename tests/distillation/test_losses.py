@@ -34,12 +34,32 @@ def test_the_default_weights_are_the_published_ones():
     assert not LossWeights(normal_smoothness=0.0, orientation=0.0).needs_normals
 
 
-def test_a_flat_normal_map_is_smooth_and_a_step_costs_its_square():
-    flat = torch.ones(1, 3, 4, 4)
-    assert normal_smoothness_loss(flat) == 0
+def test_a_flat_normal_map_is_smooth_and_a_step_costs_a_quarter_of_its_square():
+    flat, solid = torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4)
+    assert normal_smoothness_loss(flat, solid) == 0
     stepped = flat.clone()
     stepped[..., 2:] += 2.0
-    assert normal_smoothness_loss(stepped) == pytest.approx(4.0 / 3.0)
+    assert normal_smoothness_loss(stepped, solid) == pytest.approx(1.0 / 3.0)
+    assert normal_smoothness_loss(stepped, 0.1 * solid) == pytest.approx(0.01 / 3.0)
+
+
+def test_the_smoothness_and_its_gradient_are_those_of_the_published_expression():
+    """Numbers of the published expression in float64, on inputs that a formula gives."""
+    height, width = 4, 5
+    index = torch.arange(height * width * 3, dtype=torch.float64).view(1, height, width, 3)
+    total = torch.sin(1.7 * index + 0.3).movedim(-1, 1).requires_grad_()
+    index = torch.arange(height * width, dtype=torch.float64).view(1, height, width)
+    opacity = (0.5 + 0.5 * torch.cos(0.9 * index)).requires_grad_()
+    normal = torch.nn.functional.normalize(total, dim=1)
+    loss = normal_smoothness_loss(normal, opacity)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.16599971961867127)
+    assert total.grad.norm().item() == pytest.approx(0.04792086, rel=1e-6)
+    assert opacity.grad.norm().item() == pytest.approx(0.19590787, rel=1e-6)
+    assert total.grad[0, :, 1, 2].tolist() == pytest.approx(
+        [0.01242044, 0.01227970, 0.01241231], rel=1e-6
+    )
+    assert opacity.grad[0, 1, 2].item() == pytest.approx(0.07838748, rel=1e-6)
 
 
 def test_opacity_is_cheapest_when_clear_or_solid_and_costs_ln_2_at_half():
@@ -153,4 +173,5 @@ def test_a_step_down_and_a_step_across_cost_the_same():
     across = torch.zeros(1, 3, 4, 4)
     across[..., 2:] = 1.5
     down = across.mT.contiguous()
-    assert normal_smoothness_loss(down) == normal_smoothness_loss(across) > 0
+    solid = torch.ones(1, 4, 4)
+    assert normal_smoothness_loss(down, solid) == normal_smoothness_loss(across, solid) > 0

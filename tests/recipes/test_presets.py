@@ -68,6 +68,7 @@ def test_the_paper_has_the_published_anchors():
         eta=1.0,
         probability=0.5,
         depth_threshold=1.0,
+        gate_depth="accumulated",
     )
 
 
@@ -94,6 +95,16 @@ def test_the_paper_has_the_published_viewpoints():
     assert viewpoints.distance_range == (0.8, 1.8)
     assert viewpoints.progressive_until_step == 1000
     assert viewpoints.sphere_probability == 0.5
+    assert viewpoints.sphere_sampling == "published"
+    low, high = viewpoints.elevation_range_rad  # zero123_scene.yaml; launch_inference.sh keeps it
+    assert (math.degrees(low), math.degrees(high)) == pytest.approx((5.0, 80.0))
+
+
+@pytest.mark.parametrize("recipe", [FIELD, FAST])
+def test_other_presets_look_at_the_scene_from_around_the_elevation_of_the_photo(recipe):
+    viewpoints = recipe.distill.viewpoints
+    assert viewpoints.elevation_range_rad is None
+    assert viewpoints.sphere_sampling == "uniform"
 
 
 def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
@@ -119,7 +130,7 @@ def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
         supervised_depth=600.0,
         free_space=200.0,
     )
-    assert distill.anchors == AnchorConfig(num_inference_steps=50)
+    assert distill.anchors == AnchorConfig(num_inference_steps=50, gate_depth="surface")
     levels = distill.noise_levels
     assert levels.lowest(0) == levels.lowest(1500) == 0.02
     assert [levels.highest(step) for step in (0, 750, 1125, 1500)] == [0.5, 0.5, 0.3, 0.1]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,12 +51,79 @@ def test_images_have_the_shape_of_the_cameras():
 def test_the_image_does_not_depend_on_the_chunk(chunk):
     scene, cameras = tiny_scene(), orbit_cameras(size=(4, 5))
     renderings = []
-    for size in (None, chunk):
+    for size in (4096, chunk):
+        scene.render_config = replace(scene.render_config, chunk_rays=size)
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            renderings.append(scene.render(cameras, generator=generator, chunk=size))
+            renderings.append(scene.render(cameras, generator=generator))
     torch.testing.assert_close(renderings[0].rgb, renderings[1].rgb)
     torch.testing.assert_close(renderings[0].depth_z, renderings[1].depth_z)
+
+
+def everything_learned(graph_rays: int) -> tuple[list[float], list[torch.Tensor]]:
+    """Return all that training reads of a rendering, and the gradient of all of it."""
+    scene = tiny_scene()
+    scene.render_config = replace(scene.render_config, graph_rays=graph_rays)
+    generator = torch.Generator().manual_seed(3)
+    seen = scene.render(
+        orbit_cameras(size=(4, 5)),
+        background=torch.tensor([0.2, 0.5, 0.7]),
+        generator=generator,
+        with_normals=True,
+    )
+    values = [
+        seen.rgb.square().mean(),
+        seen.opacity.square().mean(),
+        seen.depth_z.log().mean(),
+        seen.accumulated_distance.square().mean(),
+        seen.normal[..., 1:, :].sub(seen.normal[..., :-1, :]).square().mean(),
+        seen.interlevel_loss,
+        seen.distortion_loss,
+        seen.orientation_loss,
+    ]
+    torch.stack(values).sum().backward()
+    gradients = [weight.grad for weight in scene.parameters()]
+    return [value.item() for value in values], gradients
+
+
+@pytest.mark.parametrize("graph_rays", [7, 20, 39])
+def test_rays_rendered_again_in_the_backward_pass_give_the_same_values_and_gradients(graph_rays):
+    kept, recomputed = everything_learned(40), everything_learned(graph_rays)
+    assert recomputed[0] == pytest.approx(kept[0], rel=1e-5)
+    assert kept[0][5] > 0  # the proposal's loss is there without a graph, too
+    for ours, expected in zip(recomputed[1], kept[1], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_an_image_of_more_rays_than_a_graph_may_hold_keeps_none():
+    def bytes_per_ray(graph_rays):
+        scene, kept = tiny_scene(), weakref.WeakSet()
+        scene.render_config = replace(scene.render_config, graph_rays=graph_rays)
+        own = {weight.data_ptr() for weight in scene.parameters()}
+
+        class Kept:
+            def __init__(self, tensor):
+                self.tensor = tensor
+
+        def pack(tensor):
+            packed = Kept(tensor)
+            kept.add(packed)  # dies with the graph that saved it
+            return packed
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed.tensor):
+            rendering = scene.render(orbit_cameras(size=(4, 5)), with_normals=True)
+        assert rendering.rgb.requires_grad
+        tensors = [packed.tensor for packed in kept if packed.tensor.data_ptr() not in own]
+        return sum(tensor.nbytes for tensor in tensors) / 40
+
+    assert bytes_per_ray(40) > 5000
+    assert bytes_per_ray(20) < 200
+
+
+def test_a_frozen_scene_is_rendered_without_gradients():
+    scene = tiny_scene().requires_grad_(False)
+    scene.render_config = replace(scene.render_config, graph_rays=7)
+    assert not scene.render(orbit_cameras(size=(4, 5))).rgb.requires_grad
 
 
 def test_each_image_gets_its_own_background():
@@ -181,6 +250,7 @@ def changed(*path: str, to: object):
         changed("field", "hidden_width", to=-1),
         changed("render", to=None),
         changed("render", "chunk_rays", to=0),
+        changed("render", "graph_rays", to=0),
         changed("render", "near", to=-1),
         changed("format", to=["x"]),
     ],

@@ -48,6 +48,19 @@ def test_even_fog_absorbs_by_the_law_of_beer_and_lambert(density):
     torch.testing.assert_close(seen.rgb, expected * torch.tensor([0.2, 0.5, 0.9]).expand(16, 3))
 
 
+def test_the_accumulated_distance_of_even_fog_is_its_integral_and_zero_in_empty_space():
+    """Integral of t s exp(-s (t - near)) from near to far."""
+    origins, directions = rays_from([3.0, 0.0, 0.0])
+    config = RenderConfig(near=0.5, far=8.0, proposal_samples=0, final_samples=2048)
+    for density in (0.0, 0.3, 4.0):
+        seen = march_rays(Fog(density), None, origins, directions, config)
+        left, length = math.exp(-density * 7.5), 1.0 / max(density, 1e-9)
+        expected = 0.0 if density == 0 else (0.5 + length) - left * (8.0 + length)
+        torch.testing.assert_close(
+            seen.accumulated_distance, torch.full((16,), expected), rtol=1e-3, atol=1e-6
+        )
+
+
 def test_weights_add_up_to_the_opacity_and_lie_in_the_unit_range():
     generator = torch.Generator().manual_seed(0)
     density = torch.rand(100, 32, generator=generator).exp() * 10 ** torch.randn(

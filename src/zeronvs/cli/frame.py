@@ -21,7 +21,15 @@ COMMANDS = {
     "zeronvs.checkpoints.convert": "zeronvs model convert",
 }
 """Subcommands of the modules that messages name."""
-_LESS_MEMORY = "try --preset preview for a scene, a smaller --batch-size for views"
+_LESS_MEMORY = {
+    "scene": "a smaller --resolution, e.g. 512",
+    "views": "a smaller --batch-size, e.g. 1",
+    "evaluate views": "a smaller --batch-size, e.g. 1",
+    "evaluate scenes": "a smaller --size-px, e.g. 128",
+    "train": "a smaller --batch, e.g. 1",
+    "render": "a smaller --size, e.g. 256",
+}
+"""What needs less memory, by subcommand."""
 
 
 def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
@@ -52,13 +60,15 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
     except OSError as error:
         return fail(_os_error(error), WRONG_INPUT)
     except MemoryError:
-        return fail(f"the memory of this machine is used up; {_LESS_MEMORY}", WENT_WRONG)
+        return fail(
+            f"the memory of this machine is used up{_less_memory(words, on_gpu=False)}", WENT_WRONG
+        )
     except ImportError as error:
         if "pip install" not in str(error):
             raise
         return fail(str(error), WRONG_INPUT)
     except Exception as error:
-        known = _library_error(error)
+        known = _library_error(error, words)
         if known is None:
             raise
         return fail(*known)
@@ -112,12 +122,22 @@ def _how_to_resume(words: Sequence[str]) -> str:
     return f"finished work is kept; resume with: zeronvs {shlex.join(again)}"
 
 
-def _library_error(error: Exception) -> tuple[str, int] | None:
+def _less_memory(words: Sequence[str], *, on_gpu: bool) -> str:
+    """Return "; try ..." with the flag of this command that helps most, or nothing."""
+    advice = [_LESS_MEMORY.get(" ".join(words[:count])) for count in (1, 2)]
+    if words[:1] == ["scene"] and {"field", "fast", "paper", "--model"} & {*words}:
+        advice = ["--preset preview, which uses no diffusion model"]
+    if on_gpu and words[:1] != ["train"]:
+        advice.append("--device cpu")
+    tried = " or ".join(one for one in advice if one)
+    return f"; try {tried}" if tried else ""
+
+
+def _library_error(error: Exception, words: Sequence[str]) -> tuple[str, int] | None:
     """Recognise exceptions of libraries by name, since importing the libraries is slow."""
     kind, text = type(error).__name__, str(error)
     if kind == "OutOfMemoryError":
-        line = f"the memory of the GPU is used up; {_LESS_MEMORY}, or --device cpu"
-        return line, WENT_WRONG
+        return f"the memory of the GPU is used up{_less_memory(words, on_gpu=True)}", WENT_WRONG
     full_for_torch = "inline_container" in text or "PytorchStreamWriter" in text
     if full_for_torch or (kind == "SafetensorError" and "os error" in text):
         return "a file could not be written; the disk may be full, or may not be writable", 2

@@ -7,6 +7,7 @@ more varied (paper section 3.4 and supplement B.1).
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,8 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose, rotation_angle_rad
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+
+GateDepth = Literal["accumulated", "surface"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,10 @@ class AnchorConfig:
     """Probability that a view is conditioned on its nearest anchor rather than on the photo."""
     depth_threshold: float = 1.0
     """Views nearest to an anchor get gradients only where their depth exceeds this, scene units."""
+    gate_depth: GateDepth = "accumulated"
+    """Depth that is compared with the threshold. "accumulated": the sum of weight times distance
+    along the ray (published code), so that transparent pixels stay shut. "surface": that of the
+    rendering, the inverse mean disparity along the optical axis, so that they are open."""
 
 
 def anchor_azimuths_rad(count: int) -> Float[Tensor, " {count}"]:
@@ -112,11 +119,11 @@ def choose_conditions(
 
 
 def anchor_gate(
-    nearest: Int[Tensor, " n"], depth_z: Float[Tensor, "n h w"], depth_threshold: float
+    nearest: Int[Tensor, " n"], depth: Float[Tensor, "n h w"], depth_threshold: float
 ) -> Bool[Tensor, "n h w"]:
     """Return where the gradient passes: the nearest view is the photo, or the pixel is far.
 
     As in the published code, the gate depends on the *nearest* view, also where the draw chose the
     photo: near content is determined by the photo.
     """
-    return (nearest == 0)[:, None, None] | (depth_z > depth_threshold)
+    return (nearest == 0)[:, None, None] | (depth > depth_threshold)

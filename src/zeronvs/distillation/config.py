@@ -67,7 +67,8 @@ class DistillConfig:
     """Random rays of the photo a step; None = the whole photo, which normal smoothness needs."""
     reference_ray_noise: float = 2e-3
     """Standard deviation of the translation (scene units) and rotation (radians) applied to the
-    photo's camera, drawn once per step."""
+    photo's camera, drawn once per stage (published code, data/image.py, `set_rays`): a fixed
+    offset, where a new one at each step would fit the photo through a blur."""
     supervised_rays: int = 4096
     """Random rays a step over all supervised views."""
     supervised_error: RobustKind = "huber"
@@ -85,7 +86,7 @@ class DistillConfig:
     background: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Behind the scene where the background is not random."""
     mixed_precision: bool = True
-    """Evaluate the diffusion model in bfloat16; on CUDA only."""
+    """Evaluate the U-Net in float16, all else in float32 (published); on CUDA only."""
 
     field_config: FieldConfig = field(default_factory=FieldConfig)
     proposal_config: ProposalConfig = field(default_factory=ProposalConfig)

@@ -24,6 +24,9 @@ from zeronvs.scene.field_scene import FieldScene
 _BLACK = 2.0 / 255.0
 _FLAT = 1.0 / 255.0
 
+BROKEN_STEPS = 3
+"""So many steps that are not finite end a run: one in thousands is chance, three are a fault."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -50,24 +53,24 @@ def raise_errors(findings: Iterable[Finding]) -> None:
         raise HealthError(" ".join(errors))
 
 
-def check_losses(terms: Mapping[str, float], step: int) -> list[Finding]:
-    """Detect loss terms that are not finite.
+def check_step(values: Mapping[str, float], step: int, skipped: int) -> list[Finding]:
+    """Detect a step whose loss terms or gradients are not finite: a warning, or the end of the run.
 
     Args:
+        values: Loss terms and norms of gradients by name.
         step: Step of the run, from 1.
+        skipped: Such steps before this one.
     """
-    return [
-        Finding(
-            check="finite loss",
-            severity="error",
-            message=f"the {name} loss became {value} at step {step}. The last good checkpoint is "
-            "kept: resume the run; if it happens again, halve the learning rate, bring the "
-            "far plane nearer or run in full precision.",
-            value=float(step),
-        )
-        for name, value in terms.items()
-        if not math.isfinite(value)
-    ]
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if not broken:
+        return []
+    message = (
+        f"{broken[0]} became {values[broken[0]]} at step {step}, after {skipped} skipped steps of "
+        "this kind. The last good checkpoint is kept: resume the run; if it happens again, halve "
+        "the learning rate, bring the far plane nearer or run in full precision."
+    )
+    severity = "error" if skipped + 1 >= BROKEN_STEPS else "warn"
+    return [Finding(check="finite step", severity=severity, message=message, value=float(step))]
 
 
 def check_weights(module: nn.Module, step: int) -> list[Finding]:
@@ -152,7 +155,7 @@ def check_camera_conditioning(
 def check_sds_gradient(gradient: Float[Tensor, "n c h w"], step: int) -> list[Finding]:
     """Detect a score distillation gradient that is zero."""
     size = float(gradient.square().mean().sqrt())
-    if size > 1e-8 or not math.isfinite(size):  # NaN is for check_losses
+    if size > 1e-8 or not math.isfinite(size):  # NaN is for check_step
         return []
     message = (
         f"the score distillation gradient is zero at step {step}: the model agrees with any image. "

@@ -1,9 +1,8 @@
 """Optimisation of a scene from a photo and a diffusion model; resumable at any step."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from zeronvs.distillation import checkpoint as checkpoints
 from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.model_in_use import model_in_use
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
@@ -59,7 +59,8 @@ def distill(
 
     Raises:
         InputError: The checkpoint belongs to another run, or is damaged.
-        HealthError: A loss or weight is not finite, or the model ignores the camera conditioning.
+        HealthError: Steps are not finite time and again, or the model ignores the camera
+            conditioning.
     """
     input_view = input_view.to(device)
     supervised = None if supervised is None else supervised.to(device)
@@ -89,11 +90,13 @@ def distill(
         input_view=input_view,
         elevation_rad=elevation_rad,
         supervised=supervised,
-        pipe=pipe,
         known=known,
     )
-    with _frozen(pipe):
+    if pipe is None or known is None:
         _run_steps(run, objective, progress)
+        return run.scene
+    with model_in_use(pipe, half_precision=config.mixed_precision) as model:
+        _run_steps(run, replace(objective, pipe=model), progress)
     return run.scene
 
 
@@ -172,6 +175,8 @@ class _Run:
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
+    skipped: int = 0
+    """Steps since the start, or since the run was resumed, that changed nothing."""
     updating: bool = False
     """Whether an optimiser step is in progress, so that the weights must not be saved."""
 
@@ -243,7 +248,7 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
         while run.step < config.steps:
             values = _train_step(run, objective)
             run.seconds = time.monotonic() - started
-            if run.step % config.log_every == 0 or run.step == config.steps:
+            if run.step % config.log_every == 0 or run.step == config.steps or "skipped" in values:
                 line = {"step": run.step, "seconds": round(run.seconds, 3), **values}
                 append_lines(run.run_dir / "log.jsonl", [line])
             progress(ProgressEvent("fit the scene", run.step, config.steps, values))
@@ -258,8 +263,10 @@ def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
 
 
 def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
-    """Take one optimiser step; return the loss terms and the norm of the gradient."""
-    config = objective.config
+    """Take one optimiser step; return the loss terms and the norm of the gradient.
+
+    A step that is not finite changes no weight; it is counted, and too many of them end the run.
+    """
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     values: dict[str, float] = {}
@@ -267,10 +274,24 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
         stacked = torch.stack(list(terms.values()))
         stacked.sum().backward()
         values |= dict(zip(terms, stacked.tolist(), strict=True))
-    health.raise_errors(health.check_losses(values, run.step + 1))
+    norms = {
+        "field gradient": _gradient_norm(run.scene.field),
+        "proposal gradient": _gradient_norm(run.scene.proposal),
+    }
+    findings = health.check_step(values | norms, run.step + 1, run.skipped)
+    if findings:
+        health.raise_errors(findings)
+        run.step, run.skipped = run.step + 1, run.skipped + 1
+        return {"skipped": float(run.skipped)}
     values = {"loss": sum(values.values()), **values}
-    if (run.step + 1) % config.log_every == 0:
-        values["field gradient"] = _gradient_norm(run.scene.field)
+    if (run.step + 1) % objective.config.log_every == 0:
+        values["field gradient"] = norms["field gradient"]
+    _update(run, objective.config)
+    return values
+
+
+def _update(run: _Run, config: DistillConfig) -> None:
+    """Let the optimisers take the step."""
     run.updating = True
     rates = {"field": config.field_learning_rate, "proposal": config.proposal_learning_rate}
     for name, optimizer in run.optimizers.items():
@@ -279,7 +300,6 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
         optimizer.step()
     run.step += 1
     run.updating = False
-    return values
 
 
 def _gradient_norm(module: nn.Module) -> float:
@@ -300,18 +320,3 @@ def _check_model(
         image_size_px=(pipe.image_size_px, pipe.image_size_px),
     )
     return health.check_camera_conditioning(pipe, known.condition[0], cameras)
-
-
-@contextmanager
-def _frozen(pipe: ZeroNVSPipeline | None) -> Iterator[None]:
-    """Disable gradients of the diffusion model's weights inside the block."""
-    parts = [] if pipe is None else pipe.components.values()
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    thawed = [w for module in modules for w in module.parameters() if w.requires_grad]
-    for weight in thawed:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in thawed:
-            weight.requires_grad_(True)

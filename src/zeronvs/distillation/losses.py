@@ -45,13 +45,18 @@ class LossWeights:
         return self.normal_smoothness > 0 or self.orientation > 0
 
 
-def normal_smoothness_loss(normal: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference of neighbouring normals, down plus across.
+def normal_smoothness_loss(
+    normal: Float[Tensor, "b 3 h w"], opacity: Float[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared difference of neighbours in the normal map, down plus across.
 
-    Published code, systems/zero123.py (`normal_smooth`).
+    The map is (n + 1) / 2 * opacity for the unit normal n (published code, systems/zero123.py,
+    `normal_smooth`, on `comp_normal` of renderers/nerf_volume_renderer.py). So the pull on n is a
+    quarter of that of n itself, it fades where there is nothing, and the opacity is smoothed, too.
     """
-    down = (normal[..., 1:, :] - normal[..., :-1, :]).square().mean()
-    across = (normal[..., :, 1:] - normal[..., :, :-1]).square().mean()
+    shown = (normal + 1.0) / 2.0 * opacity[:, None]
+    down = (shown[..., 1:, :] - shown[..., :-1, :]).square().mean()
+    across = (shown[..., :, 1:] - shown[..., :, :-1]).square().mean()
     return down + across
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from zeronvs._core.random import seeded_generator
 from zeronvs.cameras.camera import Camera
@@ -45,6 +46,26 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     """Return the generator of one purpose in one step; a resumed run draws the same numbers."""
     name = f"{seed}/{step}/{purpose}".encode()
     return seeded_generator(int.from_bytes(hashlib.blake2b(name, digest_size=7).digest()))
+
+
+def latents_of_views(
+    pipe: ZeroNVSPipeline, image: Float[Tensor, "n 3 H W"], generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Return scaled latents of rendered views, differentiable, and drawn from their posteriors.
+
+    The graph of a view (0.8 GB in the released autoencoder) is not kept but made again in the
+    backward pass, one view after another.
+    """
+
+    def encode(view: Tensor, seed: int) -> Tensor:
+        return pipe.to_latent(view, seeded_generator(seed))
+
+    seeds = torch.randint(2**62, (len(image),), generator=generator).tolist()
+    latents = [
+        checkpoint(encode, view[None], seed, use_reentrant=False, preserve_rng_state=False)
+        for view, seed in zip(image, seeds, strict=True)
+    ]
+    return torch.cat(latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +124,8 @@ class Objective:
     def _photo(self, step: int) -> LossTerms:
         """Return the loss of the whole photo."""
         weights, generator = self.config.weights, step_generator(self.seed, step, "photo")
-        view = resized_view(self.input_view, self.config.stage(step).reference_size_px)
-        camera = jittered(view.camera.batched(), self.config.reference_ray_noise, generator)
-        rendering = self._render(camera, generator)
+        view = self._photo_view(step)
+        rendering = self._render(view.camera.batched(), generator)
         terms = {"rgb": weights.rgb * (rendering.rgb[0] - view.image).square().mean()}
         if weights.supervised_depth > 0 and view.depth_z is not None:
             error = depth_error(rendering.depth_z[0].flatten(), view.depth_z.flatten())
@@ -116,10 +136,16 @@ class Objective:
         """Return the loss of random rays of the photo."""
         generator = step_generator(self.seed, step, "photo")
         count = self.config.reference_rays or 0
-        view = resized_view(self.input_view, self.config.stage(step).reference_size_px).batched()
-        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
-        views = SupervisedViews(View(view.image, camera, view.depth_z))
+        views = SupervisedViews(self._photo_view(step).batched())
         return self._rays(views, count, self.config.weights.rgb, "rgb", generator)
+
+    def _photo_view(self, step: int) -> View:
+        """Return the photo at the size of the stage, its camera displaced once for the stage."""
+        stage = self.config.stage(step)
+        view = resized_view(self.input_view, stage.reference_size_px)
+        generator = step_generator(self.seed, stage.from_step, "photo camera")
+        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
+        return View(view.image, camera, view.depth_z)
 
     def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
         """Return the loss of random rays of the supervised views."""
@@ -186,7 +212,9 @@ class Objective:
         rendering = self._render(cameras, generator)
 
         nearest = nearest_view(cameras.camera_to_world, known.camera_to_world)
-        passes = anchor_gate(nearest, rendering.depth_z, config.anchors.depth_threshold)
+        accumulated = config.anchors.gate_depth == "accumulated"
+        depth = rendering.accumulated_distance if accumulated else rendering.depth_z
+        passes = anchor_gate(nearest, depth, config.anchors.depth_threshold)
         chosen = choose_conditions(nearest, config.anchors.probability, generator)
         timestep = draw_timesteps(
             config.noise_levels,
@@ -195,19 +223,18 @@ class Objective:
             num_timesteps=len(pipe.alphas_cumprod),
             generator=generator,
         )
-        with self._mixed_precision():
-            latent = pipe.to_latent(gate_gradient(rendering.rgb, passes), generator)
-            with torch.no_grad():
-                camera_condition = pipe.prepare(known.condition[chosen], cameras)
-            noise = torch.randn(latent.shape, generator=generator).to(latent)
-            gradient = sds_gradient(
-                pipe,
-                latent,
-                timestep.to(latent.device),
-                noise,
-                camera_condition,
-                config.guidance_scale,
-            )
+        latent = latents_of_views(pipe, gate_gradient(rendering.rgb, passes), generator)
+        with torch.no_grad():
+            camera_condition = pipe.prepare(known.condition[chosen], cameras)
+        noise = torch.randn(latent.shape, generator=generator).to(latent)
+        gradient = sds_gradient(
+            pipe,
+            latent,
+            timestep.to(latent.device),
+            noise,
+            camera_condition,
+            config.guidance_scale,
+        )
         health.raise_errors(health.check_sds_gradient(gradient, step + 1))
         terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
         return terms | self._regularizers(rendering, "sds")
@@ -236,7 +263,7 @@ class Objective:
         if weights.orientation > 0:
             terms[f"{name} orientation"] = weights.orientation * rendering.orientation_loss
         if weights.normal_smoothness > 0 and rendering.normal is not None:
-            smoothness = normal_smoothness_loss(rendering.normal)
+            smoothness = normal_smoothness_loss(rendering.normal, rendering.opacity)
             terms[f"{name} smoothness"] = weights.normal_smoothness * smoothness
         return terms
 
@@ -251,9 +278,3 @@ class Objective:
         if weights.opaque > 0:
             terms[f"{name} opaque"] = weights.opaque * opaque_loss(rendering.opacity)
         return terms
-
-    def _mixed_precision(self) -> torch.autocast:
-        """Return the autocast context of the diffusion model."""
-        device_type = self.input_view.image.device.type
-        enabled = self.config.mixed_precision and device_type == "cuda"
-        return torch.autocast(device_type, torch.bfloat16, enabled=enabled)

@@ -73,10 +73,10 @@ def random_pixels(
 
 
 def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera:
-    """Return the camera after a small random rigid motion, which prevents grid artefacts.
+    """Return the camera after a small random rigid motion.
 
     Equivalent of the published noise on ray origins and directions (threestudio, utils/ops.py,
-    `get_rays`, one draw per call).
+    `get_rays`: one draw for all rays of an image).
 
     Args:
         camera: One camera, or a batch that is moved as one.

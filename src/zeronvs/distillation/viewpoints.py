@@ -6,6 +6,7 @@ supplement B.2). All cameras are upright, point at the origin and have the photo
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,8 @@ from zeronvs.cameras.poses import orbit_pose
 
 _DEGREE = math.pi / 180.0
 
+SphereSampling = Literal["published", "uniform"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewpointConfig:
@@ -23,14 +26,20 @@ class ViewpointConfig:
 
     azimuth_range_rad: tuple[float, float] = (-math.pi, math.pi)
     """Relative to the photo, whose azimuth is 0."""
-    elevation_range_rad: tuple[float, float] | None = None
-    """None: from 30 degrees below to 50 above the photo's, as `default_elevation_range` bounds."""
+    elevation_range_rad: tuple[float, float] | None = (5.0 * _DEGREE, 80.0 * _DEGREE)
+    """Published for one's own photo and DTU: 5 to 80 degrees, whatever the photo's. None: around
+    the photo's, as published for Mip-NeRF 360 (`elevation_range_around`)."""
     distance_range: tuple[float, float] = (0.8, 1.8)
     """Distances in units of the photo's distance from the origin."""
     progressive_until_step: int = 1000
     """Step at which the ranges are at their widest; 0 = from the start."""
     sphere_probability: float = 0.5
-    """Probability of a camera uniform on the sphere rather than uniform in elevation."""
+    """Probability of cameras on the sphere rather than uniform in elevation."""
+    sphere_sampling: SphereSampling = "published"
+    """How elevations on the sphere are drawn. "uniform": the sine is uniform between those of the
+    bounds, and each camera decides for itself which kind it is. "published": the sine is uniform
+    between bound / 90 degrees, so that 5 to 80 degrees become 3.2 to 62.7 and a range of one
+    elevation becomes another, and one draw decides for all cameras of a step (data/uncond.py)."""
 
     def compressed(self, factor: float) -> "ViewpointConfig":
         """Return the same ranges with every step number multiplied by `factor`."""
@@ -58,8 +67,8 @@ class Viewpoints:
         return Camera.from_fov(poses, fov_y_rad, image_size_px)
 
 
-def default_elevation_range(input_elevation_rad: float) -> tuple[float, float]:
-    """Return the published range of elevations around that of the photo.
+def elevation_range_around(input_elevation_rad: float) -> tuple[float, float]:
+    """Return the range of elevations around that of the photo, as published for Mip-NeRF 360.
 
     [clip(e - 30, min(5, e), 80), clip(e + 50, 5, 80)] in degrees (published code, data/image.py).
     """
@@ -89,8 +98,7 @@ def random_viewpoints(
 ) -> Viewpoints:
     """Draw viewpoints from the ranges reached at `step`.
 
-    Half of them are uniform in degrees of elevation, half uniform on the sphere between the bounds
-    (uniform in the sine of the elevation), each viewpoint deciding for itself.
+    A share of them is on the sphere (`sphere_sampling`), the others are uniform in elevation.
 
     Args:
         step: Step of the run, from 0.
@@ -99,7 +107,7 @@ def random_viewpoints(
     """
     until_step = config.progressive_until_step
     azimuth_low, azimuth_high = reached_range(config.azimuth_range_rad, 0.0, step, until_step)
-    full_elevation = config.elevation_range_rad or default_elevation_range(input_elevation_rad)
+    full_elevation = config.elevation_range_rad or elevation_range_around(input_elevation_rad)
     elevation_low, elevation_high = reached_range(
         full_elevation, input_elevation_rad, step, until_step
     )
@@ -108,6 +116,9 @@ def random_viewpoints(
     azimuth, height, distance, kind = torch.rand((4, count), generator=generator)
     in_degrees = elevation_low + (elevation_high - elevation_low) * height
     sine_low, sine_high = math.sin(elevation_low), math.sin(elevation_high)
+    if config.sphere_sampling == "published":
+        sine_low, sine_high = elevation_low / (0.5 * math.pi), elevation_high / (0.5 * math.pi)
+        kind = kind[:1].expand(count)
     on_sphere = torch.asin((sine_low + (sine_high - sine_low) * height).clamp(-1.0, 1.0))
     return Viewpoints(
         azimuth_rad=azimuth_low + (azimuth_high - azimuth_low) * azimuth,

@@ -121,6 +121,9 @@ DRAFT = LiftRecipe(
 )
 """The preview in a third of the time."""
 
+_NEAR_THE_PHOTO = ViewpointConfig(elevation_range_rad=None, sphere_sampling="uniform")
+"""Elevations at which a model that has seen the photo alone is still reliable."""
+
 FIELD = Recipe(
     surround=SurroundConfig(),
     distill=DistillConfig(
@@ -134,7 +137,8 @@ FIELD = Recipe(
             supervised_depth=600.0,
             free_space=200.0,
         ),
-        anchors=AnchorConfig(count=0),
+        anchors=AnchorConfig(count=0, gate_depth="surface"),
+        viewpoints=_NEAR_THE_PHOTO,
         reference_rays=768,
         supervised_rays=2304,
         supervised_error="huber",
@@ -162,7 +166,7 @@ FAST = Recipe(
             supervised_depth=600.0,
             free_space=200.0,
         ),
-        anchors=AnchorConfig(num_inference_steps=50),
+        anchors=AnchorConfig(num_inference_steps=50, gate_depth="surface"),
         sds_from_step=750,
         sds_every=2,
         noise_levels=NoiseLevelConfig(
@@ -170,7 +174,7 @@ FAST = Recipe(
             highest=PiecewiseLinear(((0, 0.5), (750, 0.5), (1500, 0.1))),
             anisotropic_delay_steps=0.0,
         ),
-        viewpoints=ViewpointConfig(progressive_until_step=0, distance_range=(0.9, 1.3)),
+        viewpoints=replace(_NEAR_THE_PHOTO, progressive_until_step=0, distance_range=(0.9, 1.3)),
         reference_rays=2048,
         supervised_rays=8192,
         field_learning_rate=PiecewiseLinear(((0, 1e-2), (750, 5e-3), (1500, 5e-4))),

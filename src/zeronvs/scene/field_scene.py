@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from zeronvs.protocols import Rendering
 from zeronvs.scene.field import FieldConfig, HashGridField
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig, ProposalDensity
-from zeronvs.scene.renderer import RayRendering, RenderConfig, join_rays, march_rays
+from zeronvs.scene.renderer import (
+    RayRendering,
+    RenderConfig,
+    join_rays,
+    march_rays,
+    recomputed,
+)
 
 _FORMAT = "zeronvs-scene-1"
 
@@ -32,6 +39,8 @@ class FieldRendering(Rendering):
     `depth_z` is the inverse of the mean disparity.
     """
 
+    accumulated_distance: Float[Tensor, "b h w"]
+    """Sum of weight times distance along the ray, scene units; 0 where nothing is."""
     normal: Float[Tensor, "b 3 h w"] | None
     """Unit normals in world axes, on request."""
     interlevel_loss: Float[Tensor, ""]
@@ -79,7 +88,6 @@ class FieldScene(nn.Module):
         background: Float[Tensor, "*#b 3"] | None = None,
         generator: torch.Generator | None = None,
         with_normals: bool = False,
-        chunk: int | None = None,
     ) -> FieldRendering:
         """Render images, one for each camera of the batch.
 
@@ -88,8 +96,6 @@ class FieldScene(nn.Module):
             background: RGB behind the scene, one for all images or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
             with_normals: Also render normals.
-            chunk: Rays at a time; default: all at once where gradients are enabled, else
-                `RenderConfig.chunk_rays`. The result does not depend on it.
         """
         camera = camera.to(self.device)
         batch, (height_px, width_px) = (camera.batch_shape or (1,))[0], camera.image_size_px
@@ -103,7 +109,6 @@ class FieldScene(nn.Module):
             background=background,
             generator=generator,
             with_normals=with_normals,
-            chunk=chunk,
         )
         shape = (batch, height_px, width_px)
         normal = rendering.normal
@@ -113,6 +118,7 @@ class FieldScene(nn.Module):
             rgb=rendering.rgb.view(*shape, 3).permute(0, 3, 1, 2),
             opacity=rendering.opacity.view(shape),
             depth_z=rendering.distance.view(shape) * rays.z_per_unit_distance.view(shape),
+            accumulated_distance=rendering.accumulated_distance.view(shape),
             normal=normal,
             interlevel_loss=rendering.interlevel_loss.mean(),
             distortion_loss=rendering.distortion_loss.mean(),
@@ -128,7 +134,6 @@ class FieldScene(nn.Module):
         generator: torch.Generator | None = None,
         quantile: Float[Tensor, "r 1"] | None = None,
         with_normals: bool = False,
-        chunk: int | None = None,
     ) -> RayRendering:
         """Render single rays, e.g. random pixels in training.
 
@@ -144,23 +149,26 @@ class FieldScene(nn.Module):
             jitter = jitter.to(origins.device)
         if background is not None:
             background = background.to(origins.device).expand(rays, 3)
-        if chunk is None:
-            chunk = rays if torch.is_grad_enabled() else self.render_config.chunk_rays
+        config, trained = self.render_config, torch.is_grad_enabled()
+        chunk = config.graph_rays if trained else config.chunk_rays
+        parameters = [weight for weight in self.parameters() if weight.requires_grad]
         parts = []
-        for start in range(0, rays, max(chunk, 1)):
+        for start in range(0, rays, chunk):
             piece = slice(start, start + chunk)
-            part = march_rays(
+            march = partial(
+                march_rays,
                 self.field,
                 self.proposal,
                 origins[piece],
                 directions[piece],
-                self.render_config,
+                config,
                 background=None if background is None else background[piece],
                 jitter=None if jitter is None else jitter[piece],
                 quantile=None if quantile is None else quantile[piece],
                 with_normals=with_normals,
+                with_interlevel=trained,
             )
-            parts.append(part)
+            parts.append(recomputed(march, parameters) if trained and rays > chunk else march())
         return join_rays(parts)
 
     def save(self, path: Path) -> None:
@@ -248,6 +256,6 @@ def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_render_config(config: RenderConfig) -> None:
-    counts = (config.final_samples, config.chunk_rays)
+    counts = (config.final_samples, config.chunk_rays, config.graph_rays)
     if min(counts) < 1 or config.proposal_samples < 0 or not 0 < config.near < config.far:
         raise ValueError("its settings of rendering are out of range")
