@@ -41,6 +41,7 @@ DOCUMENTS = (
     "docs/log.md",
     "docs/numbers.md",
     "docs/package.md",
+    "docs/recipe.md",
     "docs/tour.md",
     "docs/training.md",
     "docs/weights.md",
