@@ -28,6 +28,7 @@ from zeronvs.depth.builtin import DepthNet, load_builtin_depth
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.loop import make_optimizers
+from zeronvs.distillation.model_in_use import model_in_use
 from zeronvs.distillation.objective import KnownViews, Objective
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.formats.ply import write_splat_ply
@@ -125,7 +126,6 @@ def _smaller(config: DistillConfig) -> DistillConfig:
 def _steps(bench: Bench, name: str, recipe: Recipe, pipe: ZeroNVSPipeline, first: int) -> None:
     """Measure a few steps from one on: seconds, split by render, and the peak of memory."""
     device, size = bench.device, pipe.image_size_px
-    reset_peak(device)
     config = recipe.fitted_to(pipe).distill
     config = _smaller(config) if bench.tiny else config
     view = photo_views(1, size)[0].to(device)
@@ -137,7 +137,6 @@ def _steps(bench: Bench, name: str, recipe: Recipe, pipe: ZeroNVSPipeline, first
     supervised = None if recipe.surround is None else SupervisedViews(views)
     scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
     scene = scene.to(device)
-    optimizers = make_optimizers(scene, config)
     objective = Objective(
         scene=scene,
         config=config,
@@ -145,9 +144,17 @@ def _steps(bench: Bench, name: str, recipe: Recipe, pipe: ZeroNVSPipeline, first
         input_view=view,
         elevation_rad=0.3,
         supervised=supervised,
-        pipe=pipe,
         known=known,
     )
+    with model_in_use(pipe, half_precision=config.mixed_precision) as model:
+        reset_peak(device)
+        _timed_steps(bench, name, replace(objective, pipe=model), first)
+
+
+def _timed_steps(bench: Bench, name: str, objective: Objective, first: int) -> None:
+    """Measure the steps of an objective from one on."""
+    device, config = bench.device, objective.config
+    optimizers = make_optimizers(objective.scene, config)
     parts: dict[str, float] = {}
     seconds = []
     every = max(1, config.sds_every)

@@ -1,11 +1,12 @@
 """What a step of `paper` keeps in memory with the released sizes, known without a GPU.
 
-Run: python benchmarks/memory.py
+Run: python benchmarks/memory.py [--tiny]      (tiny: does it run?)
 
 What autograd keeps for the backward pass and the size of the weights are the same on every device
 and are measured here. Temporaries of kernels are not: on a GPU the peak is higher by them.
 """
 
+import argparse
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -65,7 +66,9 @@ def bytes_per_ray(config: DistillConfig, *, with_normals: bool, graph_rays: int)
 def main() -> None:
     """Print the parts of a step, and their sum."""
     config, rays = PAPER.distill, SIZE_PX**2
-    pipe = released_model("cpu", tiny=False)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tiny", action="store_true", help="a model of small widths")
+    pipe = released_model("cpu", tiny=parser.parse_args().tiny)
     scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
     graph_rays = config.render_config.graph_rays
     ray = bytes_per_ray(config, with_normals=True, graph_rays=rays)

@@ -1,7 +1,8 @@
-"""The benchmark of one GPU runs in its tiny form, on a CPU."""
+"""The benchmarks of one GPU run in their tiny form, on a CPU."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_every_part_of_the_benchmark_reports_a_result(repository: Path, tmp_path
         assert part["rows"], name
         assert not [row for row in part["rows"] if "FAILED" in row["what"]], name
         assert f"| {name} | **ok**" in done.stdout
+
+
+def test_what_a_step_keeps_in_memory_is_known_without_a_gpu(repository: Path):
+    script = repository / "benchmarks" / "memory.py"
+    words = [sys.executable, str(script), "--tiny"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    numbers = {
+        what: [float(number) for number in re.findall(r"[0-9.]+", values)]
+        for _, what, values, _ in (line.split("|") for line in done.stdout.splitlines())
+    }
+    kept, plain, again = numbers[
+        " a ray with normals; without; rendered again in the backward pass "
+    ]
+    assert 90 < kept < 110  # KiB of the published field
+    assert 60 < plain < 75
+    assert again < 0.1
 
 
 def test_a_part_that_fails_does_not_stop_the_next(repository: Path, tmp_path: Path):

@@ -143,8 +143,12 @@ def test_the_published_gate_is_shut_for_transparent_pixels_and_that_of_surfaces_
 
 def test_views_encoded_one_at_a_time_have_the_gradients_of_a_batch():
     pipe, image = tiny_released(), torch.rand(3, 3, SIZE, SIZE, requires_grad=True)
+    encoded = []
+    hook = pipe.vae.encoder.register_forward_hook(lambda _, images, output: encoded.append(images))
     latent = latents_of_views(pipe, image, seeded_generator(5))
     (gradient,) = torch.autograd.grad(latent.square().sum(), image)
+    assert [len(images[0]) for images in encoded] == [1] * 6  # each again in the backward pass
+    hook.remove()
     seeds = torch.randint(2**62, (3,), generator=seeded_generator(5)).tolist()
     batch = pipe.to_latent(image, [seeded_generator(seed) for seed in seeds])
     (expected,) = torch.autograd.grad(batch.square().sum(), image)

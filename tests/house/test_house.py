@@ -48,6 +48,7 @@ DOCUMENTS = (
     "docs/numbers.md",
     "docs/own-photos.md",
     "docs/package.md",
+    "docs/recipe.md",
     "docs/tour.md",
     "docs/training.md",
     "docs/weights.md",

@@ -25,13 +25,14 @@ def model_in_use(pipe: ZeroNVSPipeline, *, half_precision: bool) -> Iterator[Zer
         if device.type != "cuda":
             yield pipe
             return
-        idle = [pipe.image_encoder, getattr(pipe.vae, "decoder", nn.Identity())]
+        idle: list[nn.Module] = [pipe.image_encoder, getattr(pipe.vae, "decoder", nn.Identity())]
         try:
             for part in idle:
                 part.to("cpu")
             if half_precision:
                 half = _in_half_precision(pipe.unet)
-                idle.append(pipe.unet.to("cpu"))
+                idle.append(pipe.unet)
+                idle[-1].to("cpu")
                 components: dict[str, Any] = {**pipe.components, "unet": half}
                 pipe = type(pipe)(**components)
             yield pipe
