@@ -26,7 +26,7 @@ class SceneArguments(PhotoArguments):
     """Make a walkable 360-degree scene of one photograph: a page, videos, views and splats."""
 
     preset: Literal["preview", "field", "fast", "paper"] | None = None
-    """preview: splats of the photograph's own pixels, one to two minutes on a processor. field: a
+    """preview: splats of the photograph's own pixels, about a minute on a processor. field: a
     small radiance field, for a processor. fast: for one GPU. paper: the published recipe.
     If not given: preview with the built-in model, fast with another."""
     draft: bool = False
