@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import Browser, find_chromium
 from tiny_pipelines import tiny_released, tiny_warp
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
@@ -38,6 +39,16 @@ def _own_accelerator_state() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Yield a tab of a headless Chromium; without one, the test is skipped and says so."""
+    if find_chromium() is None:
+        pytest.skip("needs Chromium (Debian: chromium-headless-shell), and this machine has none")
+    tab = Browser(tmp_path_factory.mktemp("profile"))
+    yield tab
+    tab.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import Browser, find_chromium
+from browser import Browser
 
 from zeronvs._core.errors import HealthError
 from zeronvs.cameras.camera import Camera
@@ -171,15 +171,6 @@ def test_a_scene_without_a_visible_splat_leaves_the_old_page(tmp_path: Path):
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if find_chromium() is None:
-        pytest.skip("needs Chromium (Debian: chromium-headless-shell), and this machine has none")
-    tab = Browser(tmp_path_factory.mktemp("profile"))
-    yield tab
-    tab.close()
 
 
 def expected(camera: Camera) -> torch.Tensor:

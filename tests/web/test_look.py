@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from browser import Browser, find_chromium
+from browser import Browser
 from loopback import Client, serving, wait_for
 
 from zeronvs.cameras.trajectories import TRAJECTORIES, make_trajectory
@@ -187,15 +187,6 @@ def test_links_that_lead_out_of_the_run_are_not_followed(finished_run: Path, tmp
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if find_chromium() is None:
-        pytest.skip("needs Chromium (Debian: chromium-headless-shell), and this machine has none")
-    tab = Browser(tmp_path_factory.mktemp("profile"))
-    yield tab
-    tab.close()
 
 
 @pytest.fixture

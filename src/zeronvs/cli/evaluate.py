@@ -24,7 +24,8 @@ class EvaluateViewsArguments:
     folder: tyro.conf.Positional[Path]
     """Folder of posed scenes (a scene.json each) with a pairs.json."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
-    """A folder for metrics.json, table.md and contact sheets; not written if not given."""
+    """A folder for report.html, metrics.json, table.md and contact sheets; not written if not
+    given."""
     model: str = "builtin"
     """builtin, a name (`zeronvs model list`), a folder, a hub id, or "none" for the baselines
     alone."""
@@ -60,8 +61,8 @@ class EvaluateScenesArguments:
     folder: tyro.conf.Positional[Path]
     """Folder of posed scenes (a scene.json each) with a pairs.json."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
-    """A folder for metrics.json, table.md, contact sheets and renderings, from which a stopped
-    evaluation resumes; not written if not given."""
+    """A folder for report.html, metrics.json, table.md, contact sheets and renderings, from which a
+    stopped evaluation resumes; not written if not given."""
     model: str | None = None
     """The diffusion model of the row of views: a name (`zeronvs model list`), a folder, a hub id,
     or "none" for no such row; the built-in one if not given."""

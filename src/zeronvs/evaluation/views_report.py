@@ -149,6 +149,11 @@ def html_report(
 
     Cells have the mean over the pairs and the standard deviation between them; the best of each
     column is bold.
+
+    Args:
+        sheets: Class of motion -> its contact sheet, RGB in [0, 1].
+        title: Heading of the page.
+        notes: Lines below the tables.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for label in evaluation.classes():
@@ -173,18 +178,17 @@ def _html_table(evaluation: ViewsEvaluation, label: str) -> str:
     pairs = [pair for pair in evaluation.pairs if pair.name.motion_class == label]
     heading = "".join(f"<th>{m}<small>{BETTER[m]} is better</small>" for m in evaluation.metrics)
     rows = [f"<tr><th>{len(pairs)} pairs{heading}"]
-    best = {
-        m: (max if BETTER[m] == "higher" else min)(
-            (evaluation.mean(label, method, m) for method in evaluation.methods),
-            key=lambda value: value if math.isfinite(value) else math.inf,
-        )
-        for m in evaluation.metrics
-    }
+    best = {}
+    for metric in evaluation.metrics:
+        means = [evaluation.mean(label, method, metric) for method in evaluation.methods]
+        known = [mean for mean in means if math.isfinite(mean)]
+        if known:
+            best[metric] = max(known) if BETTER[metric] == "higher" else min(known)
     for method in evaluation.methods:
         cells = []
         for metric in evaluation.metrics:
             mean = evaluation.mean(label, method, metric)
-            mark = " class=best" if mean == best[metric] else ""
+            mark = " class=best" if mean == best.get(metric) else ""
             spread = ""
             if metric != KID:  # of all views of the class together
                 deviation = float(np.std([pair.scores[method][metric] for pair in pairs]))

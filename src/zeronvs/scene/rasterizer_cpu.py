@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 LOW_PASS_PX2 = 0.3
 LARGEST_ALPHA = 0.99
 SMALLEST_ALPHA = 1.0 / 255.0
-OPAQUE = np.float32(1e-4)
-HALF, LARGEST, SMALLEST = np.float32(0.5), np.float32(LARGEST_ALPHA), np.float32(SMALLEST_ALPHA)
 # In single precision: a literal would make the loops compute in double.
+_OPAQUE, _HALF = np.float32(1e-4), np.float32(0.5)
+_LARGEST, _SMALLEST = np.float32(LARGEST_ALPHA), np.float32(SMALLEST_ALPHA)
 _TILE_PX = 16
 
 Floats = NDArray[np.float32]
@@ -205,26 +205,26 @@ def _composite(
             uu, uv, vv = projected[k, 2], projected[k, 3], projected[k, 4]
             red, green, blue = colors[k, 0], colors[k, 1], colors[k, 2]
             # Twice the exponent at which alpha is cut; how alpha's ratio changes along a row.
-            reach = np.float32(2) * math.log(opacity / SMALLEST)
+            reach = np.float32(2) * math.log(opacity / _SMALLEST)
             bend = math.exp(-uu)
             for row in range(max(top, boxes[k, 2]), min(bottom, boxes[k, 3])):
-                dv = np.float32(row) + HALF - v
+                dv = np.float32(row) + _HALF - v
                 cross = uv * dv
                 # Columns where uu du^2 + 2 uv du dv + vv dv^2 <= reach.
                 root = cross * cross - uu * (vv * dv * dv - reach)
                 if root <= 0:
                     continue
-                middle, half = u - cross / uu - HALF, math.sqrt(root) / uu
+                middle, half = u - cross / uu - _HALF, math.sqrt(root) / uu
                 start = max(left, boxes[k, 0], math.ceil(middle - half))
                 stop = min(right, boxes[k, 1], math.floor(middle + half) + 1)
-                du = np.float32(start) + HALF - u
+                du = np.float32(start) + _HALF - u
                 # A Gaussian from pixel to pixel: each ratio is the last one times `bend`.
-                alpha = opacity * math.exp(-HALF * (uu * du * du + vv * dv * dv) - cross * du)
-                ratio = math.exp(-uu * (du + HALF) - cross)
+                alpha = opacity * math.exp(-_HALF * (uu * du * du + vv * dv * dv) - cross * du)
+                ratio = math.exp(-uu * (du + _HALF) - cross)
                 for column in range(start, stop):
                     passed = clear[row - top, column - left]
-                    if passed > OPAQUE:
-                        weight = min(alpha, LARGEST) * passed
+                    if passed > _OPAQUE:
+                        weight = min(alpha, _LARGEST) * passed
                         pixel = drawn[row - top, column - left]
                         pixel[0] += weight * red
                         pixel[1] += weight * green
@@ -233,7 +233,7 @@ def _composite(
                         pixel[4] += weight
                         passed -= weight
                         clear[row - top, column - left] = passed
-                        if passed <= OPAQUE:
+                        if passed <= _OPAQUE:
                             still_open -= 1
                     alpha *= ratio
                     ratio *= bend

@@ -240,7 +240,11 @@ def paste(
     is where the image has its edge.
 
     Args:
-        disparity: Of the image, up to scale and shift, at half the resolution; so the front's.
+        image: RGB in [0, 1].
+        disparity: Of the image, up to scale and shift, at half the resolution.
+        front_image: What the piece is cut from.
+        front_disparity: Of that image; its relief is kept, flattened.
+        generator: Draws the shape and the gap.
     """
     mask = random_shape(image.shape[-1], generator)
     inside = F.avg_pool2d(mask[None], 2)[0] > 0.5
@@ -256,7 +260,7 @@ def paste(
 
 
 def random_shape(side_px: int, generator: Generator) -> Float[Tensor, "s s"]:
-    """Return the coverage of pixels by a random shape: blobs, or a few bars as thin as posts."""
+    """Return the coverage, in [0, 1], of pixels by blobs, or by a few bars as thin as posts."""
     fine_px = 2 * side_px
     if torch.rand((), generator=generator) < 0.6:
         cells = int(torch.randint(3, 9, (), generator=generator))
