@@ -5,7 +5,14 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.continuation import Canvas, behind_edges, extend, standing_free, uncover
+from zeronvs.scene.continuation import (
+    Canvas,
+    _guide,
+    behind_edges,
+    extend,
+    standing_free,
+    uncover,
+)
 
 CARD_Z, WALL_Z = 3.0, 8.0
 ROWS, COLUMNS = slice(20, 44), slice(36, 60)
@@ -142,17 +149,14 @@ def test_a_level_ground_does_not_stand_free_and_goes_on_below_the_frame():
     )
 
 
-def test_the_ground_of_a_landscape_is_continued_by_ground_and_not_by_its_smooth_sky():
-    size_px = (72, 108)
-    rows = torch.arange(72.0)[:, None].expand(size_px)
-    generator = torch.Generator().manual_seed(0)
-    rough = (
-        torch.rand(3, *size_px, generator=generator) * torch.tensor([0.2, 0.6, 0.1])[:, None, None]
-    )
-    image = torch.where(rows < 40, torch.tensor([0.8, 0.85, 0.9])[:, None, None], rough)
-    depth_z = 1 / (0.35 + 0.03 * (rows - 40).clamp_min(0))
-    view = View(image, Camera.from_fov(torch.eye(4), 0.7, size_px), depth_z)
-    canvas = extend(view, side_px=108, margin=0.2, motion=0.3, seed=0)
-    below = canvas.view.image[:, -18:, 22:-22]
-    assert float(below[2].mean()) < 0.2  # the sky is blue, the ground is not
-    assert float(canvas.view.image[2, :18].mean()) > 0.6
+def test_the_guide_orders_elevation_and_depth_within_half_a_period():
+    """It is periodic: were zenith and nadir a whole period apart, clouds would continue ground."""
+    rows = torch.arange(64.0)[:, None].expand(64, 96)
+    depth_z = 1 / (0.05 + 0.05 * rows)
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.0, 1.0)))
+    view = View(torch.rand(3, 64, 96), Camera.from_fov(pose, 0.9, (64, 96)), depth_z)
+    elevation, nearness = _guide(view, torch.ones(64, 96, dtype=torch.bool))
+    assert float(elevation.min()) == float(nearness.min()) == 0
+    assert float(elevation.max()) == float(nearness.max()) == 0.5
+    assert bool((elevation[:, 48].diff() < 0).all())
+    assert bool((nearness[:, 48].diff() > 0).all())

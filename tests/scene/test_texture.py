@@ -1,5 +1,6 @@
 """Holes are filled with the texture of their sources, and with nothing else."""
 
+import pytest
 import torch
 
 from zeronvs.scene.texture import continue_texture
@@ -48,6 +49,22 @@ def test_textures_are_continued_at_their_own_level():
         image, mask, source=source, guide=torch.stack([level, torch.zeros_like(level)])
     )
     assert float(filled[:, :20, 46:].mean() - filled[:, 28:, 46:].mean()) > 0.2
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_of_two_sources_as_near_the_guide_decides(wanted: int):
+    generator = torch.Generator().manual_seed(0)
+    image = 0.1 * torch.rand(3, 64, 96, generator=generator) + 0.2
+    image[:, :, 48:] += 0.5
+    mask = torch.zeros(64, 96, dtype=torch.bool)
+    mask[:, 36:60] = True
+    source = torch.zeros_like(mask)
+    source[:, :28] = source[:, 68:] = True
+    guide = torch.zeros(2, 64, 96)
+    guide[0, :, 48:] = 0.5
+    guide[0, mask] = 0.5 * wanted
+    filled = continue_texture(image, mask, source=source, guide=guide)[:, mask].mean()
+    assert (float(filled) > 0.6) if wanted else (float(filled) < 0.4)
 
 
 def test_where_nothing_is_known_the_fill_is_grey_and_never_white():

@@ -171,14 +171,19 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
 
 
 def _guide(view: View, known: Bool[Tensor, "h w"]) -> Float[Tensor, "2 h w"]:
-    """Return elevation and disparity of every pixel: patches come from where both are alike."""
+    """Return elevation and disparity of every pixel: patches come from where both are alike.
+
+    Both are scaled to [0, 0.5]: the guide is periodic (`continue_texture`).
+    """
     assert view.depth_z is not None
     ray = F.normalize(unproject(view) - view.camera.position, dim=-1)
     elevation_rad = torch.asin(ray[..., 2].clamp(-1, 1))
     # What lies beyond the known range is like its end.
-    elevation_rad, low, high = _within(elevation_rad, known)
-    log_depth, _, _ = _within(view.depth_z.log(), known)
-    return torch.stack([elevation_rad / (high - low).clamp_min(0.1), -0.5 * log_depth])
+    parts = []
+    for values, least in ((elevation_rad, 0.1), (-view.depth_z.log(), 2.0)):
+        values, low, high = _within(values, known)
+        parts.append(0.5 * (values - low) / (high - low).clamp_min(least))
+    return torch.stack(parts)
 
 
 def _within(

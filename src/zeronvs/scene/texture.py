@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PATCH_RADIUS_PX = 3
-GUIDE_WEIGHT = 4.0
+GUIDE_WEIGHT = 1.0
 """Weight of the guide beside the likeness of patches."""
 
 
@@ -26,7 +26,9 @@ def continue_texture(
         hole: What is filled.
         source: Where patches may come from; None: everywhere outside the hole.
         guide: Two coordinates of every pixel, in the hole too; patches whose coordinates are alike
-            are preferred, e.g. from the same elevation or depth. None: no preference.
+            are preferred, e.g. from the same elevation or depth. They are periodic, made for
+            lattices (libpatchmatch, `inpaint_regularity`): 0 and 1 are alike, 0 and 0.5 differ
+            most, so what has an order belongs into [0, 0.5]. None: no preference.
         seed: Seed of the random search.
 
     Returns:
