@@ -11,6 +11,7 @@ from zeronvs.scene.continuation import (
     behind_edges,
     extend,
     standing_free,
+    subjects,
     uncover,
 )
 
@@ -160,3 +161,67 @@ def test_the_guide_orders_elevation_and_depth_within_half_a_period():
     assert float(elevation.max()) == float(nearness.max()) == 0.5
     assert bool((elevation[:, 48].diff() < 0).all())
     assert bool((nearness[:, 48].diff() > 0).all())
+
+
+def test_a_canvas_that_is_reflected_has_no_margin_at_its_sides():
+    view = card_before_a_wall()
+    canvas = extend(view, side_px=96, margin=0.125, sideways=False, motion=0.5, seed=0)
+    assert canvas.view.camera.image_size_px == (64 + 24, 96)
+    assert torch.equal(canvas.known.sum(1), torch.tensor([0] * 12 + [96] * 64 + [0] * 12))
+    torch.testing.assert_close(canvas.view.image[:, 12:76], view.image)
+    centre_px = canvas.view.camera.intrinsics_px[:2, 2]
+    torch.testing.assert_close(centre_px, torch.tensor([48.0, 44.0]))
+
+
+def test_what_is_small_stays_among_the_surroundings():
+    view = card_before_a_wall()
+    small = (slice(30, 40), slice(40, 50))  # 100 of 6,144 pixels
+    depth_z = torch.full((64, 96), WALL_Z)
+    depth_z[small] = CARD_Z
+    image = torch.tensor([0.1, 0.6, 0.2])[:, None, None].expand(3, 64, 96).clone()
+    image[:, *small] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+    canvas = Canvas(View(image, view.camera, depth_z), torch.ones(64, 96, dtype=torch.bool))
+    background, hole, surroundings = uncover(canvas, motion=0.5, seed=0)
+    assert bool(hole[small].all())
+    assert float(background.image[0, *small].amax()) < 0.6
+    assert torch.equal(surroundings.image, image)
+    assert surroundings.depth_z is not None
+    torch.testing.assert_close(surroundings.depth_z, depth_z)
+
+
+def portrait() -> View:
+    """Return a head on shoulders as wide as the frame, before a wall, behind a level table."""
+    view = card_before_a_wall()
+    disparity = torch.full((64, 96), 1 / WALL_Z)
+    disparity[10:30, 36:60] = 1 / CARD_Z
+    disparity[30:50] = 1 / CARD_Z
+    # A plane below the camera: its disparity grows linearly down the image.
+    disparity[50:] = (1 / CARD_Z + 0.05 * torch.arange(1, 15.0))[:, None]
+    image = torch.tensor([0.1, 0.6, 0.2])[:, None, None].expand(3, 64, 96).clone()
+    image[:, disparity > 0.9 / CARD_Z] = torch.tensor([0.9, 0.1, 0.1])[:, None]
+    image[:, 50:] = torch.tensor([0.2, 0.2, 0.8])[:, None, None]
+    return View(image, view.camera, 1 / disparity)
+
+
+def test_the_shoulders_belong_to_the_head_that_stands_free_and_the_table_does_not():
+    view = portrait()
+    free, behind = standing_free(view, motion=0.5)
+    assert bool(free[12:28, 38:58].all())
+    assert not free[32:].any()
+    subject = subjects(view, free, behind, motion=0.5)
+    assert bool(subject[12:28, 38:58].all())
+    assert bool(subject[32:48].all())
+    assert not subject[54:].any()
+    assert not subject[:20, :30].any()
+
+
+def test_all_around_there_is_neither_the_head_nor_the_shoulders():
+    view = portrait()
+    canvas = Canvas(view, torch.ones(64, 96, dtype=torch.bool))
+    surroundings = uncover(canvas, motion=0.5, seed=0).surroundings
+    red = (surroundings.image[0] > 0.6) & (surroundings.image[1] < 0.3)
+    assert float(red.float().mean()) < 0.01
+    assert surroundings.depth_z is not None
+    assert float(surroundings.depth_z[32:46].median()) > 1.5 * CARD_Z
+    # The table is as it was.
+    torch.testing.assert_close(surroundings.image[:, 56:], view.image[:, 56:])

@@ -202,6 +202,19 @@ def test_blocks_cover_what_is_wanted_once():
     assert torch.equal(covered, keep.float())
 
 
+def test_blocks_are_at_least_as_large_as_asked_and_cover_once():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(3, 16, 24, generator=generator)
+    least_side = torch.ones(16, 24, dtype=torch.int)
+    least_side[:, 8:16], least_side[:, 16:] = 2, 4
+    blocks = dict(alike_blocks(image, torch.ones(16, 24), None, least_side))
+    assert bool(blocks[4][:, 4:].all())
+    assert int(blocks[4].sum()) == 4 * 2
+    assert bool(blocks[2][:, 4:8].all())
+    assert int(blocks[2].sum()) == 8 * 4
+    assert torch.equal(blocks[1], (torch.arange(24) < 8).expand(16, -1))
+
+
 def test_a_splat_lies_flat_on_its_surface():
     camera = Camera.from_fov(torch.eye(4), 0.9, (24, 24))
     v, _ = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(24) + 0.5, indexing="ij")
@@ -227,3 +240,27 @@ def test_quaternions_turn_as_their_matrices_do():
 
 
 HALF_TURNS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
+
+
+def test_beyond_the_border_of_a_room_its_image_is_reflected():
+    """A story in pixels: a yellow stripe near the right border, seen again beyond it."""
+    camera = Camera.from_fov(pose(0.0, 0.0), 0.9, (HEIGHT_PX, WIDTH_PX))
+    image = torch.tensor([0.2, 0.3, 0.6])[:, None, None].expand(3, HEIGHT_PX, WIDTH_PX).clone()
+    image[:, :, 78:88] = torch.tensor([0.9, 0.8, 0.1])[:, None, None]
+    view = View(image, camera, torch.full((HEIGHT_PX, WIDTH_PX), 2.0))
+    splats = lift_view(view, replace(CONFIG, surround_width_px=720), enclosed=True)
+    half_rad = math.atan(0.5 * WIDTH_PX / float(camera.intrinsics_px[0, 0]))
+    turned = camera.camera_to_world.clone()
+    # The border of the photograph in the middle of the image.
+    cosine, sine = math.cos(-half_rad), math.sin(-half_rad)
+    turn = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    turned[:3, :3] = turn @ turned[:3, :3]
+    rgb = rasterize(splats, camera.with_poses(turned))[0][0, :, 30:42].mean(1)
+    yellow = (rgb[0] > 0.6) & (rgb[2] < 0.35)
+    left, right = yellow[: WIDTH_PX // 2], yellow[WIDTH_PX // 2 :]
+    assert int(left.sum()) >= 6
+    assert int(right.sum()) >= 6
+    # As far to the right of the border as to the left of it, but for the stretched period.
+    centre = torch.arange(WIDTH_PX // 2).float()
+    distance_left = 47.5 - float(centre[left].mean())
+    assert float(centre[right].mean()) == pytest.approx(0.9 * distance_left, abs=3)

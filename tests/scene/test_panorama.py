@@ -8,7 +8,7 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
-from zeronvs.scene.surround import _reflected_columns, panorama_rays, surround_splats
+from zeronvs.scene.surround import _reflected_columns, panorama_rays, sharpened, surround_splats
 from zeronvs.splats import GaussianSplats
 
 FOV_RAD = math.radians(60)
@@ -138,3 +138,98 @@ def test_every_row_of_a_tilted_image_is_reflected_at_its_own_borders():
         assert float(column[row, 0]) == pytest.approx(float(column[row, -1]), abs=6)
     # Rows without the image follow the nearest that has it.
     torch.testing.assert_close(column[0], column[10], atol=3.0, rtol=0)
+
+
+def test_inside_of_the_image_stands_what_is_behind_it_and_around_it_what_surrounds():
+    camera = camera_at(0.0)
+    size_px = camera.image_size_px[0]
+    depth_z, everywhere = torch.full((size_px,) * 2, 2.0), torch.ones(size_px, size_px).bool()
+    red, blue = (
+        torch.tensor(color)[:, None, None].expand(3, size_px, size_px)
+        for color in ([0.9, 0.1, 0.1], [0.1, 0.1, 0.9])
+    )
+    splats = surround_splats(
+        View(red, camera, depth_z),
+        180,
+        enclosed=True,
+        behind=View(blue, camera, 2 * depth_z),
+        cracks=everywhere,
+    )
+    local = (splats.means - camera.position) @ camera.camera_to_world[:3, :3]
+    level = local[:, 1].abs() < 0.3 * local.norm(dim=-1)
+    angle = torch.atan2(local[:, 0], -local[:, 2]).abs()
+    inside, around = level & (angle < math.radians(20)), level & (angle > math.radians(40))
+    assert float(splats.colors[inside, 2].amin()) > 0.8
+    assert float(splats.colors[around, 0].amin()) > 0.8
+    assert float(-local[inside, 2].amin()) > 3.9
+    assert float(local[around].norm(dim=-1).amax()) < 2.6
+
+
+def test_the_rim_of_the_panorama_lies_behind_the_border_of_the_image():
+    """Beyond the border of a wall its reflection comes nearer, and its splats are coarse."""
+    splats, azimuth_rad = backdrop(camera_at(0.0))
+    local = (splats.means - camera_at(0.0).position) @ camera_at(0.0).camera_to_world[:3, :3]
+    rim = (azimuth_rad.abs() > math.radians(28)) & (azimuth_rad.abs() < math.radians(33))
+    rim &= local[:, 1].abs() < 0.3
+    assert rim.any()
+    assert float((-local[rim, 2]).amin()) > 2.01
+
+
+def test_a_reflected_depth_edge_is_no_gap():
+    camera = camera_at(0.0)
+    size_px = camera.image_size_px[0]
+    depth_z = torch.full((size_px, size_px), 2.0)
+    depth_z[:, : size_px // 2] = 6.0
+    view = View(torch.rand(3, size_px, size_px), camera, depth_z)
+    splats = surround_splats(view, 720, enclosed=True)
+    local = (splats.means - camera.position) @ camera.camera_to_world[:3, :3]
+    angle = torch.atan2(local[:, 0], -local[:, 2])
+    row = (local[:, 1].abs() < 0.006 * local.norm(dim=-1)) & (angle > math.radians(40))
+    order = angle[row].argsort()
+    range_ = local[row].norm(dim=-1)[order].log()
+    assert len(range_) > 200
+    assert float(range_.amax() - range_.amin()) > 0.9  # both surfaces are there
+    assert float(range_.diff().abs().amax()) < 0.3  # the step is log 3 = 1.1
+
+
+def test_sharpening_undoes_the_blur_of_the_splats_around_the_circle():
+    generator = torch.Generator().manual_seed(0)
+    truth = 0.3 + 0.4 * torch.rand(3, 20, 40, generator=generator)
+    truth = torch.nn.functional.avg_pool2d(truth, 3, 1, 1, count_include_pad=False)
+    sharp = sharpened(truth, 0.75)
+    # The circle has no border: turned, it is sharpened alike.
+    torch.testing.assert_close(sharpened(truth.roll(7, 2), 0.75), sharp.roll(7, 2))
+    offset = torch.arange(-3, 4).float()
+    weights = torch.exp(-0.5 * (offset / 0.75) ** 2)
+    weights = weights / weights.sum()
+
+    def blurred(image: torch.Tensor) -> torch.Tensor:
+        along = sum(w * image.roll(int(k), 2) for w, k in zip(weights, offset, strict=True))
+        assert isinstance(along, torch.Tensor)
+        down = sum(w * along.roll(int(k), 1) for w, k in zip(weights, offset, strict=True))
+        assert isinstance(down, torch.Tensor)
+        return down
+
+    def error(image: torch.Tensor) -> float:
+        return float((blurred(image) - truth)[:, 4:-4].abs().mean())
+
+    assert error(sharp) < 0.55 * error(truth)
+
+
+def test_splats_are_coarser_towards_the_poles():
+    camera = camera_at(0.0)
+    size_px = camera.image_size_px[0]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(3, size_px, size_px, generator=generator)
+    splats = surround_splats(
+        View(noise, camera, torch.full((size_px,) * 2, 2.0)), 720, enclosed=True
+    )
+    offset = splats.means - camera.position
+    elevation = torch.asin(offset[:, 2] / offset.norm(dim=-1)).abs()
+    size = splats.scales[:, 0] / offset.norm(dim=-1)
+    level, high, pole = (
+        size[(elevation > math.radians(low)) & (elevation < math.radians(top))].amin()
+        for low, top in ((0, 20), (35, 55), (65, 85))
+    )
+    assert float(high / level) == pytest.approx(2, rel=0.05)
+    assert float(pole / level) == pytest.approx(4, rel=0.05)

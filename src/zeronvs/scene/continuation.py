@@ -20,6 +20,16 @@ CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
 STANDS_OUT = 0.93
 """What stands free has at least this share less disparity behind it."""
+SUBJECT_AREA = 0.05
+"""What is not repeated all around takes at least this share of the image ..."""
+SUBJECT_STANDS_OUT = 1.3
+"""... and is this much nearer than what is behind it."""
+SUBJECT_DEPTH = 0.8
+"""What belongs to it has at least this share of its disparity."""
+SUBJECT_GAP_PX = 6
+"""Gaps in it up to twice this wide are closed."""
+LEVEL = 0.75
+"""A surface is level where its unit normal points up or down by more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +42,16 @@ class Canvas:
     """Where the photograph is."""
 
 
-def extend(view: View, *, side_px: int, margin: float, motion: float, seed: int) -> Canvas:
+def extend(
+    view: View, *, side_px: int, margin: float, sideways: bool = True, motion: float, seed: int
+) -> Canvas:
     """Continue a view beyond its frame, in image and depth.
 
     Args:
         view: One view with depth.
         side_px: Its longer side in the canvas, at most its own.
         margin: How far it is continued on each side, over its longer side.
+        sideways: Whether also to the left and right, not only up and down.
         motion: How far cameras move, scene units: what stands free before an edge that opens is
             not repeated.
         seed: Seed of the texture's random search.
@@ -48,14 +61,17 @@ def extend(view: View, *, side_px: int, margin: float, motion: float, seed: int)
     small = view.resized(max(2, round(height_px * factor)), max(2, round(width_px * factor)))
     assert small.depth_z is not None
     margin_px = round(margin * max(small.camera.image_size_px))
-    rows, columns = (side + 2 * margin_px for side in small.camera.image_size_px)
+    beside_px = margin_px if sideways else 0
+    rows, columns = small.camera.image_size_px
+    size_px = (rows + 2 * margin_px, columns + 2 * beside_px)
     intrinsics_px = small.camera.intrinsics_px.clone()
-    intrinsics_px[:2, 2] += margin_px
-    camera = Camera(small.camera.camera_to_world, intrinsics_px, (rows, columns))
-    around = (margin_px,) * 4
+    intrinsics_px[0, 2] += beside_px
+    intrinsics_px[1, 2] += margin_px
+    camera = Camera(small.camera.camera_to_world, intrinsics_px, size_px)
+    around = (beside_px, beside_px, margin_px, margin_px)
     known = F.pad(torch.ones(small.camera.image_size_px, dtype=torch.bool), around)
     image = F.pad(small.image[None], around, mode="replicate")[0]
-    disparity = _continued_disparity(1.0 / small.depth_z, margin_px)
+    disparity = _continued_disparity(1.0 / small.depth_z, margin_px, beside_px)
     canvas = View(image, camera, 1.0 / disparity)
     free, _ = standing_free(canvas, motion)
     image = continue_texture(
@@ -113,7 +129,7 @@ def standing_free(view: View, motion: float) -> tuple[Bool[Tensor, "h w"], Float
 
 
 def _continued_disparity(
-    disparity: Float[Tensor, "h w"], margin_px: int
+    disparity: Float[Tensor, "h w"], margin_px: int, beside_px: int
 ) -> Float[Tensor, "rows columns"]:
     """Continue disparity around: to the sides and up as it is, down as a level ground goes on.
 
@@ -123,12 +139,13 @@ def _continued_disparity(
         return disparity
     lowest_rows = max(2, disparity.shape[0] // 10)
     slope = disparity[-lowest_rows:].diff(dim=0).median().clamp_min(0)
-    around = F.pad(disparity[None, None], (margin_px,) * 4, mode="replicate")[0, 0]
+    margins = (beside_px, beside_px, margin_px, margin_px)
+    around = F.pad(disparity[None, None], margins, mode="replicate")[0, 0]
     down = torch.arange(1, margin_px + 1, dtype=disparity.dtype)[:, None]
     around[-margin_px:] += slope * down
     # Beyond the frame it grows smooth.
     smooth = box_mean(around[None], max(1, margin_px // 4))[0]
-    known = F.pad(torch.ones_like(disparity), (margin_px,) * 4)
+    known = F.pad(torch.ones_like(disparity), margins)
     share = box_mean(known[None], max(1, margin_px // 4))[0].mul(2).clamp(0, 1)
     return torch.where(known > 0, around, torch.lerp(smooth, around, share))
 
@@ -141,33 +158,99 @@ class Uncovered(NamedTuple):
     hole: Bool[Tensor, "h w"]
     """Where it differs from the canvas."""
     surroundings: View
-    """The canvas without what stands free; what the canvas cuts is kept."""
+    """The canvas without its subjects (`subjects`)."""
 
 
 def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
     """Return what lies behind the depth edges of a canvas, and behind what stands free."""
     view = canvas.view
+    assert view.depth_z is not None
     everywhere = torch.ones_like(canvas.known)
     hidden, disparity = behind_edges(view, everywhere, motion)
     free, behind_free = standing_free(view, motion)
     disparity = torch.where(free, behind_free, disparity)
+    subject = subjects(view, free, behind_free, motion)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
-    hole = grown(hidden | free, 2)
-    assert view.depth_z is not None
+    hole, removed = grown(hidden | free, 2), grown(subject, 2)
+    beside = _from_beside(disparity, subject & ~free)
     disparity = torch.where(
-        hole, torch.minimum(disparity, CLEARLY_BEHIND * lowest(1.0 / view.depth_z, 2)), disparity
+        hole | removed,
+        torch.minimum(beside, CLEARLY_BEHIND * lowest(1.0 / view.depth_z, 2)),
+        disparity,
     )
     behind = view.with_depth(1.0 / disparity)
-    image = continue_texture(view.image, hole, guide=_guide(behind, everywhere), seed=seed)
-    background = View(image, view.camera, behind.depth_z)
-    removed = grown(free, 2)
     assert behind.depth_z is not None
+    guide = _guide(behind, everywhere)
+    image = continue_texture(view.image, hole | removed, guide=guide, seed=seed)
+    background = View(image, view.camera, behind.depth_z)
     surroundings = View(
         torch.where(removed, image, view.image),
         view.camera,
         torch.where(removed, behind.depth_z, view.depth_z),
     )
     return Uncovered(background, hole, surroundings)
+
+
+def subjects(
+    view: View,
+    free: Bool[Tensor, "h w"],
+    behind: Float[Tensor, "h w"],
+    motion: float,
+) -> Bool[Tensor, "h w"]:
+    """Return what the photograph is of: what stands free, large and near, and what belongs to it.
+
+    A head before a wall stands free; the shoulders below it span the frame and do not, but they
+    are on the same surface. What is level, as a table or the ground, belongs to no subject.
+
+    Args:
+        view: One view with depth.
+        free: Where something stands free (`standing_free`).
+        behind: The disparity behind it.
+        motion: How far the camera moves, scene units.
+    """
+    assert view.depth_z is not None
+    disparity, focal_px = 1.0 / view.depth_z, float(view.camera.intrinsics_px[0, 0])
+    upright = ~_level(view) & ~steps(disparity, focal_px, motion)
+    labels = np.zeros(free.shape, np.int32)
+    ndimage.label(free.numpy(), output=labels)
+    found = torch.zeros_like(free)
+    for label in range(1, int(labels.max()) + 1):
+        thing = torch.from_numpy(labels == label)
+        if float(thing.float().mean()) < SUBJECT_AREA:
+            continue
+        if float((disparity[thing] / behind[thing]).median()) < SUBJECT_STANDS_OUT:
+            continue
+        same = upright & (disparity > SUBJECT_DEPTH * disparity[thing].median())
+        grown_thing = ndimage.binary_propagation(thing.numpy(), mask=(same | thing).numpy())
+        found |= torch.from_numpy(grown_thing)
+    # Dark or shiny parts, of which depth is rough, lie within the rest.
+    gap_px = SUBJECT_GAP_PX
+    padded = np.pad(found.numpy(), gap_px)  # a closing would open what touches the border
+    closed = ndimage.binary_closing(padded, iterations=gap_px)[gap_px:-gap_px, gap_px:-gap_px]
+    return torch.from_numpy(ndimage.binary_fill_holes(np.ascontiguousarray(closed)))
+
+
+def _level(view: View) -> Bool[Tensor, "h w"]:
+    """Return where a surface is more level than upright, within 40 degrees or so."""
+    assert view.depth_z is not None
+    smooth = box_mean((1.0 / view.depth_z)[None], max(1, view.depth_z.shape[1] // 100))[0]
+    points = unproject(view.with_depth(1.0 / smooth)).movedim(-1, 0)[None]
+    points = F.pad(points, (1,) * 4, mode="replicate")[0]
+    across = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
+    down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+    normal = F.normalize(torch.linalg.cross(across, down, dim=0), dim=0)
+    return normal[2].abs() > LEVEL
+
+
+def _from_beside(
+    disparity: Float[Tensor, "h w"], hole: Bool[Tensor, "h w"]
+) -> Float[Tensor, "h w"]:
+    """Return disparity whose hole has the smoothed values of the nearest pixels outside."""
+    if not bool(hole.any()) or bool(hole.all()):
+        return disparity
+    _, row, column = nearest_pixels(~hole)
+    filled = disparity[row, column]
+    return torch.where(hole, box_mean(filled[None], max(1, disparity.shape[1] // 40))[0], disparity)
 
 
 def _guide(view: View, known: Bool[Tensor, "h w"]) -> Float[Tensor, "2 h w"]:

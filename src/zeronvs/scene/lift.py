@@ -39,10 +39,11 @@ class LiftConfig:
     motion: float = 0.3
     """How far cameras move without seeing behind the hidden layer, scene units."""
     margin: float = 0.2
-    """How far the image continues beyond its frame, over its longer side."""
+    """How far its texture continues beyond its frame, over its longer side: up and down, and to the
+    sides where nothing encloses the camera (otherwise it is reflected there)."""
     fill_side_px: int = 384
     """Longer side of the photograph at which what is not seen is continued."""
-    surround_width_px: int = 1440
+    surround_width_px: int = 1600
     """Width of the panorama around the photographer."""
     splat_sigma_px: float = 0.35
     """Standard deviation of a pixel's splat."""
@@ -81,6 +82,7 @@ def lift_view(
         view,
         side_px=config.fill_side_px,
         margin=config.margin,
+        sideways=not enclosed,
         motion=config.motion,
         seed=seed,
     )
@@ -94,6 +96,7 @@ def lift_view(
             surroundings,
             config.surround_width_px,
             enclosed=enclosed,
+            behind=background,
             cracks=grown(hidden, CRACK_PX),
         ),
     ]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ def alike_blocks(
     image: Float[Tensor, "3 h w"],
     inverse_range: Float[Tensor, "h w"],
     keep: Bool[Tensor, "h w"] | None = None,
+    least_side: Int[Tensor, "h w"] | None = None,
 ) -> Iterator[tuple[int, Bool[Tensor, "rows columns"]]]:
     """Split an image into blocks of 4 x 4, 2 x 2 and single pixels that are nearly constant.
 
@@ -31,6 +32,7 @@ def alike_blocks(
         image: RGB in [0, 1].
         inverse_range: Inverse depth or range.
         keep: Pixels that are wanted; None: all.
+        least_side: Blocks of at most this side (1, 2 or 4) are made whatever they show; None: 1.
 
     Yields:
         Side of the blocks.
@@ -46,6 +48,8 @@ def alike_blocks(
         low = -F.max_pool2d(F.max_pool2d(-values[None], block), 3, 1, 1)[0]
         alike = ((high - low)[:3] < SAME_COLOR).all(0)
         alike &= (high - low)[3] < SAME_RANGE * 3 * block
+        if least_side is not None:
+            alike |= -F.max_pool2d(-least_side[None, :rows, :columns].float(), block)[0] >= block
         # Not one pixel of it may be taken or unwanted.
         wanted = left[:rows, :columns].float()[None, None]
         alike &= F.avg_pool2d(wanted, block)[0, 0] == 1

@@ -3,72 +3,95 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, box_mean
 from zeronvs.cameras.warp import fill_holes, project
-from zeronvs.scene.depth_edges import lowest, nearest_pixels, shrunk
+from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, shrunk
 from zeronvs.scene.surface_splats import alike_blocks, discs
 from zeronvs.splats import GaussianSplats
 
 SURROUND_SIGMA_PX = 0.75
 """Standard deviation of splats all around, in pixels of the panorama."""
+SHARPENING_STEPS = 3
+"""Corrections of the panorama's colours against the blur of its splats."""
+COARSE_RAD = math.radians(30)
+"""Elevation, up or down, beyond which one splat stands for 2 x 2 pixels at least ..."""
+COARSEST_RAD = math.radians(60)
+"""... and for 4 x 4."""
 LEAST_WIDTH = 0.6
 """Rows of the image that are narrower, over its usual width, are not reflected by themselves."""
 BACKDROP = 0.9
-"""Inverse range of the backdrop behind the image, over that of the image around."""
+"""Inverse range of the backdrop behind the image, over that of the image around ..."""
+BEHIND_RIM = 0.98
+"""... and around the border of the image, whose finer splats its own would cover."""
+RIM_PX = 2
+"""Width of that rim, pixels of the panorama."""
 
 
 def surround_splats(
-    background: View,
+    surroundings: View,
     columns: int,
     *,
     enclosed: bool,
+    behind: View | None = None,
     cracks: Bool[Tensor, "h w"] | None = None,
 ) -> GaussianSplats:
-    """Return splats all around a camera: its background, run out up and down, then reflected.
+    """Return splats all around a camera: its surroundings, run out up and down, then reflected.
 
     Where something encloses the photographer, the image is reflected at its left and right borders
     until the circle is closed, in colours and in range, so that the walls of a room stand all
     around and a level ground stays one. Elsewhere the surface seen runs out smoothly.
 
     Args:
-        background: One view with depth, without what stands free.
+        surroundings: One view with depth, without what is not to be repeated.
         columns: Width of the panorama, pixels.
         enclosed: Whether walls, streets or a landscape go on all around.
-        cracks: Where the image's other layers come apart: there a backdrop stands behind them.
+        behind: The same without anything that hides something; None: the surroundings.
+        cracks: Where the image's other layers come apart: there a backdrop of `behind` stands.
     """
     if cracks is None:
-        cracks = torch.zeros(background.camera.image_size_px, dtype=torch.bool)
-    factor = columns / (2 * math.pi) / float(background.camera.intrinsics_px[0, 0])
+        cracks = torch.zeros(surroundings.camera.image_size_px, dtype=torch.bool)
+    factor = columns / (2 * math.pi) / float(surroundings.camera.intrinsics_px[0, 0])
+    views = [surroundings, surroundings if behind is None else behind]
     if factor < 1:
-        height_px, width_px = background.camera.image_size_px
-        background = background.resized(
-            max(8, round(height_px * factor)), max(8, round(width_px * factor))
-        )
-    camera = background.camera
+        rows, width = (max(8, round(side * factor)) for side in surroundings.camera.image_size_px)
+        views = [view.resized(rows, width) for view in views]
+    surroundings, behind = views
+    camera = surroundings.camera
     azimuth_rad = math.pi * (2 * (torch.arange(columns) + 0.5) / columns - 1)
     rays, elevation_rad = panorama_rays(camera, azimuth_rad, columns // 2)
-    image, inverse_range, known, cracked = _seen_panorama(background, cracks, rays)
-    seen = known
+    image, inverse_range, seen, cracked = _seen_panorama(surroundings, cracks, rays)
+    known = seen
     if enclosed:
         half_rad = math.atan(0.5 * camera.image_size_px[1] / float(camera.intrinsics_px[0, 0]))
         column = _reflected_columns(seen, half_rad)
         reflected = _at_columns(torch.cat([image, inverse_range[None], seen[None].float()]), column)
         image = torch.where(seen, image, reflected[:3])
         inverse_range = torch.where(seen, inverse_range, reflected[3])
+        # There is nothing behind the depth edges of a reflection: its surface stays whole.
+        smooth = _smoothed(inverse_range, max(1, columns // 180))
+        inverse_range = torch.where(seen, inverse_range, smooth)
         known = seen | (reflected[4] > 0.99)
     inverse_range = _continued_range(inverse_range * known, known, elevation_rad)
     image = fill_holes(image[None] * known, known[None, None].float())[0]
     # What lies inside of the image is shown by the other layers, and sharper: there it is a
     # backdrop behind their cracks, so that none is black.
     inside = shrunk(seen, 1)
-    inverse_range = torch.where(inside, BACKDROP * lowest(inverse_range, 4), inverse_range)
+    carried_on = _carried_on(inverse_range, seen, rays @ -camera.camera_to_world[:3, 2])
+    rim = grown(seen, RIM_PX) & ~inside
+    inverse_range = torch.where(rim, BEHIND_RIM * carried_on, inverse_range)
+    hidden_image, hidden_range, _, _ = _seen_panorama(behind, cracks, rays)
+    image = torch.where(inside, hidden_image, image)
+    backdrop = BACKDROP * lowest(torch.where(inside, hidden_range, inverse_range), 4)
+    inverse_range = torch.where(inside, backdrop, inverse_range)
+    image = sharpened(image, SURROUND_SIGMA_PX)
     parts = []
-    for block, alike in alike_blocks(image, inverse_range, ~inside | cracked):
+    blocks = alike_blocks(image, inverse_range, ~inside | cracked, _least_side(elevation_rad))
+    for block, alike in blocks:
         rows, width = image.shape[-2] // block * block, columns // block * block
         pooled = torch.cat([rays.movedim(-1, 0), inverse_range[None], image])[:, :rows, :width]
         pooled = F.avg_pool2d(pooled[None], block)[0]
@@ -77,6 +100,54 @@ def surround_splats(
         footprint = SURROUND_SIGMA_PX * block * (2 * math.pi / columns) / pooled[3]
         parts.append(discs(points, -away, away, footprint, pooled[4:], alike))
     return GaussianSplats.cat(parts)
+
+
+def sharpened(image: Float[Tensor, "3 h w"], sigma_px: float) -> Float[Tensor, "3 h w"]:
+    """Return a panorama that a Gaussian blurs to the one given (Van Cittert's deconvolution).
+
+    Args:
+        image: RGB in [0, 1]; its left border meets its right one.
+        sigma_px: Standard deviation of the blur.
+    """
+    radius = math.ceil(3 * sigma_px)
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma_px) ** 2)
+    weights = (weights / weights.sum()).to(image)
+
+    def blurred(values: Tensor) -> Tensor:
+        padded = F.pad(values[:, None], (radius, radius, 0, 0), mode="circular")
+        padded = F.pad(padded, (0, 0, radius, radius), mode="replicate")
+        return F.conv2d(F.conv2d(padded, weights[None, None, None]), weights[None, None, :, None])
+
+    sharp = image
+    for _ in range(SHARPENING_STEPS):
+        sharp = (sharp + image - blurred(sharp)[:, 0]).clamp(0, 1)
+    return sharp
+
+
+def _carried_on(
+    inverse_range: Float[Tensor, "h w"], seen: Bool[Tensor, "h w"], cosine: Float[Tensor, "h w"]
+) -> Float[Tensor, "h w"]:
+    """Return inverse range with the depth, not the range, of the nearest pixel that is seen.
+
+    Args:
+        inverse_range: Along each ray.
+        seen: Where the image is.
+        cosine: Of the angle between each ray and the optical axis.
+    """
+    _, row, column = nearest_pixels(seen)
+    return (inverse_range / cosine)[row, column] * cosine
+
+
+def _smoothed(values: Float[Tensor, "h w"], radius_px: int) -> Float[Tensor, "h w"]:
+    """Return the mean around each pixel of a panorama."""
+    padded = F.pad(values[None], (radius_px, radius_px, 0, 0), mode="circular")
+    return box_mean(padded, radius_px)[0, :, radius_px : radius_px + values.shape[1]]
+
+
+def _least_side(elevation_rad: Float[Tensor, "h w"]) -> Int[Tensor, "h w"]:
+    """Return the least side of blocks: columns meet at the poles, and few look there."""
+    height_rad = elevation_rad.abs()
+    return 1 + (height_rad > COARSE_RAD).int() + 2 * (height_rad > COARSEST_RAD).int()
 
 
 def _seen_panorama(
@@ -95,7 +166,7 @@ def _seen_panorama(
     uv_px, cosine = uv_px.view(*rays.shape[:2], 2), cosine.view(rays.shape[:2])
     height_px, width_px = camera.image_size_px
     size = torch.tensor([width_px, height_px], dtype=uv_px.dtype)
-    known = (cosine > 0.05) & ((uv_px > 1) & (uv_px < size - 1)).all(-1)
+    known = (cosine > 0.05) & ((uv_px > 0.5) & (uv_px < size - 0.5)).all(-1)
     layers = torch.cat([view.image, 1.0 / view.depth_z[None]])
     grid = (uv_px / size * 2 - 1)[None]
     sampled = F.grid_sample(layers[None], grid, padding_mode="border", align_corners=False)[0]
@@ -187,7 +258,5 @@ def _continued_range(
     smooth = continued.log()
     for share in (32, 48):
         radius = max(1, known.shape[0] // share)
-        wrapped = F.pad(smooth[None], (radius, radius, 0, 0), mode="circular")
-        blurred = box_mean(wrapped, radius)[0, :, radius:-radius]
-        smooth = torch.where(known, continued.log(), blurred)
+        smooth = torch.where(known, continued.log(), _smoothed(smooth, radius))
     return smooth.exp()
