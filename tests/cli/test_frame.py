@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from zeronvs import __version__
 from zeronvs._core.errors import HealthError, InputError
-from zeronvs.cli import VERBS, main
+from zeronvs.cli import VERBS, fits_or_trains, main
 from zeronvs.cli.frame import guarded
 
 
@@ -166,3 +166,19 @@ def test_a_wrong_path_is_found_before_anything_else(verb: str, tmp_path, capsys)
     broken.write_text("{", encoding="utf-8")
     assert exit_code(verb, *words[:-1], str(broken)) == 2
     assert "path.json is not valid JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "spins"),
+    [
+        (["scene", "photo.jpg", "-o", "out"], False),
+        (["scene", "photo.jpg", "-o", "out", "--preset", "preview"], False),
+        (["scene", "photo.jpg", "-o", "out", "--preset", "field"], True),
+        (["scene", "photo.jpg", "-o", "out", "--preset=paper"], True),
+        (["scene", "photo.jpg", "-o", "out", "--model", "zeronvs"], True),
+        (["train", "shards", "-o", "run"], True),
+        (["export", "out"], False),
+    ],
+)
+def test_threads_spin_only_where_fields_are_fitted_or_models_trained(words, spins):
+    assert fits_or_trains(words) is spins

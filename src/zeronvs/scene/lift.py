@@ -2,8 +2,8 @@
 
     front     every pixel of the photograph, on its surface; fewer where nothing changes
     hidden    behind depth edges, and behind what stands free, what lies behind continues
-    margin    around the frame, the image continues
-    surround  all the way round the photographer, on the sphere: the background continues
+    margin    above and below the frame, the image continues; beside it, too, where nothing encloses
+    surround  all the way round the photographer, on the sphere: the image reflected at its sides
 
 Only the front shows what was photographed; the rest continues its texture (`texture`).
 """
