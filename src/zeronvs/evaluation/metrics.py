@@ -5,7 +5,7 @@ from pathlib import Path
 from pickle import PickleError
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,36 +44,58 @@ WARP_TEXTURE = "input warped, PatchMatch fill"
 
 
 def psnr(
-    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"],
+    reference: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Return the peak signal-to-noise ratio in dB, over all pixels and channels of each image."""
-    error = (image - reference).square().mean((1, 2, 3)).clamp_min(SMALLEST_ERROR)
-    return -10 * error.log10()
+    """Return the peak signal-to-noise ratio in dB of each image, in float64.
+
+    Over all channels and all pixels, or those of the mask; an empty mask has none (NaN). As
+    scikit-image's `peak_signal_noise_ratio` with data range 1: its mean is in float64, whatever the
+    images are.
+    """
+    error = (image - reference).square().double().mean(1)
+    error = error.mean((1, 2)) if mask is None else (error * mask).sum((1, 2)) / mask.sum((1, 2))
+    return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
 def ssim(
-    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"], *, window_px: int = 7
+    image: Float[Tensor, "b 3 h w"],
+    reference: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
+    *,
+    window_px: int = 7,
 ) -> Float[Tensor, " b"]:
-    """Return the structural similarity in [-1, 1], the mean over channels.
+    """Return the structural similarity in [-1, 1] of each image, the mean over channels, in float64.
 
-    Uniform window, sample covariance, only windows that lie inside the image: as scikit-image's
-    `structural_similarity` with data range 1 (Wang et al. 2004, with K1 = .01 and K2 = .03).
+    Uniform window, sample covariance, only windows that lie inside the image (and inside the mask;
+    NaN where none does): as scikit-image's `structural_similarity` with data range 1 (Wang et al.
+    2004, with K1 = .01 and K2 = .03), whose intermediate results have the type of the images.
+
+    Args:
+        window_px: Side of the window, odd, at most the shorter side.
     """
     c_1, c_2 = 0.01**2, 0.03**2
     count = window_px**2
-    x, y = image.double(), reference.double()
+    x, y = image, reference
 
     def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, window_px, stride=1)
+        # The library filters one axis after the other, each sum in float64.
+        down = F.avg_pool2d(values.double(), (window_px, 1), stride=1).to(values.dtype)
+        return F.avg_pool2d(down.double(), (1, window_px), stride=1).to(values.dtype)
 
     mean_x, mean_y = mean(x), mean(y)
     unbiased = count / (count - 1)
-    variance_x = unbiased * (mean(x * x) - mean_x**2)
-    variance_y = unbiased * (mean(y * y) - mean_y**2)
+    variance_x = unbiased * (mean(x * x) - mean_x * mean_x)
+    variance_y = unbiased * (mean(y * y) - mean_y * mean_y)
     covariance = unbiased * (mean(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
     structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
-    return (luminance * structure).mean((1, 2, 3)).to(image.dtype)
+    similarity = (luminance * structure).double().mean(1)
+    if mask is None:
+        return similarity.mean((1, 2))
+    whole = F.avg_pool2d(mask.double()[:, None], window_px, stride=1)[:, 0] > 1 - 0.5 / count
+    return (similarity * whole).sum((1, 2)) / whole.sum((1, 2))
 
 
 def find_perceptual_weights() -> Path | None:
