@@ -128,7 +128,8 @@ def _features(image: Float[Tensor, "3 h w"]) -> Features | None:
         detector.detect_and_extract(grey.numpy())
     except RuntimeError:  # a flat image has no feature
         return None
-    return detector.positions[:, ::-1] + 0.5, detector.descriptors
+    places, descriptors = np.asarray(detector.positions), np.asarray(detector.descriptors)
+    return places[:, ::-1] + 0.5, descriptors
 
 
 def _pair(
@@ -142,8 +143,10 @@ def _pair(
     matched = match_descriptors(one[1], two[1], max_ratio=MAX_RATIO, cross_check=True)
     if not len(matched):
         return none
-    places = (torch.from_numpy(f[0][matched[:, k]].copy()) for k, f in enumerate((one, two)))
-    distance_px = symmetric_epipolar_distance(*places, camera.to("cpu"), other.to("cpu"))
+    uv_px, other_uv_px = (
+        torch.from_numpy(features[0][matched[:, k]]) for k, features in enumerate((one, two))
+    )
+    distance_px = symmetric_epipolar_distance(uv_px, other_uv_px, camera.to("cpu"), other.to("cpu"))
     median = float(np.median(distance_px.numpy()))
     return PairConsistency(matches=len(matched), median_distance_px=median)
 

@@ -191,7 +191,7 @@ class ClipSimilarity:
         return F.cosine_similarity(self._embedded(image), self._embedded(reference))
 
     def _embedded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        side_px = self.image_encoder.config.image_size
+        side_px: Any = self.image_encoder.config.image_size
         square = image[..., *center_window(*image.shape[-2:])]
         # As CLIP's own preprocessing; the conditioning of the model resizes without antialiasing.
         square = resize_image(square, (side_px, side_px), "bicubic")
