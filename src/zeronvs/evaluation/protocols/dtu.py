@@ -121,8 +121,13 @@ def _camera(path: Path, index: int, unit: float, size_px: tuple[int, int]) -> Ca
         # of tells the size of the images that were calibrated.
         height_px, width_px = size_px
         factor = float(camera.intrinsics_px[0, 2]) * 2 / width_px
-        factor = round(factor) if factor > 1 else 1 / round(1 / factor)
-        stored_px = (round(height_px * factor), round(width_px * factor))
+        nearest = round(factor) if factor > 1 else 1 / round(1 / factor)
+        if abs(factor / nearest - 1) > 0.2:
+            raise InputError(
+                f"{path} is for images some {factor * width_px:.0f} px wide, which is no multiple "
+                f"of {width_px}: crops of DTU have other cameras than its images"
+            )
+        stored_px = (round(height_px * nearest), round(width_px * nearest))
         return Camera(pose, camera.intrinsics_px, stored_px).resized(*size_px)
 
 

@@ -31,9 +31,11 @@ class Protocol:
     name: str
     image_size_px: tuple[int, int]
     """(height, width) at which views are rendered and measured."""
+    background: float
+    """Grey level in [0, 1] behind what is rendered."""
     scale_grid: tuple[float, ...]
     """Scales that the published search tried for every scene and method."""
-    scenes: Mapping[str, Mapping[str, float]]
+    scenes: Mapping[str, Mapping[str, float | int]]
     """Scene -> its settings and its published metrics; `scale` is the one that was chosen."""
     tables: Mapping[str, Mapping[str, Mapping[str, float]]]
     """Table -> method -> metric -> published value."""
@@ -55,6 +57,7 @@ def load_protocol(name: ProtocolName) -> Protocol:
     return Protocol(
         name=content.pop("name"),
         image_size_px=(height_px, width_px),
+        background=content.pop("background"),
         scale_grid=tuple(content.pop("scale_grid")),
         scenes=content.pop("scenes"),
         tables=content.pop("tables"),
