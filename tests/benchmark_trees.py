@@ -68,7 +68,7 @@ def write_dtu_scan(
     np.savez(folder / "cameras.npz", **arrays)
 
 
-def write_capture(folder: Path, seed: int, *, count: int = 14, size_px=(256, 320)) -> Camera:
+def write_capture(folder: Path, seed: int, *, count: int = 9, size_px=(256, 320)) -> Camera:
     """Write a scene as Mip-NeRF 360 is released: a full-size model, images of an eighth."""
     angle = 2 * math.pi * torch.arange(count) / count
     distance = 1.3 + 0.15 * torch.sin(3 * angle)

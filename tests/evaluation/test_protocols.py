@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from benchmark_trees import DTU_DISTANCE, dtu_cameras, room, write_capture, write_dtu_scan
+from benchmark_trees import DTU_DISTANCE, dtu_cameras, write_capture, write_dtu_scan
 from PIL import Image
 
 from zeronvs._core.errors import InputError
@@ -29,14 +30,17 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["dtu", "mipnerf360"])
-def test_published_scenes_average_to_the_published_table(name):
+def test_published_scenes_average_to_the_published_table(name, repository: Path):
+    with (repository / "benchmarks" / "expected.toml").open("rb") as file:
+        expected = tomllib.load(file)["published"][name]
     protocol = load_protocol(name)
     for metric in METRICS:
         mean = protocol.published(list(protocol.scenes), metric)
+        # The paper rounds PSNR of Table 2 to one digit.
+        tolerance = {"LPIPS": 6e-4, "SSIM": 6e-4, "PSNR": 0.05}[metric]
+        assert mean == pytest.approx(expected[metric], abs=tolerance)
         for table in protocol.tables.values():
-            digits = 2 if metric == "PSNR" else 3
-            tolerance = 0.05 if (name, metric) == ("mipnerf360", "PSNR") else 0.51 * 10**-digits
-            assert mean == pytest.approx(table["ZeroNVS"][metric], abs=tolerance)
+            assert table["ZeroNVS"][metric] == expected[metric]
     assert protocol.scale_grid[0] == 0.3
     assert len(protocol.scale_grid) == 13
     assert all(scene["scale"] in protocol.scale_grid for scene in protocol.scenes.values())
@@ -78,17 +82,6 @@ def test_cameras_of_a_scan_keep_their_places_in_the_published_unit(scan: Path):
     torch.testing.assert_close(placed[:, :3, 3] * 1.25, own[:, :3, 3], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(placed[:, :3, :3], own[:, :3, :3], atol=1e-5, rtol=0)
     assert float(found.canonical_camera.position.norm()) == pytest.approx(1.0)
-
-
-def test_known_depth_of_a_scan_is_triangulated_from_its_views(tmp_path: Path):
-    write_dtu_scan(tmp_path / "scan8", 1, size_px=(120, 160))
-    protocol = dataclasses.replace(DTU, image_size_px=(120, 160))
-    found = read_scan(tmp_path / "scan8", "scan8", protocol)
-    true = room(1).render(dtu_cameras(49, (120, 160))[25]).depth_z / UNIT
-    known = found.known_depth_z > 0
-    assert int(known.sum()) > 30
-    error = (found.known_depth_z[known] / true[known] - 1).abs()
-    assert float(error.median()) < 0.02
 
 
 def test_cameras_may_be_calibrated_for_larger_images_and_scans_may_have_more_views(
@@ -168,7 +161,7 @@ def test_a_capture_is_measured_at_256_pixels_on_all_other_views(capture: Path):
     folders = find_captures(capture)
     assert list(folders) == ["garden"]
     found = read_capture(folders["garden"], "garden", protocol)
-    assert found.targets.image.shape == (13, 3, 256, 256)
+    assert found.targets.image.shape == (8, 3, 256, 256)
     every = torch.cat(
         [found.input_view.camera.camera_to_world[None], found.targets.camera.camera_to_world]
     )

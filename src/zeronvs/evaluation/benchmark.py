@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, runtime_checkable
 from typing import Protocol as TypingProtocol
 
 import torch
@@ -57,6 +57,7 @@ Renderer = Callable[[Camera], Float[Tensor, "b 3 h w"]]
 """Images of a method at cameras of the method's frame, on the CPU."""
 
 
+@runtime_checkable
 class SceneMaker(TypingProtocol):
     """Makes a scene of one view, such as `reconstruct` with a recipe."""
 

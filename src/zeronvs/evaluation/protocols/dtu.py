@@ -28,6 +28,8 @@ from zeronvs.formats.images import from_bytes
 from zeronvs.formats.video import to_bytes
 
 IMAGE_FOLDERS = ("image", "images", ".")
+NEAR_VIEWS = 13
+"""The input and its neighbours, from which its sparse depth is triangulated."""
 MAX_CAMERAS_BYTES = 64 * 2**20
 
 
@@ -68,10 +70,12 @@ def read_scan(
     ]
     targets = [k for k in range(len(images)) if k != input_view and k not in excluded]
     targets = spread_evenly(targets, limit)
-    pixels = {k: _pixels(images[k], protocol.image_size_px) for k in [input_view, *targets]}
-    views = {k: View(image, _centred(cameras[k])) for k, image in pixels.items()}
     poses = torch.stack([camera.camera_to_world for camera in cameras])
-    near = sorted({input_view, *targets})
+    # All views may tell the depth of the input, those too that are not measured.
+    distance = (poses[:, :3, 3] - poses[input_view, :3, 3]).norm(dim=-1)
+    near = sorted(distance.argsort()[:NEAR_VIEWS].tolist())
+    pixels = {k: _pixels(images[k], protocol.image_size_px) for k in {input_view, *targets, *near}}
+    views = {k: View(image, _centred(cameras[k])) for k, image in pixels.items()}
     depth_z = triangulate(
         [to_bytes(pixels[k]).permute(1, 2, 0).numpy() for k in near],
         [cameras[k].to(dtype=torch.float32) for k in near],
