@@ -65,7 +65,7 @@ def test_table_one_is_printed_written_and_resumed(
 def test_table_two_has_mipnerf360_first(
     zeronvs, small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    write_capture(tmp_path / "360" / "garden", 2, count=6)
+    write_capture(tmp_path / "360" / "garden", 2, count=4)
     words = ["evaluate", "table2", "--mipnerf360", tmp_path / "360", "-o", tmp_path / "out"]
     assert zeronvs(*words, "--limit", 1) == 0
     printed = capsys.readouterr().out

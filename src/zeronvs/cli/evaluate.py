@@ -101,7 +101,7 @@ def run(words: Sequence[str]) -> None:
         _views(parse(EvaluateViewsArguments, words[1:], "evaluate views"))
     elif words[0] == "scenes":
         _scenes(parse(EvaluateScenesArguments, words[1:], "evaluate scenes"))
-    elif words[0] in ("table1", "table2"):
+    elif words[0] == "table1" or words[0] == "table2":
         from zeronvs.cli.evaluate_table import run_table
 
         run_table(words[0], words[1:])

@@ -130,8 +130,11 @@ def _scenes(
     if strange:
         there = ", ".join(name for scenes in known.values() for name in scenes)
         raise InputError(f"--scenes: there is no {', '.join(strange)}; there are: {there}")
-    chosen = {key: tuple(n for n in wanted if n in scenes) for key, scenes in known.items()}
-    return {key: names for key, names in chosen.items() if names}
+    chosen: dict[ProtocolName, tuple[str, ...] | None] = {}
+    for key, scenes in known.items():
+        if names := tuple(name for name in wanted if name in scenes):
+            chosen[key] = names
+    return chosen
 
 
 def _pipe(arguments: EvaluateTableArguments, device: str) -> "ZeroNVSPipeline | None":

@@ -13,7 +13,7 @@ which the true views decide; here each way is a column:
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, runtime_checkable
 from typing import Protocol as TypingProtocol
@@ -50,6 +50,8 @@ SCALES: tuple[ScaleName, ...] = get_args(ScaleName)
 METHODS = (OURS, WARP, COPY)
 MIN_KNOWN_POINTS = 12
 """With fewer points of known depth, the column `depth` stays empty."""
+SEARCH_VIEWS = 8
+"""True views that the search for the scale looks at, spread evenly: it chooses one number."""
 RENDER_BATCH = 4
 SHEET_VIEWS = 3
 
@@ -240,8 +242,8 @@ def _measure_scene(
         known = aligned_scale(scene.known_depth_z, depths[method])
         columns = {"published": scene.published_scale, "estimated": estimated}
         columns |= {} if known is None else {"depth": known}
-        found = _mean_scores(renderer, scene, [*protocol.scale_grid, *columns.values()], metrics)
-        columns["oracle"] = search_best({g: found[g] for g in protocol.scale_grid})
+        columns["oracle"] = _search(renderer, scene, protocol.scale_grid, metrics)
+        found = _mean_scores(renderer, scene, list(columns.values()), metrics)
         for name, g in columns.items():
             means = found[g]
             if method == OURS:
@@ -286,6 +288,17 @@ def centre_scale(depth_z: Float[Tensor, "h w"], content_scale: float) -> float:
         content_scale: The paper's q, with which the depth was scaled.
     """
     return estimate_scene_scale(depth_z / content_scale).value / content_scale
+
+
+def _search(
+    renderer: Renderer, scene: BenchmarkScene, grid: Sequence[float], metrics: ImageMetrics
+) -> float:
+    """Return the best scale of the grid, by at most `SEARCH_VIEWS` of the true views."""
+    deciding = ImageMetrics(lpips=metrics.lpips[:1], device=metrics.device)
+    chosen = spread_evenly(list(range(len(scene.targets))), SEARCH_VIEWS)
+    names = tuple(scene.target_names[index] for index in chosen)
+    part = replace(scene, targets=scene.targets[chosen], target_names=names)
+    return search_best(_mean_scores(renderer, part, grid, deciding))
 
 
 def search_best(grid: Mapping[float, Mapping[str, float]]) -> float:
