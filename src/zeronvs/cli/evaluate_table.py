@@ -131,8 +131,8 @@ def _scenes(
         there = ", ".join(name for scenes in known.values() for name in scenes)
         raise InputError(f"--scenes: there is no {', '.join(strange)}; there are: {there}")
     chosen: dict[ProtocolName, tuple[str, ...] | None] = {}
-    for key, scenes in known.items():
-        if names := tuple(name for name in wanted if name in scenes):
+    for key in roots:
+        if names := tuple(name for name in wanted if name in known[key]):
             chosen[key] = names
     return chosen
 

@@ -40,7 +40,7 @@ def paper_rows(result: BenchmarkResult, name: TableName) -> Rows:
         rows.append([f"{method}, published", *(printed(m, values[m]) for m in METRICS)])
     scenes = result.scenes
     if result.missing:
-        count = f"ZeroNVS, published, the {len(scenes)} scenes measured here"
+        count = f"ZeroNVS, published, on the scenes measured here ({len(scenes)})"
         rows.append([count, *(printed(m, result.protocol.published(scenes, m)) for m in METRICS)])
     for method in METHODS:
         label = "ours: the scene" if method == OURS else method
