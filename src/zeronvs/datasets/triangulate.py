@@ -39,18 +39,22 @@ BASELINES = (1 / 24, 1 / 12, 1 / 6, 1 / 3)
 MAX_ROTATION_RAD = 0.45
 
 
-def triangulate(images: list[ndarray], cameras: list[Camera]) -> list[Float[ndarray, "h w"]]:
+def triangulate(
+    images: list[ndarray], cameras: list[Camera], *, only: list[int] | None = None
+) -> list[Float[ndarray, "h w"]]:
     """Return a sparse depth map for each frame, scene units; 0 = unknown.
 
     Args:
         cameras: Single cameras, one an image, whose poses are correct.
+        only: Frames whose depth is wanted; None: all.
     """
     grey = [_grey(image) for image in images]
     described = lru_cache(maxsize=24)(lambda index: _describe(grey[index]))
     positions = torch.stack([camera.position for camera in cameras]).double()
     axes = torch.stack([camera.camera_to_world[:3, 2] for camera in cameras]).double()
     depths = []
-    for index, camera in enumerate(cameras):
+    for index in range(len(cameras)) if only is None else only:
+        camera = cameras[index]
         drawn = np.zeros(camera.image_size_px, np.float32)
         others = _others(index, positions, axes)
         corner = _corners(grey[index])

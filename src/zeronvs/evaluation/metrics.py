@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 from pickle import PickleError
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.optional import packaged_file
@@ -22,6 +24,7 @@ from zeronvs.depth.builtin import (
     DepthNet,
     load_imagenet_encoder,
 )
+from zeronvs.diffusion.condition import clip_pixels
 from zeronvs.scene.texture import continue_texture
 
 PERCEPTUAL_FILE = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
@@ -44,36 +47,58 @@ WARP_TEXTURE = "input warped, PatchMatch fill"
 
 
 def psnr(
-    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"],
+    reference: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Return the peak signal-to-noise ratio in dB, over all pixels and channels of each image."""
-    error = (image - reference).square().mean((1, 2, 3)).clamp_min(SMALLEST_ERROR)
-    return -10 * error.log10()
+    """Return the peak signal-to-noise ratio in dB of each image, in float64.
+
+    Over all channels and all pixels, or those of the mask; an empty mask has none (NaN). As
+    scikit-image's `peak_signal_noise_ratio` with data range 1: its mean is in float64, whatever the
+    images are.
+    """
+    error = (image - reference).square().double().mean(1)
+    error = error.mean((1, 2)) if mask is None else (error * mask).sum((1, 2)) / mask.sum((1, 2))
+    return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
 def ssim(
-    image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"], *, window_px: int = 7
+    image: Float[Tensor, "b 3 h w"],
+    reference: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
+    *,
+    window_px: int = 7,
 ) -> Float[Tensor, " b"]:
-    """Return the structural similarity in [-1, 1], the mean over channels.
+    """Return the structural similarity in [-1, 1] of each image in float64, the mean over channels.
 
-    Uniform window, sample covariance, only windows that lie inside the image: as scikit-image's
-    `structural_similarity` with data range 1 (Wang et al. 2004, with K1 = .01 and K2 = .03).
+    Uniform window, sample covariance, only windows that lie inside the image (and inside the mask;
+    NaN where none does): as scikit-image's `structural_similarity` with data range 1 (Wang et al.
+    2004, with K1 = .01 and K2 = .03), whose intermediate results have the type of the images.
+
+    Args:
+        window_px: Side of the window, odd, at most the shorter side.
     """
     c_1, c_2 = 0.01**2, 0.03**2
     count = window_px**2
-    x, y = image.double(), reference.double()
+    x, y = image, reference
 
     def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, window_px, stride=1)
+        # The library filters one axis after the other, each sum in float64.
+        down = F.avg_pool2d(values.double(), (window_px, 1), stride=1).to(values.dtype)
+        return F.avg_pool2d(down.double(), (1, window_px), stride=1).to(values.dtype)
 
     mean_x, mean_y = mean(x), mean(y)
     unbiased = count / (count - 1)
-    variance_x = unbiased * (mean(x * x) - mean_x**2)
-    variance_y = unbiased * (mean(y * y) - mean_y**2)
+    variance_x = unbiased * (mean(x * x) - mean_x * mean_x)
+    variance_y = unbiased * (mean(y * y) - mean_y * mean_y)
     covariance = unbiased * (mean(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
     structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
-    return (luminance * structure).mean((1, 2, 3)).to(image.dtype)
+    similarity = (luminance * structure).double().mean(1)
+    if mask is None:
+        return similarity.mean((1, 2))
+    whole = F.avg_pool2d(mask.double()[:, None], window_px, stride=1)[:, 0] > 1 - 0.5 / count
+    return (similarity * whole).sum((1, 2)) / whole.sum((1, 2))
 
 
 def find_perceptual_weights() -> Path | None:
@@ -140,6 +165,40 @@ class ImageFeatures(nn.Module):
         for stage in (self.stem, *self.stages):
             x = stage(x)
         return F.relu6(self.norm(self.head(x))).mean((-2, -1))
+
+
+class ClipSimilarity:
+    """CLIP-I: cosine of the CLIP embeddings of two images, of their central squares."""
+
+    name = "CLIP-I"
+
+    def __init__(self, image_encoder: CLIPVisionModelWithProjection) -> None:
+        """Use an image tower, such as `pipe.image_encoder` of a released model."""
+        self.image_encoder = image_encoder
+
+    @property
+    def backbone(self) -> str:
+        """Name of the tower."""
+        config: Any = self.image_encoder.config
+        size = {768: "B", 1024: "L", 1280: "H"}.get(config.hidden_size, str(config.hidden_size))
+        return f"ViT-{size}/{config.patch_size}"
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
+        """Return the cosine of each pair, in [-1, 1]."""
+        return F.cosine_similarity(self._embedded(image), self._embedded(reference))
+
+    def _embedded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        side_px: Any = self.image_encoder.config.image_size
+        square = image[..., *center_window(*image.shape[-2:])]
+        # As CLIP's own preprocessing; the conditioning of the model resizes without antialiasing.
+        square = resize_image(square, (side_px, side_px), "bicubic")
+        pixels = clip_pixels(square, side_px)
+        parameter = next(self.image_encoder.parameters())
+        embedding = self.image_encoder(pixel_values=pixels.to(parameter)).image_embeds
+        return embedding.float().to(image.device)
 
 
 def kernel_distance(features: Float[Tensor, "n c"], reference: Float[Tensor, "n c"]) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from zeronvs.evaluation.held_out import (
     motion_classes,
     read_pair_names,
 )
+from zeronvs.evaluation.image_metrics import ImageMetrics
+from zeronvs.evaluation.lpips import Lpips
 from zeronvs.evaluation.metrics import (
     WARP,
     WARP_TEXTURE,
@@ -78,6 +80,13 @@ class ScenesEvaluation(ViewsEvaluation):
     input_psnr_db: dict[str, float] = field(default_factory=dict)
     """Input -> PSNR of its scene, rendered at its own camera and size."""
 
+    @property
+    def resolution(self) -> str:
+        """Width x height of the images that are measured, pixels."""
+        if isinstance(self.config, ScenesEvaluationConfig) and self.config.whole_frames:
+            return f"whole frames, shorter side {self.config.size_px}"
+        return super().resolution
+
     def notes(self) -> list[str]:
         """Return lines for a report."""
         values = list(self.input_psnr_db.values())
@@ -93,6 +102,7 @@ def evaluate_scenes(
     config: ScenesEvaluationConfig,
     *,
     perceptual: PerceptualDistance | None = None,
+    lpips: Sequence[Lpips] = (),
     features: ImageFeatures | None = None,
     pipe: ZeroNVSPipeline | None = None,
     geometry_estimator: GeometryEstimator | None = None,
@@ -107,7 +117,8 @@ def evaluate_scenes(
     Args:
         folder: Posed scenes and their `pairs.json`.
         config: Settings.
-        perceptual: The distance to report; None leaves its column out.
+        perceptual: ST-LPIPS; None leaves its column out.
+        lpips: LPIPS, a column each.
         features: For the kernel distance; None leaves its column out.
         pipe: A diffusion model, for a row of its views; of central squares only.
         geometry_estimator: Predicts the depth that the model is given, and that of frames that come
@@ -135,13 +146,14 @@ def evaluate_scenes(
     sheets, found_features = defaultdict(list), Features(features)
     input_psnr_db: dict[str, float] = {}
     methods: tuple[str, ...] = ()
+    metrics = ImageMetrics(perceptual=perceptual, lpips=tuple(lpips))
     for index, name in enumerate(names):
         for pair in read_pairs(scenes, [name], left_out).values():
             rendered, own = renders.of(pair)
             predictions = {SCENE: rendered[None]}
             predictions |= _others(pair, config, config.seed + index, pipe, geometry_estimator)
             methods = tuple(predictions)
-            scores.append(PairScore(name, measure(predictions, [pair], perceptual)[0]))
+            scores.append(PairScore(name, measure(predictions, [pair], metrics)[0]))
             own_db = float(psnr(own[None], pair.input_view.image[None]))
             input_psnr_db[f"{name.scene}/{name.input}"] = own_db
             found_features.add(predictions, [pair])
@@ -156,7 +168,7 @@ def evaluate_scenes(
         config,
         tuple(scores),
         methods,
-        metric_names(perceptual, features),
+        metric_names(metrics, features),
         dict(sheets),
         tuple(left_out),
         found_features.distances(),

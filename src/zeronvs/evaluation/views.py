@@ -23,14 +23,9 @@ from zeronvs.evaluation.held_out import (
     motion_classes,
     read_pair_names,
 )
-from zeronvs.evaluation.metrics import (
-    KID,
-    ImageFeatures,
-    kernel_distance,
-    psnr,
-    ssim,
-    warped_input,
-)
+from zeronvs.evaluation.image_metrics import ImageMetrics
+from zeronvs.evaluation.lpips import Lpips
+from zeronvs.evaluation.metrics import KID, ImageFeatures, kernel_distance, warped_input
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
 
@@ -108,6 +103,11 @@ class ViewsEvaluation:
         ]
         return sum(values) / len(values)
 
+    @property
+    def resolution(self) -> str:
+        """Width x height of the images that are measured, pixels."""
+        return f"{self.config.size_px}x{self.config.size_px}"
+
     def classes(self) -> list[str]:
         """Return the classes of motion, in order."""
         return motion_classes([pair.name for pair in self.pairs])
@@ -121,6 +121,7 @@ def evaluate_views(
     config: ViewsEvaluationConfig,
     progress: Progress = silent,
     *,
+    lpips: Sequence[Lpips] = (),
     features: ImageFeatures | None = None,
     geometry_estimator: GeometryEstimator | None = None,
 ) -> ViewsEvaluation:
@@ -129,7 +130,8 @@ def evaluate_views(
     Args:
         pipe: The model; it is given the scene scale. None measures the baselines alone.
         folder: Posed scenes and their `pairs.json`.
-        perceptual: The distance to report; None leaves its column out.
+        perceptual: ST-LPIPS; None leaves its column out.
+        lpips: LPIPS, a column each.
         features: For the kernel distance; None leaves its column out.
         geometry_estimator: Predicts the depth that the model is given; without one, the model is
             given the depth of the warp baseline.
@@ -146,6 +148,7 @@ def evaluate_views(
     sheets, found_features = defaultdict(list), Features(features)
     methods: tuple[str, ...] = ()
     left_out: list[LeftOut] = []
+    metrics = ImageMetrics(perceptual=perceptual, lpips=tuple(lpips))
     for start in range(0, len(names), config.batch_size):
         found = read_pairs(scenes, names[start : start + config.batch_size], left_out)
         if not found:
@@ -154,7 +157,7 @@ def evaluate_views(
         seeds = [config.seed + start + offset for offset in found]
         predictions = _predictions(pipe, pairs, seeds, config, geometry_estimator)
         methods = tuple(predictions)
-        measured = measure(predictions, pairs, perceptual)
+        measured = measure(predictions, pairs, metrics)
         found_features.add(predictions, pairs)
         for row, (offset, pair) in enumerate(found.items()):
             scores.append(PairScore(pair.name, measured[row]))
@@ -170,21 +173,16 @@ def evaluate_views(
         config,
         tuple(scores),
         methods,
-        metric_names(perceptual, features),
+        metric_names(metrics, features),
         dict(sheets),
         tuple(left_out),
         found_features.distances(),
     )
 
 
-def metric_names(
-    perceptual: PerceptualDistance | None, features: ImageFeatures | None
-) -> tuple[str, ...]:
+def metric_names(metrics: ImageMetrics, features: ImageFeatures | None) -> tuple[str, ...]:
     """Return the columns of the table."""
-    names = ["PSNR", "SSIM"]
-    names += ["ST-LPIPS"] if perceptual is not None else []
-    names += [KID] if features is not None else []
-    return tuple(names)
+    return (*metrics.names, *([KID] if features is not None else []))
 
 
 class Features:
@@ -303,16 +301,11 @@ def sample_views(
 def measure(
     predictions: dict[str, Float[Tensor, "b 3 h w"]],
     pairs: Sequence[HeldOutPair],
-    perceptual: PerceptualDistance | None,
+    metrics: ImageMetrics,
 ) -> list[dict[str, dict[str, float]]]:
     """Return method -> metric -> value for each pair."""
-    truth = torch.stack([pair.target_view.image for pair in pairs])
-    features = None if perceptual is None else perceptual.features(truth)
-    columns = {}
-    for method, images in predictions.items():
-        columns[method] = {"PSNR": psnr(images, truth), "SSIM": ssim(images, truth)}
-        if perceptual is not None and features is not None:
-            columns[method]["ST-LPIPS"] = perceptual.compare(perceptual.features(images), features)
+    truth = metrics.prepare(torch.stack([pair.target_view.image for pair in pairs]))
+    columns = {method: metrics.measure(images, truth) for method, images in predictions.items()}
     return [
         {
             method: {metric: float(values[index]) for metric, values in column.items()}

@@ -1,8 +1,6 @@
 """Report of an evaluation of views: table, scores, and contact sheets."""
 
-import base64
 import html
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,17 +13,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from zeronvs._core.files import write_bytes, write_json
+from zeronvs.evaluation.image_metrics import BACKBONES, MetricRecord, better, printed
 from zeronvs.evaluation.metrics import KID
+from zeronvs.evaluation.report_page import markdown, page, picture
 from zeronvs.evaluation.views import COPY, ViewsEvaluation
 from zeronvs.formats.images import contact_sheet, write_image
-from zeronvs.formats.video import to_bytes
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of metrics.json."""
 HEADER_PX = 16
 GAP_PX = 4
-FORMATS = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "ST-LPIPS": "{:.3f}", KID: "{:.3f}"}
-BETTER = {"PSNR": "higher", "SSIM": "higher", "ST-LPIPS": "lower", KID: "lower"}
 
 
 def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
@@ -42,7 +39,7 @@ def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
     rows = [heading]
     for method in evaluation.methods:
         cells = [
-            FORMATS[metric].format(evaluation.mean(label, method, metric))
+            printed(metric, evaluation.mean(label, method, metric))
             for label in classes
             for metric in evaluation.metrics
         ]
@@ -53,14 +50,27 @@ def table_rows(evaluation: ViewsEvaluation) -> list[list[str]]:
 def markdown_table(evaluation: ViewsEvaluation) -> str:
     """Return the table in Markdown, with the direction of each metric."""
     rows = table_rows(evaluation)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    better = ", ".join(f"{metric}: {BETTER[metric]} is better" for metric in evaluation.metrics)
-    text = "\n".join(lines) + f"\n\nMeans over the pairs of a class. {better}.\n"
+    directions = ", ".join(f"{metric}: {better(metric)} is better" for metric in evaluation.metrics)
+    text = markdown(rows) + f"\nMeans over the pairs of a class. {directions}.\n"
     if evaluation.left_out:
         text += f"\nLeft out: {len(evaluation.left_out)} pairs.\n\n"
         text += "".join(f"- {line}\n" for line in left_out_lines(evaluation))
     return text
+
+
+def _records(evaluation: ViewsEvaluation, label: str, method: str) -> list[MetricRecord]:
+    """Return the numbers of one row of the table of a class."""
+    return [
+        MetricRecord(
+            metric=metric,
+            backbone=BACKBONES.get(metric),
+            resolution=evaluation.resolution,
+            views=sum(pair.name.motion_class == label for pair in evaluation.pairs),
+            seed=evaluation.config.seed,
+            value=_known(evaluation.mean(label, method, metric)),
+        )
+        for metric in evaluation.metrics
+    ]
 
 
 def left_out_lines(evaluation: ViewsEvaluation) -> list[str]:
@@ -109,6 +119,12 @@ def write_views_report(
             "source": source,
             "settings": asdict(evaluation.config),
             "means": means,
+            "results": [
+                {"class": label, "method": method} | asdict(record)
+                for label in evaluation.classes()
+                for method in evaluation.methods
+                for record in _records(evaluation, label, method)
+            ],
             "pairs": pairs,
             "left_out": [asdict(p.name) | {"reason": p.reason} for p in evaluation.left_out],
             "notes": list(notes),
@@ -126,17 +142,9 @@ def write_views_report(
         path = out / f"sheet_{_file_name(label)}.png"
         write_image(path, sheet)
         files.append(path)
-    page = html_report(evaluation, sheets, f"{model} on {source}", notes)
-    write_bytes(out / "report.html", page.encode())
+    text = html_report(evaluation, sheets, f"{model} on {source}", notes)
+    write_bytes(out / "report.html", text.encode())
     return files
-
-
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1em }
-body { max-width: 90em }
-table { border-collapse: collapse } td, th { padding: .3em .8em; text-align: right }
-tr > :first-child { text-align: left } tr + tr { border-top: 1px solid #ccc }
-.best { font-weight: bold } img { max-width: 100% } .wide { overflow-x: auto }
-small { color: #666; display: block }"""
 
 
 def html_report(
@@ -160,30 +168,24 @@ def html_report(
         parts.append(f"<h2>{html.escape(label)} motion</h2><div class=wide>")
         parts.append(_html_table(evaluation, label) + "</div>")
         if label in sheets:
-            parts.append(f'<img alt="contact sheet: {html.escape(label)}" src="')
-            parts.append(f'data:image/jpeg;base64,{_jpeg_base64(sheets[label])}">')
+            parts.append(picture(sheets[label], f"contact sheet: {label}"))
     settings = ", ".join(f"{name}: {value}" for name, value in asdict(evaluation.config).items())
     lines = [*notes, *(f"left out: {line}" for line in left_out_lines(evaluation)), settings]
     parts += [f"<p>{html.escape(line)}</p>" for line in lines]
-    head = f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">{viewport}{head}'
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return page(title, parts)
 
 
 def _html_table(evaluation: ViewsEvaluation, label: str) -> str:
     """Return the table of one class of motion."""
     pairs = [pair for pair in evaluation.pairs if pair.name.motion_class == label]
-    heading = "".join(f"<th>{m}<small>{BETTER[m]} is better</small>" for m in evaluation.metrics)
+    heading = "".join(f"<th>{m}<small>{better(m)} is better</small>" for m in evaluation.metrics)
     rows = [f"<tr><th>{len(pairs)} pairs{heading}"]
     best = {}
     for metric in evaluation.metrics:
         means = [evaluation.mean(label, method, metric) for method in evaluation.methods]
         known = [mean for mean in means if math.isfinite(mean)]
         if known:
-            best[metric] = max(known) if BETTER[metric] == "higher" else min(known)
+            best[metric] = max(known) if better(metric) == "higher" else min(known)
     for method in evaluation.methods:
         cells = []
         for metric in evaluation.metrics:
@@ -192,17 +194,10 @@ def _html_table(evaluation: ViewsEvaluation, label: str) -> str:
             spread = ""
             if metric != KID:  # of all views of the class together
                 deviation = float(np.std([pair.scores[method][metric] for pair in pairs]))
-                spread = f"<small>± {FORMATS[metric].format(deviation)}</small>"
-            cells.append(f"<td{mark}>{FORMATS[metric].format(mean)}{spread}")
+                spread = f"<small>± {printed(metric, deviation)}</small>"
+            cells.append(f"<td{mark}>{printed(metric, mean)}{spread}")
         rows.append(f"<tr><td>{html.escape(method)}{''.join(cells)}")
     return f"<table>{''.join(rows)}</table>"
-
-
-def _jpeg_base64(image: Float[Tensor, "3 h w"]) -> str:
-    stream = io.BytesIO()
-    pixels = to_bytes(image).permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(stream, "jpeg", quality=88)
-    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _known(value: float) -> float | None:
