@@ -20,8 +20,27 @@ Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoArguments:
-    """Arguments of every verb that takes a photograph."""
+class CameraArguments:
+    """Numbers about a photograph that can be given, and the models that estimate the others."""
+
+    fov_deg: Degrees = None
+    """Vertical field of view of the photograph's centre square; estimated if not given."""
+    elevation_deg: Degrees = None
+    """Elevation of the camera above the scene centre; estimated if not given."""
+    scene_scale: Number = None
+    """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
+    depth_model: Annotated[str, tyro.conf.arg(metavar="NAME_OR_PATH")] = "builtin"
+    """builtin, or weights that are here: a folder of Depth Anything or Depth Pro, model.pt of
+    MoGe-2 (docs/own-photos.md); none, for estimates only."""
+    camera_model: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of GeoCalib, for field of view and elevation; from the photograph if not given."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoArguments(CameraArguments):
+    """Arguments of every verb that makes something of a photograph."""
 
     photo: tyro.conf.Positional[Path]
     """The photograph, in any common format."""
@@ -31,14 +50,6 @@ class PhotoArguments:
     """builtin, a name (`zeronvs model list`), a folder, or a hub id; builtin if not given."""
     seed: Count = None
     """The same seed gives the same result; 0 if not given."""
-    device: Device = None
-    """cpu, cuda, cuda:1, mps; the best one here if not given."""
-    fov_deg: Degrees = None
-    """Vertical field of view of the photograph's centre square; estimated if not given."""
-    elevation_deg: Degrees = None
-    """Elevation of the camera above the scene centre; estimated if not given."""
-    scene_scale: Number = None
-    """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
     guidance_scale: Number = None
     """Classifier-free guidance, 1 is none; the preset's or the model's own if not given."""
     resume: bool = False

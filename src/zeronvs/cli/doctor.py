@@ -15,6 +15,8 @@ REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "pillow", "av")
 OPTIONAL = {
     "peft": "train cannot add low-rank weights",
     "simplejpeg": "train decodes JPEG more slowly",
+    "moge": "--depth-model does not read MoGe-2",
+    "geocalib": "no --camera-model",
 }
 
 

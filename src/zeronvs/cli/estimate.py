@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from zeronvs.cli.arguments import Degrees, parse, radians
+from zeronvs.cli.arguments import CameraArguments, check_device, parse, radians
 
 if TYPE_CHECKING:
     from zeronvs.photo.camera_estimate import CameraEstimate
@@ -16,40 +16,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateArguments:
+class EstimateArguments(CameraArguments):
     """Estimate field of view, elevation, depth and scale of a photograph."""
 
     photo: tyro.conf.Positional[Path]
     """The photograph, in any common format."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for overlay.png (horizon and depth) and estimate.json; not written if not given."""
-    depth: Literal["builtin", "none"] = "builtin"
-    """The depth network; "none" for estimates without depth."""
-    fov_deg: Degrees = None
-    """Vertical field of view of the centre square in degrees, where it is known."""
 
 
 def run(words: Sequence[str]) -> None:
     """Parse the arguments, estimate, print, and write on request."""
     arguments = parse(EstimateArguments, words, "estimate")
+    check_device(arguments.device)
+    from zeronvs.cli.resolve import resolve_estimators
     from zeronvs.photo.camera_estimate import estimate_camera
     from zeronvs.photo.photo import load_photo
+    from zeronvs.recipes.prepare import estimator_notes
 
     photo = load_photo(arguments.photo)
-    geometry = None
-    if arguments.depth != "none":
-        from zeronvs.depth.builtin import load_builtin_depth
-
-        geometry = load_builtin_depth().estimate(photo.image[None])
+    estimator, calibrator, models = resolve_estimators(arguments)
+    geometry = None if estimator is None else estimator.estimate(photo.image[None])
+    calibration = None if calibrator is None else calibrator.calibrate(photo.image)
     estimate = estimate_camera(
         photo.image.shape[-2:],
         image=photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
         geometry=geometry,
+        calibration=calibration,
         fov_y_rad=radians(arguments.fov_deg),
+        elevation_rad=radians(arguments.elevation_deg),
+        scene_scale=arguments.scene_scale,
     )
-    _print(estimate, photo.notes)
+    notes = [*photo.notes, *estimator_notes(geometry, calibration, estimate.scene_scale.value)]
+    notes += [f"{title}: {licence}" for _, title, licence in models if licence != "default"]
+    _print(estimate, notes)
     if arguments.out is not None:
         _write(arguments.out, photo, estimate)
 
