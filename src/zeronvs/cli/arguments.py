@@ -13,9 +13,14 @@ from zeronvs._core.errors import InputError
 
 Arguments = TypeVar("Arguments")
 
+SUMMARY = "index.html"
+"""The page of a batch, in its folder; where it is, the folder is one of a batch."""
+
 Degrees = Annotated[float | None, tyro.conf.arg(metavar="DEGREES")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Photo = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO")]
+Photos = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO_OR_FOLDER")]
 Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 
 
@@ -42,7 +47,7 @@ class CameraArguments:
 class PhotoArguments(CameraArguments):
     """Arguments of every verb that makes something of a photograph."""
 
-    photo: tyro.conf.Positional[Path]
+    photo: Photo
     """The photograph, in any common format."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make."""
@@ -149,7 +154,7 @@ def check_new_folder(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; -o names a folder")
     if out.is_dir() and not resume and any(out.iterdir()):
-        is_run = (out / "run.json").exists()
+        is_run = (out / "run.json").exists() or (out / SUMMARY).exists()
         content, remedy = ("a run", "add --resume, or ") if is_run else ("other files", "")
         raise InputError(f"{out} contains {content}; {remedy}give another folder with -o")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())

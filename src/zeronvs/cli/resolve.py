@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,19 @@ def source(value: object, default: str) -> str:
     return default if value is None else "given"
 
 
+Estimators = tuple["GeometryEstimator | None", "CameraCalibrator | None", list[Row]]
+
+
 def resolve_photo(
-    arguments: PhotoArguments, *, max_side_px: int | None = None
+    arguments: PhotoArguments,
+    *,
+    max_side_px: int | None = None,
+    estimators: Callable[[], Estimators] | None = None,
 ) -> tuple["PreparedPhoto", list[Row]]:
     """Load and prepare the photograph; nothing is written.
+
+    Args:
+        estimators: Returns what `resolve_estimators` does, where it is loaded once for many.
 
     Raises:
         InputError: The photograph or a number cannot be used.
@@ -45,7 +55,7 @@ def resolve_photo(
     photo = load_photo(arguments.photo)  # first: a wrong path is found before a model is loaded
     if arguments.depth_model == NO_MODEL:
         raise InputError("this needs depth; none is for estimates only", argument="depth_model")
-    estimator, calibrator, rows = resolve_estimators(arguments)
+    estimator, calibrator, models = estimators() if estimators else resolve_estimators(arguments)
     prepared = prepare_photo(
         photo,
         geometry_estimator=estimator,
@@ -55,15 +65,14 @@ def resolve_photo(
         elevation_rad=radians(arguments.elevation_deg),
         scene_scale=arguments.scene_scale,
     )
+    rows = list(models)
     for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
         estimate = getattr(prepared.estimates, name)
         rows.append((name, estimate.value, estimate.source))
     return prepared, rows
 
 
-def resolve_estimators(
-    arguments: CameraArguments,
-) -> tuple["GeometryEstimator | None", "CameraCalibrator | None", list[Row]]:
+def resolve_estimators(arguments: CameraArguments) -> Estimators:
     """Load the models that estimate depth and camera; those of others have their licence as source.
 
     Raises:
