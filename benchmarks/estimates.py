@@ -1,6 +1,6 @@
 """Errors of field of view, elevation, scale and depth on photographs with known cameras, by source.
 
-    python benchmarks/estimates.py FOLDER_OF_POSED_SCENES [--frames 24] [--depth-model NAME]
+    python benchmarks/estimates.py FOLDER_OF_POSED_SCENES [--frames 12] [--depth-model NAME]
 
 FOLDER has scenes of `zeronvs.datasets.sources.posed` in `val/` and, for the elevation, in `train/`.
 Prints the table of docs/numbers.md. Up is known where people hold the camera level: it is the
@@ -44,6 +44,8 @@ class Errors:
 
 def level_up(scene: PosedScene) -> np.ndarray | None:
     """Return the world's up direction if the scene's cameras were held level."""
+    if len(scene) < MIN_FRAMES:
+        return None
     poses = np.stack([scene.camera(i).camera_to_world.numpy() for i in range(len(scene))])
     right, up = poses[:, :3, 0], poses[:, :3, 1]
     _, strength, directions = np.linalg.svd(right, full_matrices=False)
@@ -51,7 +53,7 @@ def level_up(scene: PosedScene) -> np.ndarray | None:
     roll_rad = np.arcsin(np.clip(right @ found, -1, 1))
     turn_rad = math.asin(min(1.0, strength[1] / math.sqrt(len(scene))))
     level = np.sqrt((roll_rad**2).mean()) <= MAX_ROLL_RAD and turn_rad >= MIN_TURN_RAD
-    return found if level and len(scene) >= MIN_FRAMES else None
+    return found if level else None
 
 
 def kind_of_source(source: str) -> str:
@@ -119,7 +121,7 @@ def add_depth(errors: Errors, name: str, view: View, geometry: Geometry) -> None
     errors.add(name, "scene scale, |log ratio|", "default, 0.7", math.log(0.7) - truth)
 
 
-def main(data: tyro.conf.Positional[Path], frames: int = 24, depth_model: str = "builtin") -> None:
+def main(data: tyro.conf.Positional[Path], frames: int = 12, depth_model: str = "builtin") -> None:
     """Measure and print the table."""
     estimator, errors = load_depth_model(depth_model).estimator, Errors()
     for folder in sorted([*data.glob("val/*"), *data.glob("train/*")]):
@@ -129,7 +131,7 @@ def main(data: tyro.conf.Positional[Path], frames: int = 24, depth_model: str = 
         up = level_up(scene)
         if up is None and not held_out:
             continue
-        count = min(len(scene), frames if held_out else max(1, frames // 4))
+        count = min(len(scene), frames if held_out else max(1, frames // 3))
         for index in np.linspace(0, len(scene) - 1, count).round().astype(int).tolist():
             view, geometry, estimate = measure(scene, index, estimator)
             if held_out:

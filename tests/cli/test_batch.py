@@ -118,9 +118,7 @@ def test_estimates_of_a_folder_are_printed_and_written_on_request(
     assert sum(link.endswith("overlay.png") for link in page.links) == 3
 
 
-def test_a_stopped_batch_has_a_page_of_what_is_done(
-    zeronvs, photos, tmp_path, capsys, monkeypatch
-):
+def test_a_stopped_batch_has_a_page_of_what_is_done(zeronvs, photos, tmp_path, capsys, monkeypatch):
     from zeronvs.cli import estimate
 
     make, seen = estimate._make, []
@@ -165,9 +163,7 @@ def test_a_dry_run_of_a_folder_writes_nothing(zeronvs, photos, tmp_path, tiny_pr
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_that_cannot_be_a_batch_are_refused_in_one_line(
-    zeronvs, photos, tmp_path, capsys
-):
+def test_folders_that_cannot_be_a_batch_are_refused_in_one_line(zeronvs, photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert zeronvs("scene", tmp_path / "empty", "-o", tmp_path / "out") == 2
     assert "has no photograph" in capsys.readouterr().err
