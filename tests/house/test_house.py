@@ -12,22 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zeronvs.cli import (
-    VERBS,
-    app,
-    data,
-    doctor,
-    estimate,
-    evaluate,
-    export,
-    model,
-    render,
-    scene,
-    train,
-    view,
-    views,
-)
+from zeronvs.cli import VERBS
 from zeronvs.cli.arguments import parse
+from zeronvs.cli.completion import argument_classes
 
 HEAVY = (
     *("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av"),
@@ -225,27 +212,7 @@ def test_documents_name_verbs_that_exist(document: str, repository: Path):
         assert words[1] in {*VERBS, "--help", "--version", "VERB"}, " ".join(words)
 
 
-ARGUMENTS = {
-    "scene": scene.SceneArguments,
-    "views": views.ViewsArguments,
-    "estimate": estimate.EstimateArguments,
-    "render": render.RenderArguments,
-    "view": view.ViewArguments,
-    "app": app.AppArguments,
-    "export": export.ExportArguments,
-    "train": train.TrainArguments,
-    "doctor": doctor.DoctorArguments,
-    "data convert": data.ConvertArguments,
-    "data check": data.CheckArguments,
-    "data synth": data.SynthArguments,
-    "evaluate views": evaluate.EvaluateViewsArguments,
-    "evaluate scenes": evaluate.EvaluateScenesArguments,
-    "model list": model.ListArguments,
-    "model fetch": model.FetchArguments,
-    "model import": model.ImportArguments,
-    "model convert": model.ConvertArguments,
-    "model info": model.InfoArguments,
-}
+ARGUMENTS = argument_classes()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

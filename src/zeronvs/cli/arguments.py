@@ -13,6 +13,7 @@ from zeronvs._core.errors import InputError
 
 Arguments = TypeVar("Arguments")
 
+PARSER_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 SUMMARY = "index.html"
 """The page of a batch, in its folder; where it is, the folder is one of a batch."""
 
@@ -69,7 +70,7 @@ def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
         kind,
         args=list(words),
         prog=f"zeronvs {verb}",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=PARSER_CONFIG,
     )
 
 

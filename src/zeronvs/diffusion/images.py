@@ -90,7 +90,7 @@ def input_views(
     Raises:
         InputError: An image cannot be used, views come with an `input_camera`, or there is none.
     """
-    given = [image] if isinstance(image, View) else image
+    given: Any = [image] if isinstance(image, View) else image
     if isinstance(given, list | tuple) and given and isinstance(given[0], View):
         if input_camera is not None:
             raise InputError(
@@ -98,7 +98,7 @@ def input_views(
             )
         if not all(isinstance(item, View) for item in given):
             raise InputError("the list has views and images; give only one kind.")
-        batches: list[Any] = [view.batched() for view in given]
+        batches = [view.batched() for view in given]
         return [view[[index]] for view in batches for index in range(len(view))]
     is_batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4
     listed: Any = image if is_batch or isinstance(image, list | tuple) else [image]
