@@ -1,5 +1,6 @@
 """A model hub on loopback that serves one folder, as far as the hub's client asks."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -17,12 +18,44 @@ class _Handler(BaseHTTPRequestHandler):
     folder: Path
     hub_id: str
     answer: bytes | None
+    posted: list[dict]
 
     def do_GET(self) -> None:
         self._respond(with_body=True)
 
     def do_HEAD(self) -> None:
         self._respond(with_body=False)
+
+    def do_POST(self) -> None:
+        """Take a repository and a commit, whose files are written to the folder."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        name = f"/api/models/{self.hub_id}"
+        if self.path == "/api/repos/create":
+            self.posted.append(json.loads(body))
+            answer = {"url": f"http://{self.headers['Host']}/{self.hub_id}"}
+        elif self.path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif self.path.startswith(f"{name}/preupload/"):
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            kinds = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [{"path": path, **kinds} for path in paths]}
+        elif self.path.startswith(f"{name}/commit/"):
+            for line in map(json.loads, body.splitlines()):
+                self.posted.append({line["key"]: line["value"].get("path", line["value"])})
+                if line["key"] == "file":
+                    path = self.folder / line["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(line["value"]["content"]))
+            answer = {"commitUrl": f"http://{self.headers['Host']}/{self.hub_id}/commit/{COMMIT}"}
+            answer |= {"commitOid": COMMIT}
+        else:
+            self.send_error(404)
+            return
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -81,13 +114,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def local_hub(folder: Path, hub_id: str, *, answer: bytes | None = None) -> Iterator[str]:
-    """Serve a folder under a hub id; yield the address of the hub.
+def local_hub(
+    folder: Path, hub_id: str, *, answer: bytes | None = None, posted: list[dict] | None = None
+) -> Iterator[str]:
+    """Serve a folder under a hub id, and take commits to it; yield the address of the hub.
 
     Args:
         answer: What it says about the repository, instead of the truth.
+        posted: What clients post is appended.
     """
-    members = {"folder": folder, "hub_id": hub_id, "answer": answer}
+    posted = [] if posted is None else posted
+    members = {"folder": folder, "hub_id": hub_id, "answer": answer, "posted": posted}
     handler = type("Handler", (_Handler,), members)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
     from zeronvs.diffusion.projection import CameraProjection
     from zeronvs.exports.export import export
+    from zeronvs.exports.page import show
     from zeronvs.protocols import Scene
     from zeronvs.recipes.prepare import prepare_photo
     from zeronvs.recipes.reconstruct import reconstruct
+    from zeronvs.recipes.run_folder import open_run
     from zeronvs.splats import GaussianSplats
 
 __all__ = [
@@ -37,9 +39,11 @@ __all__ = [
     "export",
     "look_at",
     "make_trajectory",
+    "open_run",
     "orbit_pose",
     "prepare_photo",
     "reconstruct",
+    "show",
 ]
 
 _HOMES = {
@@ -54,9 +58,11 @@ _HOMES = {
     "export": "zeronvs.exports.export",
     "look_at": "zeronvs.cameras.poses",
     "make_trajectory": "zeronvs.cameras.trajectories",
+    "open_run": "zeronvs.recipes.run_folder",
     "orbit_pose": "zeronvs.cameras.poses",
     "prepare_photo": "zeronvs.recipes.prepare",
     "reconstruct": "zeronvs.recipes.reconstruct",
+    "show": "zeronvs.exports.page",
 }
 
 

@@ -1,4 +1,4 @@
-"""Protocols that rooms above depend on instead of on each other: depth estimators and scenes."""
+"""Protocols that rooms above depend on instead of on each other: estimators and scenes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ class Geometry:
     """Where the depth is valid; None: everywhere."""
     confidence: Float[Tensor, "b h w"] | None = None
     """In [0, 1]; None: unknown."""
+    source: str = "depth model"
+    """What predicted it, for display."""
 
     def scaled_depth(self, scene_scale: float | Float[Tensor, " b"]) -> Float[Tensor, "b h w"]:
         """Return depth in scene units: its 20 % quantile becomes the scene scale (paper, 3.3).
@@ -52,6 +54,32 @@ class GeometryEstimator(Protocol):
 
     def estimate(self, image: Float[Tensor, "b 3 h w"]) -> Geometry:
         """Return the geometry of images in [0, 1], in float32 on the device of the images."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Field of view and gravity of one image."""
+
+    fov_y_rad: float
+    """Vertical field of view of the whole image."""
+    fov_spread_rad: float
+    """One standard deviation, here and below."""
+    elevation_rad: float
+    """By how much the camera looks down."""
+    elevation_spread_rad: float
+    roll_rad: float
+    """By how much the world's up direction leans to the right in the image."""
+    source: str
+    """What predicted it, for display."""
+
+
+@runtime_checkable
+class CameraCalibrator(Protocol):
+    """Predicts field of view and gravity of single images."""
+
+    def calibrate(self, image: Float[Tensor, "3 h w"]) -> Calibration:
+        """Return the calibration of an image in [0, 1]."""
         ...
 
 

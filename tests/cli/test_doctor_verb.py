@@ -1,6 +1,7 @@
 """`zeronvs doctor`: what is here, what is missing, and what that costs."""
 
 import importlib.metadata
+import json
 import os
 
 import pytest
@@ -57,6 +58,13 @@ def test_a_missing_requirement_is_listed_and_does_not_stop_the_doctor(
     found = dict(doctor.findings())
     assert all("install the package zeronvs again" in found[name] for name in doctor.REQUIRED)
     assert "model 'builtin'" in found
+
+
+def test_programs_get_the_same_as_json(zeronvs, capsys):
+    assert zeronvs("doctor", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == dict(doctor.findings())
+    assert found["zeronvs"].startswith(__version__)
 
 
 def test_it_takes_no_arguments(zeronvs, capsys):

@@ -16,7 +16,7 @@ from zeronvs.cli import main
 
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        main(["estimate", *words, "--depth", "none"])
+        main(["estimate", *words, "--depth-model", "none"])
     return caught.value.code
 
 

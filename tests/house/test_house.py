@@ -12,23 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zeronvs.cli import (
-    VERBS,
-    app,
-    data,
-    doctor,
-    estimate,
-    evaluate,
-    evaluate_table,
-    export,
-    model,
-    render,
-    scene,
-    train,
-    view,
-    views,
-)
+from zeronvs.cli import VERBS
 from zeronvs.cli.arguments import parse
+from zeronvs.cli.completion import argument_classes
 
 HEAVY = (
     *("torch", "numpy", "diffusers", "transformers", "tyro", "rich", "PIL", "av"),
@@ -227,29 +213,7 @@ def test_documents_name_verbs_that_exist(document: str, repository: Path):
         assert words[1] in {*VERBS, "--help", "--version", "VERB"}, " ".join(words)
 
 
-ARGUMENTS = {
-    "scene": scene.SceneArguments,
-    "views": views.ViewsArguments,
-    "estimate": estimate.EstimateArguments,
-    "render": render.RenderArguments,
-    "view": view.ViewArguments,
-    "app": app.AppArguments,
-    "export": export.ExportArguments,
-    "train": train.TrainArguments,
-    "doctor": doctor.DoctorArguments,
-    "data convert": data.ConvertArguments,
-    "data check": data.CheckArguments,
-    "data synth": data.SynthArguments,
-    "evaluate views": evaluate.EvaluateViewsArguments,
-    "evaluate scenes": evaluate.EvaluateScenesArguments,
-    "evaluate table1": evaluate_table.EvaluateTableArguments,
-    "evaluate table2": evaluate_table.EvaluateTableArguments,
-    "model list": model.ListArguments,
-    "model fetch": model.FetchArguments,
-    "model import": model.ImportArguments,
-    "model convert": model.ConvertArguments,
-    "model info": model.InfoArguments,
-}
+ARGUMENTS = argument_classes()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

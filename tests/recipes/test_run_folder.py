@@ -216,3 +216,10 @@ def test_a_video_of_the_runs_own_orbit_keeps_its_distances(run_dir: Path):
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     far, near = ((frame.mean(-1) > 190).sum() for frame in frames)  # the background is grey
     assert near > 3 * far > 0
+
+
+def test_a_run_shows_its_page_in_a_notebook_or_why_there_is_none(run_dir: Path):
+    run = open_run(run_dir)
+    assert "there is no such file" in run._repr_html_()
+    (run_dir / "scene.html").write_text('<p class="a">scene</p>', encoding="utf-8")
+    assert 'srcdoc="&lt;p class=&quot;a&quot;&gt;scene&lt;/p&gt;"' in run._repr_html_()

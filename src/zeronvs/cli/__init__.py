@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": "the model, or scenes of one photograph, on held-out views, beside baselines",
     "model": "weights by name: list, fetch, import; convert weights, or describe a model",
     "doctor": "capabilities of this machine, and the cost of each missing part",
+    "completion": "a script that completes these words in bash and zsh",
 }
 """Each verb is the module of its name in this folder, with a function `run(arguments)`."""
 
@@ -66,7 +67,7 @@ def _run(words: Sequence[str]) -> None:
 
 def help_text() -> str:
     """Return the overview that `zeronvs --help` prints."""
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{summary}" for verb, summary in VERBS.items())
     return (
         "usage: zeronvs VERB ...\n\n"
         "One photograph in, new views and a 360-degree scene out.\n\n"

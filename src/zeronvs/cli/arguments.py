@@ -13,17 +13,42 @@ from zeronvs._core.errors import InputError
 
 Arguments = TypeVar("Arguments")
 
+PARSER_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+SUMMARY = "index.html"
+"""The page of a batch, in its folder; where it is, the folder is one of a batch."""
+
 Degrees = Annotated[float | None, tyro.conf.arg(metavar="DEGREES")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Photo = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO")]
+Photos = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO_OR_FOLDER")]
 Device = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoArguments:
-    """Arguments of every verb that takes a photograph."""
+class CameraArguments:
+    """Numbers about a photograph that can be given, and the models that estimate the others."""
 
-    photo: tyro.conf.Positional[Path]
+    fov_deg: Degrees = None
+    """Vertical field of view of the photograph's centre square; estimated if not given."""
+    elevation_deg: Degrees = None
+    """Elevation of the camera above the scene centre; estimated if not given."""
+    scene_scale: Number = None
+    """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
+    depth_model: Annotated[str, tyro.conf.arg(metavar="NAME_OR_PATH")] = "builtin"
+    """builtin, or weights that are here: a folder of Depth Anything or Depth Pro, model.pt of
+    MoGe-2 (docs/own-photos.md); none, for estimates only."""
+    camera_model: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of GeoCalib, for field of view and elevation; from the photograph if not given."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoArguments(CameraArguments):
+    """Arguments of every verb that makes something of a photograph."""
+
+    photo: Photo
     """The photograph, in any common format."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The folder to make."""
@@ -31,14 +56,6 @@ class PhotoArguments:
     """builtin, a name (`zeronvs model list`), a folder, or a hub id; builtin if not given."""
     seed: Count = None
     """The same seed gives the same result; 0 if not given."""
-    device: Device = None
-    """cpu, cuda, cuda:1, mps; the best one here if not given."""
-    fov_deg: Degrees = None
-    """Vertical field of view of the photograph's centre square; estimated if not given."""
-    elevation_deg: Degrees = None
-    """Elevation of the camera above the scene centre; estimated if not given."""
-    scene_scale: Number = None
-    """Scene units per model unit (the paper's q), 0.3 to 1 as a rule; estimated if not given."""
     guidance_scale: Number = None
     """Classifier-free guidance, 1 is none; the preset's or the model's own if not given."""
     resume: bool = False
@@ -53,7 +70,7 @@ def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
         kind,
         args=list(words),
         prog=f"zeronvs {verb}",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=PARSER_CONFIG,
     )
 
 
@@ -138,7 +155,7 @@ def check_new_folder(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; -o names a folder")
     if out.is_dir() and not resume and any(out.iterdir()):
-        is_run = (out / "run.json").exists()
+        is_run = (out / "run.json").exists() or (out / SUMMARY).exists()
         content, remedy = ("a run", "add --resume, or ") if is_run else ("other files", "")
         raise InputError(f"{out} contains {content}; {remedy}give another folder with -o")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())

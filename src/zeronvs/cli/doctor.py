@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "pillow", "av")
 OPTIONAL = {
     "peft": "train cannot add low-rank weights",
     "simplejpeg": "train decodes JPEG more slowly",
+    "moge": "--depth-model does not read MoGe-2",
+    "geocalib": "no --camera-model",
 }
 
 
@@ -22,13 +25,19 @@ OPTIONAL = {
 class DoctorArguments:
     """Report the capabilities of this machine, and the cost of each missing part."""
 
+    json: bool = False
+    """Print one JSON object, part to state, for programs."""
+
 
 def run(words: Sequence[str]) -> None:
     """Print the findings."""
-    parse(DoctorArguments, words, "doctor")
+    arguments = parse(DoctorArguments, words, "doctor")
     from zeronvs.cli.report import print_table
 
-    print_table(list(findings()))
+    if arguments.json:
+        print(json.dumps(dict(findings()), indent=2))
+    else:
+        print_table(list(findings()))
 
 
 def findings() -> Iterator[tuple[str, str]]:

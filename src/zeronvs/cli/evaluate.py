@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -89,6 +89,41 @@ class EvaluateScenesArguments:
     """Device of the model: cpu, cuda, cuda:1, mps; the CPU if not given."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTable1Arguments:
+    """Make Table 1 of the paper: scenes of single images at true cameras, ours and published."""
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+    """A folder for report.html, metrics.json, table.md and the scores of each scene, from which a
+    stopped evaluation resumes."""
+    dtu: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """DTU with a cameras.npz for each scan, as pixelNeRF releases it."""
+    preset: Literal["preview", "field", "fast", "paper"] = "preview"
+    """How a scene is made; paper is the published recipe."""
+    model: str = "builtin"
+    """builtin, a name (`zeronvs model list`), a folder, or a hub id; preview uses none."""
+    scenes: tuple[str, ...] = ()
+    """Only these scenes, such as scan8 or bicycle; all that are there if not given."""
+    limit: Count = None
+    """Only so many views of each scene, spread evenly; all, as published, if not given."""
+    seeds: tuple[int, ...] = (0,)
+    """Every scene is made with each seed, which gives the spread."""
+    vgg_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """vgg16-397923af.pth of torchvision, for LPIPS; looked for if not given."""
+    alex_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """alexnet-owt-7be5be79.pth of torchvision, for LPIPS; looked for if not given."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTable2Arguments(EvaluateTable1Arguments):
+    """Make Table 2 of the paper: scenes of single images at true cameras, ours and published."""
+
+    mipnerf360: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Mip-NeRF 360 as released."""
+
+
 def run(words: Sequence[str]) -> None:
     """Parse the second word and its arguments, and measure."""
     if not words or words[0] in ("-h", "--help"):
@@ -101,15 +136,22 @@ def run(words: Sequence[str]) -> None:
         _views(parse(EvaluateViewsArguments, words[1:], "evaluate views"))
     elif words[0] == "scenes":
         _scenes(parse(EvaluateScenesArguments, words[1:], "evaluate scenes"))
-    elif words[0] == "table1" or words[0] == "table2":
-        from zeronvs.cli.evaluate_table import run_table
-
-        run_table(words[0], words[1:])
+    elif words[0] == "table1":
+        _table("table1", parse(EvaluateTable1Arguments, words[1:], "evaluate table1"))
+    elif words[0] == "table2":
+        _table("table2", parse(EvaluateTable2Arguments, words[1:], "evaluate table2"))
     else:
         raise InputError(
             f"there is no 'evaluate {words[0]}'; there are: evaluate views, evaluate scenes, "
             "evaluate table1, evaluate table2"
         )
+
+
+def _table(name: Literal["table1", "table2"], arguments: EvaluateTable1Arguments) -> None:
+    """Measure, print and write a table of the paper."""
+    from zeronvs.cli.evaluate_table import make_table
+
+    make_table(name, arguments)
 
 
 def _views(arguments: EvaluateViewsArguments) -> None:

@@ -1,14 +1,12 @@
 """`zeronvs evaluate table1|table2`: the tables of the paper on its data sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from zeronvs._core.errors import InputError
-from zeronvs.cli.arguments import Count, Device, check_counts, check_device, parse
+from zeronvs.cli.arguments import check_counts, check_device
+from zeronvs.cli.evaluate import EvaluateTable1Arguments, EvaluateTable2Arguments
 
 if TYPE_CHECKING:
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
@@ -19,38 +17,8 @@ if TYPE_CHECKING:
     from zeronvs.protocols import GeometryEstimator
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateTableArguments:
-    """Make a table of the paper: scenes of single images at true cameras, ours and published."""
-
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
-    """A folder for report.html, metrics.json, table.md and the scores of each scene, from which a
-    stopped evaluation resumes."""
-    dtu: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """DTU with a cameras.npz for each scan, as pixelNeRF releases it."""
-    mipnerf360: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Mip-NeRF 360 as released (table2)."""
-    preset: Literal["preview", "field", "fast", "paper"] = "preview"
-    """How a scene is made; paper is the published recipe."""
-    model: str = "builtin"
-    """builtin, a name (`zeronvs model list`), a folder, or a hub id; preview uses none."""
-    scenes: tuple[str, ...] = ()
-    """Only these scenes, such as scan8 or bicycle; all that are there if not given."""
-    limit: Count = None
-    """Only so many views of each scene, spread evenly; all, as published, if not given."""
-    seeds: tuple[int, ...] = (0,)
-    """Every scene is made with each seed, which gives the spread."""
-    vgg_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """vgg16-397923af.pth of torchvision, for LPIPS; looked for if not given."""
-    alex_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """alexnet-owt-7be5be79.pth of torchvision, for LPIPS; looked for if not given."""
-    device: Device = None
-    """cpu, cuda, cuda:1, mps; the best one here if not given."""
-
-
-def run_table(name: Literal["table1", "table2"], words: Sequence[str]) -> None:
-    """Parse the arguments, measure, print and write the table."""
-    arguments = parse(EvaluateTableArguments, words, f"evaluate {name}")
+def make_table(name: Literal["table1", "table2"], arguments: EvaluateTable1Arguments) -> None:
+    """Measure, print and write the table."""
     roots = _roots(name, arguments)
     chosen = _scenes(roots, arguments.scenes)
     check_counts(limit=arguments.limit)
@@ -102,12 +70,10 @@ def run_table(name: Literal["table1", "table2"], words: Sequence[str]) -> None:
     print("\n" + "\n".join(str(path) for path in files))
 
 
-def _roots(name: str, arguments: EvaluateTableArguments) -> "dict[ProtocolName, Path]":
+def _roots(name: str, arguments: EvaluateTable1Arguments) -> "dict[ProtocolName, Path]":
     """Return the folders of the table's data sets that are given."""
     roots: dict[ProtocolName, Path] = {}
-    if name == "table1" and arguments.mipnerf360 is not None:
-        raise InputError("--mipnerf360 is of table2; table1 has --dtu alone")
-    if arguments.mipnerf360 is not None:
+    if isinstance(arguments, EvaluateTable2Arguments) and arguments.mipnerf360 is not None:
         roots["mipnerf360"] = arguments.mipnerf360
     if arguments.dtu is not None:
         roots["dtu"] = arguments.dtu
@@ -137,7 +103,7 @@ def _scenes(
     return chosen
 
 
-def _pipe(arguments: EvaluateTableArguments, device: str) -> "ZeroNVSPipeline | None":
+def _pipe(arguments: EvaluateTable1Arguments, device: str) -> "ZeroNVSPipeline | None":
     """Return the diffusion model, where the preset uses one."""
     if arguments.preset == "preview":
         if arguments.model != "builtin":
@@ -152,7 +118,7 @@ def _pipe(arguments: EvaluateTableArguments, device: str) -> "ZeroNVSPipeline | 
 
 
 def _maker(
-    arguments: EvaluateTableArguments,
+    arguments: EvaluateTable1Arguments,
     pipe: "ZeroNVSPipeline | None",
     estimator: "GeometryEstimator",
 ) -> "SceneMaker":
@@ -175,7 +141,7 @@ def _maker(
 
 
 def _metrics(
-    arguments: EvaluateTableArguments, pipe: "ZeroNVSPipeline | None", device: str
+    arguments: EvaluateTable1Arguments, pipe: "ZeroNVSPipeline | None", device: str
 ) -> "ImageMetrics":
     """Return the metrics that there are weights for, and say which are missing."""
     from zeronvs.evaluation.image_metrics import ImageMetrics

@@ -48,31 +48,33 @@ def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
             _flush_output()
             raise
         _flush_output()
-    except InputError as error:
-        return fail(_with_flag(error), WRONG_INPUT)
-    except HealthError as error:
-        return fail(str(error), WENT_WRONG)
     except KeyboardInterrupt:
         return fail(_how_to_resume(words), STOPPED, label="stopped")
     except BrokenPipeError:  # whoever read our output has seen enough
         _abandon(sys.stdout)
         return DONE
-    except OSError as error:
-        return fail(_os_error(error), WRONG_INPUT)
-    except MemoryError:
-        return fail(
-            f"the memory of this machine is used up{_less_memory(words, on_gpu=False)}", WENT_WRONG
-        )
-    except ImportError as error:
-        if "pip install" not in str(error):
-            raise
-        return fail(str(error), WRONG_INPUT)
     except Exception as error:
-        known = _library_error(error, words)
+        known = explained(error, words)
         if known is None:
             raise
         return fail(*known)
     return DONE
+
+
+def explained(error: Exception, words: Sequence[str]) -> tuple[str, int] | None:
+    """Return the line for the user and the exit code of an error; None where it is a bug."""
+    if isinstance(error, InputError):
+        return _with_flag(error), WRONG_INPUT
+    if isinstance(error, HealthError):
+        return str(error), WENT_WRONG
+    if isinstance(error, OSError):
+        return _os_error(error), WRONG_INPUT
+    if isinstance(error, MemoryError):
+        advice = _less_memory(words, on_gpu=False)
+        return f"the memory of this machine is used up{advice}", WENT_WRONG
+    if isinstance(error, ImportError):
+        return (str(error), WRONG_INPUT) if "pip install" in str(error) else None
+    return _library_error(error, words)
 
 
 def _with_flag(error: InputError) -> str:

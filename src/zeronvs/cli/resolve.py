@@ -2,18 +2,22 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeronvs._core.errors import InputError
-from zeronvs.cli.arguments import PhotoArguments, radians
+from zeronvs.cli.arguments import CameraArguments, PhotoArguments, radians
 
 if TYPE_CHECKING:
     from zeronvs.checkpoints.cache import WeightsCache
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+    from zeronvs.protocols import CameraCalibrator, GeometryEstimator
     from zeronvs.recipes.prepare import PreparedPhoto
 
 Row = tuple[str, Any, str]
+NO_MODEL = "none"
+"""What --depth-model is for estimates without depth."""
 
 
 def best_device(device: str | None) -> str:
@@ -28,32 +32,64 @@ def source(value: object, default: str) -> str:
     return default if value is None else "given"
 
 
+Estimators = tuple["GeometryEstimator | None", "CameraCalibrator | None", list[Row]]
+
+
 def resolve_photo(
-    arguments: PhotoArguments, *, max_side_px: int | None = None
+    arguments: PhotoArguments,
+    *,
+    max_side_px: int | None = None,
+    estimators: Callable[[], Estimators] | None = None,
 ) -> tuple["PreparedPhoto", list[Row]]:
     """Load and prepare the photograph; nothing is written.
+
+    Args:
+        estimators: Returns what `resolve_estimators` does, where it is loaded once for many.
 
     Raises:
         InputError: The photograph or a number cannot be used.
     """
-    from zeronvs.depth.builtin import load_builtin_depth
     from zeronvs.photo.photo import load_photo
     from zeronvs.recipes.prepare import prepare_photo
 
     photo = load_photo(arguments.photo)  # first: a wrong path is found before a model is loaded
+    if arguments.depth_model == NO_MODEL:
+        raise InputError("this needs depth; none is for estimates only", argument="depth_model")
+    estimator, calibrator, models = estimators() if estimators else resolve_estimators(arguments)
     prepared = prepare_photo(
         photo,
-        geometry_estimator=load_builtin_depth(device=best_device(arguments.device)),
+        geometry_estimator=estimator,
+        calibrator=calibrator,
         max_side_px=max_side_px,
         fov_y_rad=radians(arguments.fov_deg),
         elevation_rad=radians(arguments.elevation_deg),
         scene_scale=arguments.scene_scale,
     )
-    rows: list[Row] = []
+    rows = list(models)
     for name in ("fov_y_rad", "elevation_rad", "scene_scale"):
         estimate = getattr(prepared.estimates, name)
         rows.append((name, estimate.value, estimate.source))
     return prepared, rows
+
+
+def resolve_estimators(arguments: CameraArguments) -> Estimators:
+    """Load the models that estimate depth and camera; those of others have their licence as source.
+
+    Raises:
+        InputError: One cannot be used.
+    """
+    from zeronvs.depth.pretrained import BUILTIN, load_depth_model
+    from zeronvs.photo.geocalib import LICENCE, load_geocalib
+
+    device, name = best_device(arguments.device), arguments.depth_model
+    estimator, calibrator, rows = None, None, []
+    if name != NO_MODEL:
+        estimator, title, licence = load_depth_model(name, device=device)
+        rows.append(("depth_model", title, "default" if name == BUILTIN else licence))
+    if arguments.camera_model is not None:
+        calibrator = load_geocalib(arguments.camera_model, device=device)
+        rows.append(("camera_model", calibrator.title, LICENCE))
+    return estimator, calibrator, rows
 
 
 def weights_cache() -> "WeightsCache":

@@ -1,13 +1,16 @@
 """`zeronvs scene`: from one photograph to a finished run folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import (
     Count,
     PhotoArguments,
+    Photos,
     check_anchors,
     check_counts,
     check_device,
@@ -17,13 +20,18 @@ from zeronvs.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from zeronvs.cli.resolve import Estimators, Row
     from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-    from zeronvs.recipes.presets import Recipe
+    from zeronvs.recipes.presets import LiftRecipe, Recipe
+    from zeronvs.recipes.summary import Made
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneArguments(PhotoArguments):
     """Make a walkable 360-degree scene of one photograph: a page, videos, views and splats."""
+
+    photo: Photos
+    """The photograph, in any common format; of a folder, every photograph in it."""
 
     preset: Literal["preview", "field", "fast", "paper"] | None = None
     """preview: splats of the photograph's own pixels, about a minute on a processor. field: a
@@ -43,7 +51,7 @@ class SceneArguments(PhotoArguments):
 
 
 def run(words: Sequence[str]) -> None:
-    """Parse the arguments and make the scene."""
+    """Parse the arguments and make the scene, or those of a folder."""
     arguments = parse(SceneArguments, words, "scene")
     check_counts(steps=arguments.steps, resolution=arguments.resolution)
     check_anchors(arguments.anchors)
@@ -51,22 +59,70 @@ def run(words: Sequence[str]) -> None:
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
     check_device(arguments.device)
-    from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
-    from zeronvs.recipes.far_path import PathChoice, suggest_path
-    from zeronvs.recipes.prepare import RESOLUTION_PX
+    from zeronvs.cli.resolve import resolve_estimators, resolve_model
+    from zeronvs.recipes.presets import Recipe
+
+    name, recipe = _recipe(arguments)
+    estimators = cache(lambda: resolve_estimators(arguments))
+    model = cache(lambda: resolve_model(arguments))
+
+    def make(photo: Path, out: Path) -> "Made":
+        return _make(replace(arguments, photo=photo, out=out), name, recipe, estimators, model)
+
+    if not arguments.photo.is_dir():
+        make(arguments.photo, arguments.out)
+        return
+    from zeronvs.cli.batch import run_batch
+
+    estimators()  # what cannot be loaded is no fault of a photograph
+    if isinstance(recipe, Recipe):
+        model()
+    run_batch(
+        arguments.photo,
+        arguments.out,
+        make,
+        words=["scene", *words],
+        writes=not arguments.dry_run,
+    )
+
+
+def _recipe(arguments: SceneArguments) -> tuple[str, "LiftRecipe | Recipe"]:
+    """Return the preset's name and its recipe.
+
+    Raises:
+        InputError: A flag does not belong to the preset.
+    """
     from zeronvs.recipes.presets import DRAFT, PRESETS, Recipe
-    from zeronvs.recipes.write_run import write_scene_run
 
     name = arguments.preset or ("fast" if arguments.model not in (None, "builtin") else "preview")
     recipe = PRESETS[name]
     if isinstance(recipe, Recipe):
         if arguments.draft:
             raise InputError(f"--draft is of the preview; the preset is {name}")
-    else:
-        _refuse_model_settings(arguments)
-        recipe = DRAFT if arguments.draft else recipe
-    photo, photo_rows = resolve_photo(arguments, max_side_px=arguments.resolution or RESOLUTION_PX)
+        return name, recipe
+    _refuse_model_settings(arguments)
+    return name, DRAFT if arguments.draft else recipe
+
+
+def _make(
+    arguments: SceneArguments,
+    name: str,
+    recipe: "LiftRecipe | Recipe",
+    estimators: Callable[[], "Estimators"],
+    model: Callable[[], tuple["ZeroNVSPipeline", list["Row"]]],
+) -> "Made":
+    """Make the scene of one photograph."""
+    from zeronvs.cli.report import print_result, print_settings, progress_bar
+    from zeronvs.cli.resolve import resolve_photo, resolve_run, source
+    from zeronvs.recipes.far_path import PathChoice, suggest_path
+    from zeronvs.recipes.prepare import RESOLUTION_PX
+    from zeronvs.recipes.presets import Recipe
+    from zeronvs.recipes.summary import Made
+    from zeronvs.recipes.write_run import write_scene_run
+
+    photo, photo_rows = resolve_photo(
+        arguments, max_side_px=arguments.resolution or RESOLUTION_PX, estimators=estimators
+    )
     rows = [
         ("preset", name, source(arguments.preset, "for the built-in model")),
         ("resolution", max(photo.view.camera.image_size_px), source(arguments.resolution, "photo")),
@@ -75,7 +131,7 @@ def run(words: Sequence[str]) -> None:
     ]
     pipe = None
     if isinstance(recipe, Recipe):
-        pipe, model_rows = resolve_model(arguments)
+        pipe, model_rows = model()
         recipe, recipe_rows = _with_settings(arguments, name, recipe, pipe)
         rows += model_rows + recipe_rows
     choice = PathChoice("orbit", "viewpoints of the field") if pipe else suggest_path(photo.view)
@@ -83,7 +139,7 @@ def run(words: Sequence[str]) -> None:
     rows.append(("path", path, source(arguments.path, choice.reason)))
     print_settings(rows)
     if arguments.dry_run:
-        return
+        return Made(photo.estimates, photo.notes, None, ())
     with progress_bar() as progress:
         result = write_scene_run(
             photo,
@@ -98,6 +154,9 @@ def run(words: Sequence[str]) -> None:
             progress=progress,
         )
     print_result(result)
+    return Made(
+        photo.estimates, tuple(result.notes), arguments.out / "input.png", tuple(result.files)
+    )
 
 
 def _refuse_model_settings(arguments: SceneArguments) -> None:

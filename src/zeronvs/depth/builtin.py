@@ -183,17 +183,13 @@ class DepthNet(ModelMixin, ConfigMixin):
         depth_z = 1.0 / disparity
         height_px, width_px = image.shape[-2:]
         side_px = min(height_px, width_px)
-        square = depth_z[:, *center_window(height_px, width_px)]
-        # At most some 100 x 100 values: torch.quantile is limited in size, and slow.
-        stride = max(4, side_px // 100)
-        quantile = square[:, ::stride, ::stride].flatten(1).quantile(0.2, dim=1)
         log_tan, log_spread = fov.unbind(-1)
         # The network predicts the field of view of the central square.
         half_tan = log_tan.exp() * (height_px / side_px)
         fov_y_rad = 2 * torch.atan(half_tan)
         slope = torch.sin(fov_y_rad)  # d fov / d log tan(fov / 2)
         return Geometry(
-            depth_z=depth_z / quantile[:, None, None],
+            depth_z=depth_z / near_quantile(depth_z)[:, None, None],
             kind="relative",
             fov_y_rad=fov_y_rad,
             fov_spread_rad=slope * log_spread.exp(),
@@ -228,6 +224,15 @@ class DepthNet(ModelMixin, ConfigMixin):
         disparity, mirrored = disparity.to(image.device).chunk(2)
         fov = fov.chunk(2)[0].to(image.device, torch.float32)
         return (disparity * mirrored.flip(-1)).sqrt(), fov
+
+
+def near_quantile(depth_z: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Return the 20 % quantile of depth over the central square: the unit of relative depth."""
+    height_px, width_px = depth_z.shape[-2:]
+    square = depth_z[:, *center_window(height_px, width_px)]
+    # At most some 100 x 100 values: torch.quantile is limited in size, and slow.
+    stride = max(4, min(height_px, width_px) // 100)
+    return square[:, ::stride, ::stride].flatten(1).quantile(0.2, dim=1)
 
 
 def _merged(

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +53,8 @@ class PixelShuffleAutoencoder(ModelMixin, ConfigMixin):
             scaling_factor: Factor that gives latents about unit variance.
         """
         super().__init__()
-        # A module without tensors has no device, no dtype and no weight file; this one has.
+        # A module without tensors has no device, no dtype and no weight file; this one has. It
+        # needs no hook of offloading (`apply_forward_hook`): it folds on the device of its input.
         self.register_buffer("marker", torch.zeros(1))
 
     def encode(
@@ -149,6 +151,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         decoder += [_Block(width, False), nn.Conv2d(width, 3, 3, padding=1)]
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
 
+    @apply_forward_hook
     def encode(
         self, image: Float[Tensor, "b 3 H W"], return_dict: bool = True
     ) -> AutoencoderKLOutput | tuple[ExactLatent]:
@@ -158,6 +161,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
             return (posterior,)
         return AutoencoderKLOutput(latent_dist=posterior)  # pyright: ignore[reportArgumentType]
 
+    @apply_forward_hook
     def decode(
         self,
         latent: Float[Tensor, "b c h w"],

@@ -73,7 +73,9 @@ def to_output_type(images: Float[Tensor, "n 3 h w"], output_type: str) -> Any:
 
 
 def input_views(
-    image: ImageInput | View | Sequence[ImageInput], input_camera: Camera | None, targets: Camera
+    image: ImageInput | View | Sequence[ImageInput] | Sequence[View],
+    input_camera: Camera | None,
+    targets: Camera,
 ) -> list[View]:
     """Return the input views, each as a batch of one.
 
@@ -88,13 +90,16 @@ def input_views(
     Raises:
         InputError: An image cannot be used, views come with an `input_camera`, or there is none.
     """
-    if isinstance(image, View):
+    given: Any = [image] if isinstance(image, View) else image
+    if isinstance(given, list | tuple) and given and isinstance(given[0], View):
         if input_camera is not None:
             raise InputError(
                 "input_camera was given together with a View, which has its own; give only one."
             )
-        view = image.batched()
-        return [view[[index]] for index in range(len(view))]
+        if not all(isinstance(item, View) for item in given):
+            raise InputError("the list has views and images; give only one kind.")
+        batches = [view.batched() for view in given]
+        return [view[[index]] for view in batches for index in range(len(view))]
     is_batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4
     listed: Any = image if is_batch or isinstance(image, list | tuple) else [image]
     images = [image_to_tensor(item) for item in listed]

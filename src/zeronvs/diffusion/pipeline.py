@@ -1,6 +1,7 @@
 """The diffusion model as a diffusers pipeline: one view and cameras in, views out."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,15 +78,53 @@ class ZeroNVSPipeline(ViewDenoiser):
             raise InputError(f"{folder} cannot be loaded as a pipeline: {reason}") from error
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, **kwargs: Any
+        self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """Write the components as diffusers does (safetensors), with a model card, README.md.
 
         A README.md that is there already is kept. No progress bars are drawn.
+
+        Raises:
+            InputError: `push_to_hub` is given: publishing is a call of its own, `push_to_hub`.
         """
+        if push_to_hub:
+            raise InputError("save the pipeline, then call push_to_hub", argument="push_to_hub")
         with _without_progress_bars():
             super().save_pretrained(save_directory, **kwargs)
         write_model_card(self, Path(save_directory))
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool = True,
+        token: str | None = None,
+        create_pr: bool = False,
+        variant: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, with our model card, and return the address.
+
+        In diffusers, a new repository is public and its card a blank form; here it is private.
+
+        Args:
+            repo_id: "name" or "owner/name".
+            commit_message: Of the upload.
+            private: Whether a new repository is private; one that exists stays as it is.
+            token: Of the hub; None: the one that was logged in with.
+            create_pr: Open a pull request instead.
+            variant: Of the names of the weights, such as "fp16".
+        """
+        from huggingface_hub import create_repo
+
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return str(
+                self._upload_folder(
+                    folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr
+                )
+            )
 
     @torch.no_grad()
     def sample(
@@ -177,7 +216,7 @@ class ZeroNVSPipeline(ViewDenoiser):
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageInput | View | Sequence[ImageInput],
+        image: ImageInput | View | Sequence[ImageInput] | Sequence[View],
         cameras: Camera,
         *,
         input_camera: Camera | None = None,
@@ -273,6 +312,7 @@ class ZeroNVSPipeline(ViewDenoiser):
             output: Any = images
         else:
             output = to_output_type(resize_image(images, (height_px, width_px)), output_type)
+        self.maybe_free_model_hooks()  # of enable_model_cpu_offload
         return ImagePipelineOutput(images=output) if return_dict else (output,)
 
 

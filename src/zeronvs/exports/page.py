@@ -34,6 +34,7 @@ from torch import Tensor
 from zeronvs._core.errors import HealthError
 from zeronvs._core.files import write_bytes
 from zeronvs.cameras.camera import Camera
+from zeronvs.cameras.view import View
 from zeronvs.formats.video import to_bytes
 from zeronvs.formats.viewer_splats import drawable
 from zeronvs.scene.rasterizer import LARGEST_ALPHA, LOW_PASS_PX2, SMALLEST_ALPHA, RasterConfig
@@ -51,6 +52,27 @@ _POSITION_BITS, _SCALE_BITS = 22, 10
 _SMALLEST_SCALE = 1e-7
 _COLUMN_BYTES = (3,) * 3 + (2,) * 3 + (1,) * 8
 """Bytes of each column: position, scale, rotation, colour, opacity."""
+
+
+MAX_EMBEDDED_BYTES = 32 * 2**20
+"""Larger pages are not put into a notebook, which keeps them in its file."""
+
+
+@dataclass(frozen=True)
+class ScenePage:
+    """A page of `write_page`, which a notebook shows as it is."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        """Return a frame with the page in it; its script cannot reach the notebook."""
+        size_bytes = len(self.html.encode())
+        if size_bytes > MAX_EMBEDDED_BYTES:
+            return f"<p>A scene of {size_bytes >> 20} MiB: too large for a notebook.</p>"
+        return (
+            '<iframe sandbox="allow-scripts" style="width: 100%; height: 480px; border: 0" '
+            f'srcdoc="{html.escape(self.html)}"></iframe>'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +112,36 @@ def write_page(
     Raises:
         HealthError: No splat is left to show.
     """
+    page = _page(scene, camera, poster, path_name, title, panel)
+    write_bytes(path, page.encode())
+
+
+def show(
+    scene: SplatScene, view: View, *, path_name: PagePath = "orbit", title: str = "scene"
+) -> ScenePage:
+    """Return a page that a notebook shows: the last line of a cell.
+
+    Args:
+        scene: Splats.
+        view: The photograph at its camera, where the visitor starts.
+        path_name: As in `write_page`.
+        title: Of the page.
+
+    Raises:
+        HealthError: No splat is left to show.
+    """
+    return ScenePage(_page(scene, view.camera, view.image, path_name, title, None))
+
+
+def _page(
+    scene: SplatScene,
+    camera: Camera,
+    poster: Float[Tensor, "3 h w"],
+    path_name: PagePath,
+    title: str,
+    panel: PagePanel | None,
+) -> str:
+    """Return the page as text."""
     splats = drawable(scene.splats)
     if len(splats) == 0:
         raise HealthError("No splat is visible, so there is nothing to show.")
@@ -122,8 +174,7 @@ def write_page(
     }
     template = (sources / "page.html").read_text(encoding="utf-8")
     # One pass: what is put in is not searched again, whatever it contains.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
-    write_bytes(path, page.encode())
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
 def pack_splats(splats: GaussianSplats) -> tuple[bytes, dict[str, Any]]:

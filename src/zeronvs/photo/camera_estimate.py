@@ -17,7 +17,7 @@ from zeronvs.photo.estimates import (
     given,
 )
 from zeronvs.photo.verticals import tilt_of_verticals
-from zeronvs.protocols import Geometry
+from zeronvs.protocols import Calibration, Geometry
 
 DEPTH_SIZE_PX = 128
 """Side of the depth map that the ground plane is fitted to."""
@@ -44,6 +44,7 @@ def estimate_camera(
     focal_px: float | None = None,
     focal_source: str | None = None,
     geometry: Geometry | None = None,
+    calibration: Calibration | None = None,
     fov_y_rad: float | None = None,
     elevation_rad: float | None = None,
     scene_scale: float | None = None,
@@ -57,6 +58,8 @@ def estimate_camera(
         focal_source: The field that `focal_px` was read from.
         geometry: Predicted geometry of the whole photograph (a batch of one); without it,
             elevation and scale are defaults. Its field of view is used where no lens is recorded.
+        calibration: Predicted field of view, preferred to that of the geometry, and elevation,
+            preferred to vertical lines and ground.
         fov_y_rad: Given vertical field of view of the central square, in (0, pi).
         elevation_rad: Given elevation, in (-pi/2, pi/2).
         scene_scale: Given scene scale, above 0.
@@ -66,18 +69,24 @@ def estimate_camera(
     """
     check_given(fov_y_rad=fov_y_rad, elevation_rad=elevation_rad, scene_scale=scene_scale)
     depth = None if geometry is None else _central_depth(geometry)
-    predicted = None if geometry is None else _predicted_fov(geometry, image_size_px)
+    predicted = _predicted_fov(geometry, calibration, image_size_px)
     fov = (
         estimate_fov_y(min(image_size_px), focal_px, focal_source, guess=predicted)
         if fov_y_rad is None
         else given(fov_y_rad)
     )
-    if elevation_rad is None:
+    if elevation_rad is not None:
+        elevation = given(elevation_rad)
+    elif calibration is not None:
+        elevation = Estimate(
+            value=calibration.elevation_rad,
+            source=calibration.source,
+            spread=calibration.elevation_spread_rad,
+        )
+    else:
         square_focal_px = 0.5 * min(image_size_px) / math.tan(0.5 * fov.value)
         verticals = None if image is None else tilt_of_verticals(image, square_focal_px)
         elevation = estimate_elevation(fov.value, depth, verticals)
-    else:
-        elevation = given(elevation_rad)
     return CameraEstimate(
         fov_y_rad=fov,
         elevation_rad=elevation,
@@ -117,13 +126,23 @@ def _central_depth(geometry: Geometry) -> Float[Tensor, "size size"]:
     return interpolate(square[None, None], size_px, mode="bilinear", antialias=True)[0, 0]
 
 
-def _predicted_fov(geometry: Geometry, image_size_px: tuple[int, ...]) -> Estimate | None:
+def _predicted_fov(
+    geometry: Geometry | None, calibration: Calibration | None, image_size_px: tuple[int, ...]
+) -> Estimate | None:
     """Return the predicted field of view of the central square, where there is a prediction."""
-    if geometry.fov_y_rad is None or geometry.fov_spread_rad is None:
+    if calibration is not None:
+        whole, spread = calibration.fov_y_rad, calibration.fov_spread_rad
+        source = calibration.source
+    elif (
+        geometry is not None
+        and geometry.fov_y_rad is not None
+        and geometry.fov_spread_rad is not None
+    ):
+        whole, spread = float(geometry.fov_y_rad), float(geometry.fov_spread_rad)
+        source = geometry.source
+    else:
         return None
-    height_px = image_size_px[0]
     # From the full height to the shorter side: the tangents are in proportion to the sides.
-    slope = math.tan(0.5 * float(geometry.fov_y_rad)) * min(image_size_px) / height_px
+    slope = math.tan(0.5 * whole) * min(image_size_px) / image_size_px[0]
     value = 2.0 * math.atan(slope)
-    spread = float(geometry.fov_spread_rad) * value / float(geometry.fov_y_rad)
-    return Estimate(value=value, source="depth model", spread=spread)
+    return Estimate(value=value, source=source, spread=spread * value / whole)

@@ -20,6 +20,10 @@ from zeronvs.photo.colour import to_srgb
 from zeronvs.photo.decode import open_image
 from zeronvs.photo.exif import focal_px_from_exif
 
+PHOTO_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .mpo .png .webp .avif .tif .tiff .heic .heif .bmp .gif .jp2".split()
+)
+"""By which photographs in a folder are known; a file that is named may have any."""
 MIN_SIDE_PX = 64
 """Smallest short side that is accepted."""
 MAX_SHORT_SIDE_PX = 1536
@@ -101,7 +105,7 @@ def _check_file(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a folder; give one photograph")
+        raise InputError(f"{path}: is a folder; give one photograph of it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not an ordinary file; give one photograph")
     if status.st_size == 0:

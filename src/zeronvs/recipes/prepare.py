@@ -1,6 +1,7 @@
 """From a photograph to a view: every estimate with its source, at the canonical camera."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,12 @@ from zeronvs.cameras.view import View, resize_image
 from zeronvs.depth.builtin import load_builtin_depth
 from zeronvs.photo.camera_estimate import CameraEstimate, estimate_camera
 from zeronvs.photo.photo import Photo, load_photo, photo_from_image
-from zeronvs.protocols import GeometryEstimator
+from zeronvs.protocols import Calibration, CameraCalibrator, Geometry, GeometryEstimator
 
 RESOLUTION_PX = 1024
 """Longer side at which a scene uses its photograph, where nothing else is asked for."""
+LEVEL_RAD = math.radians(3.0)
+"""Photographs that lean more are named: every camera here is level."""
 
 
 class PreparedPhoto(NamedTuple):
@@ -36,6 +39,7 @@ def prepare_photo(
     photo: Path | str | Image.Image | Photo,
     *,
     geometry_estimator: GeometryEstimator | None = None,
+    calibrator: CameraCalibrator | None = None,
     max_side_px: int | None = None,
     fov_y_rad: float | None = None,
     elevation_rad: float | None = None,
@@ -46,6 +50,8 @@ def prepare_photo(
     Args:
         photo: A file, a PIL image, or a photograph that was loaded before.
         geometry_estimator: Predicts depth and field of view, once; None: the built-in network.
+        calibrator: Predicts field of view and elevation; None: they are estimated from the lens
+            data, the depth network, vertical lines and the ground.
         max_side_px: Larger photographs are reduced to this longer side; None: as they are.
         fov_y_rad: Vertical field of view of the central square, in radians.
         elevation_rad: Elevation of the camera above the subject, in radians.
@@ -62,12 +68,14 @@ def prepare_photo(
         photo = _reduced(photo, max_side_px)
     estimator = geometry_estimator or load_builtin_depth()
     geometry = estimator.estimate(photo.image[None])
+    calibration = None if calibrator is None else calibrator.calibrate(photo.image)
     estimates = estimate_camera(
         photo.image.shape[-2:],
         image=photo.image,
         focal_px=photo.focal_px,
         focal_source=photo.focal_source,
         geometry=geometry,
+        calibration=calibration,
         fov_y_rad=fov_y_rad,
         elevation_rad=elevation_rad,
         scene_scale=scene_scale,
@@ -76,7 +84,22 @@ def prepare_photo(
     camera = canonical_camera(
         estimates.fov_y_rad.value, estimates.elevation_rad.value, photo.image.shape[-2:]
     )
-    return PreparedPhoto(View(photo.image, camera, depth_z), estimates, photo.notes)
+    notes = (*photo.notes, *estimator_notes(geometry, calibration, estimates.scene_scale.value))
+    return PreparedPhoto(View(photo.image, camera, depth_z), estimates, notes)
+
+
+def estimator_notes(
+    geometry: Geometry | None, calibration: Calibration | None, scene_scale: float
+) -> Iterator[str]:
+    """Yield what estimators know and a scene does not use: its size in metres, a leaning camera."""
+    if geometry is not None and geometry.kind == "metric":
+        metres = float((geometry.depth_z / geometry.scaled_depth(scene_scale)).median())
+        yield f"One scene unit is {metres:.3g} m, by {geometry.source}."
+    if calibration is not None and abs(calibration.roll_rad) > LEVEL_RAD:
+        yield (
+            f"It leans by {abs(math.degrees(calibration.roll_rad)):.0f} degrees, by "
+            f"{calibration.source}; the scene leans with it. Straighten the photograph first."
+        )
 
 
 def _reduced(photo: Photo, max_side_px: int) -> Photo:

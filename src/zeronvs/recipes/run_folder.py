@@ -1,5 +1,6 @@
 """A finished run folder: open it, render it, export it; camera paths by name."""
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import read_json
+from zeronvs._core.files import read_json, read_text
 from zeronvs._core.progress import Progress, silent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.trajectories import make_trajectory
@@ -24,6 +25,7 @@ from zeronvs.exports.export import (
     export,
     render_frames,
 )
+from zeronvs.exports.page import MAX_EMBEDDED_BYTES, ScenePage
 from zeronvs.exports.splat_files import FileConfig
 from zeronvs.formats.camera_path import path_file
 from zeronvs.formats.images import from_bytes
@@ -35,6 +37,7 @@ from zeronvs.scene.load import load_scene
 
 RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
+PAGE_FILE = "scene.html"
 MAX_SIDE_PX = 8192
 """Largest image side that a run folder may ask for."""
 PATH_FRAMES = 72
@@ -67,6 +70,14 @@ class FinishedRun:
         except OSError:
             return None
         return View(pixels, self.input_camera.resized(*pixels.shape[1:]))
+
+    def _repr_html_(self) -> str:
+        """Return the run's page for a notebook, or why there is none."""
+        page = self.run_dir / PAGE_FILE
+        try:
+            return ScenePage(read_text(page, max_bytes=MAX_EMBEDDED_BYTES))._repr_html_()
+        except InputError as error:
+            return f"<p>{html.escape(str(error))}</p>"
 
 
 def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
