@@ -6,12 +6,16 @@ what CUDA would raise, as does NumPy on a marked tensor, or a CPU generator that
 """
 
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from zeronvs.scene import hash_grid
+from zeronvs.scene.grid_kernels import PlainKernels
 
 CUDA = torch.device("cuda", 0)
 _DEVICE = torch.Tensor.device.__get__
@@ -163,6 +167,9 @@ class PretendedCuda:
     """Context in which "cuda" is a device that this machine seems to have."""
 
     def __enter__(self) -> "PretendedCuda":
+        # Fused kernels would reach for a real GPU with addresses of the CPU.
+        self._kernels = patch.object(hash_grid, "kernels_for", lambda device: PlainKernels())
+        self._kernels.start()
         self._function = _Function()
         self._dispatch = _Dispatch(self._function)
         self._dispatch.__enter__()
@@ -172,3 +179,4 @@ class PretendedCuda:
     def __exit__(self, *error: object) -> None:
         self._function.__exit__(*error)
         self._dispatch.__exit__(*error)
+        self._kernels.stop()

@@ -8,6 +8,7 @@ import torch
 
 from zeronvs import __version__
 from zeronvs.cli import doctor
+from zeronvs.scene.grid_kernels import PlainKernels
 
 
 def table(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -57,6 +58,14 @@ def test_a_missing_requirement_is_listed_and_does_not_stop_the_doctor(
     found = dict(doctor.findings())
     assert all("install the package zeronvs again" in found[name] for name in doctor.REQUIRED)
     assert "model 'builtin'" in found
+
+
+def test_it_names_the_kernels_that_compute_the_radiance_field(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("warp")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert dict(doctor.findings())["hash grid"] == f"fused kernels of Warp on {device}"
+    monkeypatch.setattr("zeronvs.scene.hash_grid.kernels_for", lambda device: PlainKernels())
+    assert "does not support" in dict(doctor.findings())["hash grid"]
 
 
 def test_it_takes_no_arguments(zeronvs, capsys):

@@ -15,6 +15,8 @@ REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "pillow", "av")
 OPTIONAL = {
     "peft": "train cannot add low-rank weights",
     "simplejpeg": "train decodes JPEG more slowly",
+    "warp-lang": "steps of field, fast and paper take 2 to 5 times as long: "
+    "pip install 'zeronvs[warp]'",
 }
 
 
@@ -46,6 +48,8 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "model 'builtin'", _builtin_model()
     for package, cost in OPTIONAL.items():
         yield package, _version(package) or f"not installed: {cost}"
+    if _version("torch") is not None:
+        yield "hash grid", _hash_grid()
     if importlib.util.find_spec("torchvision") is not None:
         yield "torchvision", "installed, not needed; one that does not fit torch breaks diffusers"
 
@@ -68,6 +72,21 @@ def _accelerators() -> Iterator[tuple[str, str]]:
         yield "mps", "Apple GPU"
     else:
         yield "GPU", "none: scenes take minutes and are small (--preset preview)"
+
+
+def _hash_grid() -> str:
+    """Return which kernels compute the radiance field, on the device that scenes run on."""
+    import torch
+
+    from zeronvs.scene.grid_kernels import PlainKernels
+    from zeronvs.scene.hash_grid import kernels_for
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(kernels_for(device), PlainKernels):
+        return f"fused kernels of Warp on {device.type}"
+    if _version("warp-lang") is None:
+        return f"plain torch on {device.type}"
+    return f"plain torch on {device.type}: Warp does not support this device or its driver"
 
 
 def _builtin_model() -> str:
