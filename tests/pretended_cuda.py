@@ -3,8 +3,13 @@
 Storages that were moved "to cuda" are marked and `Tensor.device` returns accordingly, while all
 values stay in the memory of the CPU. An operation that mixes marked and unmarked tensors raises
 what CUDA would raise, as does NumPy on a marked tensor, or a CPU generator that fills one.
+
+Where the host would wait for the GPU (values that are read, copies that block, results whose size
+is not known before) is counted by line of the package in `PretendedCuda.waits`.
 """
 
+import traceback
+from collections import Counter
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +28,17 @@ _IS_CUDA = torch.Tensor.is_cuda.__get__
 _COPIES = ("aten.copy_", "aten._to_copy", "aten.set_", "aten.detach", "aten.index", "aten._index")
 """Operations that may cross devices: copies, and indexing by a CPU tensor."""
 _UNMARKED = "_local_scalar_dense"
+_READS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique")
+_READS += ("aten.equal", "aten._linalg_check_errors", "aten._linalg_solve")
+"""Operations after which the host has to wait for the GPU."""
+
+
+def _place() -> str:
+    """Return the innermost line of the package that is being run."""
+    for frame in reversed(traceback.extract_stack()):
+        if "/zeronvs/" in frame.filename and "/tests/" not in frame.filename:
+            return f"{frame.filename.split('/zeronvs/')[-1]}, {frame.name}"
+    return "elsewhere"
 
 
 def is_marked(tensor: object) -> bool:
@@ -49,6 +65,7 @@ class _Dispatch(TorchDispatchMode):
     def __init__(self, function_mode: "_Function") -> None:
         super().__init__()
         self._function_mode = function_mode
+        self.waits = function_mode.waits
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -72,6 +89,14 @@ class _Dispatch(TorchDispatchMode):
             raise RuntimeError(
                 f"Expected a 'cuda' device type for generator but found 'cpu' ({name})"
             )
+        if any(marks) and name.startswith(_READS):
+            self.waits[_place(), name.split(".")[1]] += 1
+        if any(marks) and name.startswith("aten.index"):
+            indices = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+            if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
+                self.waits[_place(), "boolean index"] += 1
+            if any(not is_marked(index) for index in indices):
+                self.waits[_place(), "index on the CPU"] += 1
         result = func(*args, **kwargs)
         # What a composite operation makes for itself lies where its arguments do.
         new = not tensors or "lift_fresh" in name
@@ -87,6 +112,7 @@ class _Function(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.inside_marked = False
+        self.waits: Counter[tuple[str, str]] = Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -97,6 +123,8 @@ class _Function(TorchFunctionMode):
             return is_marked(first)
         if func in (Tensor.numpy, Tensor.__array__) and is_marked(first):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if func in (Tensor.tolist, Tensor.__float__, Tensor.__int__) and is_marked(first):
+            self.waits[_place(), "values read"] += 1
         if func is Tensor.cpu:
             return self._move(first, torch.device("cpu"))
         if func is Tensor.cuda:
@@ -114,6 +142,7 @@ class _Function(TorchFunctionMode):
 
     def _to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         target, rest = kwargs.pop("device", None), []
+        blocks = not kwargs.pop("non_blocking", False)
         other = kwargs.pop("other", None)
         for value in args:
             if isinstance(value, Tensor):
@@ -135,7 +164,7 @@ class _Function(TorchFunctionMode):
                 result = tensor.to(*rest, **kwargs) if _changes(rest, kwargs) else tensor
             finally:
                 self.inside_marked = outer
-        return result if target is None else self._move(result, torch.device(target))
+        return result if target is None else self._move(result, torch.device(target), blocks)
 
     def _factory(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         wants_cuda = torch.device(kwargs["device"]).type == "cuda"
@@ -152,9 +181,11 @@ class _Function(TorchFunctionMode):
             self.inside_marked = outer
         return self._move(result, CUDA if wants_cuda else torch.device("cpu"))
 
-    def _move(self, tensor: Any, device: torch.device) -> Any:
+    def _move(self, tensor: Any, device: torch.device, blocks: bool = True) -> Any:
         if not isinstance(tensor, Tensor) or is_marked(tensor) == (device.type == "cuda"):
             return tensor
+        if blocks or device.type == "cpu":
+            self.waits[_place(), f"copy to {device.type}"] += 1
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             return _copied(tensor, marked=device.type == "cuda")
 
@@ -171,6 +202,7 @@ class PretendedCuda:
         self._kernels = patch.object(hash_grid, "kernels_for", lambda device: PlainKernels())
         self._kernels.start()
         self._function = _Function()
+        self.waits = self._function.waits
         self._dispatch = _Dispatch(self._function)
         self._dispatch.__enter__()
         self._function.__enter__()

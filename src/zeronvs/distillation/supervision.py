@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.view import View
@@ -52,7 +53,7 @@ def random_pixels(
     device = views.image.device
     height_px, width_px = views.camera.image_size_px
     pixel = torch.randint(len(views) * height_px * width_px, (count,), generator=generator)
-    pixel = pixel.to(device)
+    pixel = sent(pixel, device)
     view, row, column = torch.unravel_index(pixel, (len(views), height_px, width_px))
     uv_px = torch.stack([column, row], dim=-1).float() + 0.5
     rays = pixel_rays(views.camera[view], uv_px[:, None])
