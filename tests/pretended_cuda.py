@@ -89,6 +89,8 @@ class _Dispatch(TorchDispatchMode):
             raise RuntimeError(
                 f"Expected a 'cuda' device type for generator but found 'cpu' ({name})"
             )
+        if any(marks) and name.removeprefix("aten.") in self._function_mode.gpu.lacking:
+            raise NotImplementedError(f"{name} is not implemented for MPS ({_place()})")
         if any(marks) and name.startswith(_READS):
             self.waits[_place(), name.split(".")[1]] += 1
         if any(marks) and name.startswith("aten.index"):
@@ -104,23 +106,24 @@ class _Dispatch(TorchDispatchMode):
         if (any(marks) or inherits) and _UNMARKED not in name:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, Tensor):
+                    self._function_mode.check_dtype(leaf)
                     mark(leaf)
         return result
 
 
 class _Function(TorchFunctionMode):
-    def __init__(self) -> None:
+    def __init__(self, gpu: "PretendedGpu") -> None:
         super().__init__()
-        self.inside_marked = False
+        self.gpu, self.inside_marked = gpu, False
         self.waits: Counter[tuple[str, str]] = Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         first = args[0] if args else None
         if func is _DEVICE or func == _DEVICE:
-            return CUDA if is_marked(first) else func(*args, **kwargs)
+            return self.gpu.device if is_marked(first) else func(*args, **kwargs)
         if func == _IS_CUDA:
-            return is_marked(first)
+            return is_marked(first) and self.gpu.device.type == "cuda"
         if func in (Tensor.numpy, Tensor.__array__) and is_marked(first):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
         if func in (Tensor.tolist, Tensor.__float__, Tensor.__int__) and is_marked(first):
@@ -128,7 +131,7 @@ class _Function(TorchFunctionMode):
         if func is Tensor.cpu:
             return self._move(first, torch.device("cpu"))
         if func is Tensor.cuda:
-            return self._move(first, CUDA)
+            return self._move(first, self.gpu.device)
         if func is Tensor.to:
             return self._to(first, *args[1:], **kwargs)
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "meta":
@@ -152,7 +155,8 @@ class _Function(TorchFunctionMode):
             else:
                 rest.append(value)
         if other is not None:
-            target, rest = (CUDA if is_marked(other) else "cpu"), [other.dtype, *rest]
+            target = self.gpu.device if is_marked(other) else "cpu"
+            rest = [other.dtype, *rest]
         if target is not None and torch.device(target).type == "meta":
             return tensor.to(target, *rest, **kwargs)
         # Positional flags (non_blocking, copy) follow a device, and change no value.
@@ -167,7 +171,7 @@ class _Function(TorchFunctionMode):
         return result if target is None else self._move(result, torch.device(target), blocks)
 
     def _factory(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        wants_cuda = torch.device(kwargs["device"]).type == "cuda"
+        wants_cuda = torch.device(kwargs["device"]).type == self.gpu.device.type
         kwargs["device"] = torch.device("cpu")
         generator = kwargs.get("generator")
         if wants_cuda and generator is not None and generator.device.type == "cpu":
@@ -179,29 +183,50 @@ class _Function(TorchFunctionMode):
             result = func(*args, **kwargs)
         finally:
             self.inside_marked = outer
-        return self._move(result, CUDA if wants_cuda else torch.device("cpu"))
+        return self._move(result, self.gpu.device if wants_cuda else torch.device("cpu"))
 
     def _move(self, tensor: Any, device: torch.device, blocks: bool = True) -> Any:
-        if not isinstance(tensor, Tensor) or is_marked(tensor) == (device.type == "cuda"):
+        if not isinstance(tensor, Tensor) or is_marked(tensor) == (device.type != "cpu"):
             return tensor
+        if device.type != "cpu":
+            self.check_dtype(tensor)
         if blocks or device.type == "cpu":
             self.waits[_place(), f"copy to {device.type}"] += 1
         with torch._C.DisableTorchFunction(), _disable_current_modes():
-            return _copied(tensor, marked=device.type == "cuda")
+            return _copied(tensor, marked=device.type != "cpu")
+
+    def check_dtype(self, tensor: Tensor) -> None:
+        """Refuse float64 where the device has none."""
+        if not self.gpu.has_float64 and tensor.dtype == torch.float64:
+            raise TypeError(f"{self.gpu.device.type} has no float64, use float32 ({_place()})")
 
 
 def _changes(rest: list[Any], kwargs: dict[str, Any]) -> bool:
     return bool(rest) or bool(kwargs)
 
 
-class PretendedCuda:
-    """Context in which "cuda" is a device that this machine seems to have."""
+class PretendedGpu:
+    """Context in which a kind of GPU is a device that this machine seems to have."""
 
-    def __enter__(self) -> "PretendedCuda":
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        lacking: frozenset[str] = frozenset(),
+        has_float64: bool = True,
+    ) -> None:
+        """Pretend.
+
+        Args:
+            lacking: Operations that the device does not have, "name.overload".
+        """
+        self.device, self.lacking, self.has_float64 = device, lacking, has_float64
+
+    def __enter__(self) -> "PretendedGpu":
         # Fused kernels would reach for a real GPU with addresses of the CPU.
         self._kernels = patch.object(hash_grid, "kernels_for", lambda device: PlainKernels())
         self._kernels.start()
-        self._function = _Function()
+        self._function = _Function(self)
         self.waits = self._function.waits
         self._dispatch = _Dispatch(self._function)
         self._dispatch.__enter__()
@@ -212,3 +237,10 @@ class PretendedCuda:
         self._function.__exit__(*error)
         self._dispatch.__exit__(*error)
         self._kernels.stop()
+
+
+class PretendedCuda(PretendedGpu):
+    """Context in which "cuda" is a device that this machine seems to have."""
+
+    def __init__(self) -> None:
+        super().__init__(CUDA)

@@ -5,11 +5,15 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from zeronvs._core.errors import InputError
 from zeronvs._core.version import __version__
-from zeronvs.cli.arguments import parse
+from zeronvs.cli.arguments import Device, parse
 
 REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "pillow", "av")
 OPTIONAL = {
@@ -24,13 +28,43 @@ OPTIONAL = {
 class DoctorArguments:
     """Report the capabilities of this machine, and the cost of each missing part."""
 
+    benchmark: bool = False
+    """Also measure what the commands take here, in about a minute."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the measurements to a file, too."""
+    device: Device = None
+    """Where to measure: cpu, cuda, cuda:1, mps; the best one here if not given."""
+
 
 def run(words: Sequence[str]) -> None:
     """Print the findings."""
-    parse(DoctorArguments, words, "doctor")
+    arguments = parse(DoctorArguments, words, "doctor")
     from zeronvs.cli.report import print_table
 
-    print_table(list(findings()))
+    if arguments.json is not None and not arguments.benchmark:
+        raise InputError("--json is for measurements; add --benchmark")
+    rows = list(findings())
+    print_table(rows)
+    if arguments.benchmark:
+        _benchmark(arguments, dict(rows))
+
+
+def _benchmark(arguments: DoctorArguments, machine: dict[str, str]) -> None:
+    """Measure, print each line as it is known as a table of Markdown, and write them."""
+    from zeronvs._core.files import write_json
+    from zeronvs.cli import benchmark
+    from zeronvs.cli.resolve import best_device
+
+    device = best_device(arguments.device)
+    for cells in ((), benchmark.HEADER, ("---",) * len(benchmark.HEADER)):
+        print(f"| {' | '.join(cells)} |" if cells else "")
+    measurements = []
+    for measurement in benchmark.measure(device):
+        measurements.append(asdict(measurement))
+        print(f"| {' | '.join(measurement.row())} |", flush=True)
+    if arguments.json is not None:
+        record = {"machine": machine, "device": device, "measurements": measurements}
+        write_json(arguments.json, record)
 
 
 def findings() -> Iterator[tuple[str, str]]:
