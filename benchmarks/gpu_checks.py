@@ -19,6 +19,7 @@ from zeronvs.cameras.warp import forward_warp
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.sds import sds_gradient, sds_loss
 from zeronvs.scene.field_scene import FieldScene
+from zeronvs.scene.grid_kernels import PlainKernels
 from zeronvs.scene.hash_grid import HashGrid, HashGridConfig
 from zeronvs.scene.rasterizer import rasterize
 
@@ -86,6 +87,8 @@ def _splats(device: str, tiny: bool) -> Values:
 def _hash_grid(device: str) -> Values:
     generator = torch.Generator().manual_seed(0)
     grid = HashGrid(HashGridConfig(levels=8, log2_table_size=14), generator).to(device)
+    if device == "cpu":  # the twin of the fused kernels
+        grid.kernels = PlainKernels()
     with torch.no_grad():
         grid.table.mul_(1e4)
     points = torch.rand(20_000, 3, generator=generator).to(device)

@@ -146,9 +146,13 @@ def _steps(bench: Bench, name: str, recipe: Recipe, pipe: ZeroNVSPipeline, first
         supervised=supervised,
         known=known,
     )
-    with model_in_use(pipe, half_precision=config.mixed_precision) as model:
-        reset_peak(device)
-        _timed_steps(bench, name, replace(objective, pipe=model), first)
+    graphs = (False, True) if device == "cuda" and known is not None else (False,)
+    for graph in graphs:
+        half = config.mixed_precision
+        with model_in_use(pipe, half_precision=half, cuda_graph=graph) as model:
+            reset_peak(device)
+            what = f"{name}, CUDA graph" if graph else name
+            _timed_steps(bench, what, replace(objective, pipe=model), first)
 
 
 def _timed_steps(bench: Bench, name: str, objective: Objective, first: int) -> None:

@@ -54,6 +54,14 @@ def test_what_a_step_keeps_in_memory_is_known_without_a_gpu(repository: Path):
     assert again < 0.1
 
 
+def test_the_hash_grid_is_measured_fused_and_plain(repository: Path):
+    script = repository / "benchmarks" / "hash_grid.py"
+    words = [sys.executable, str(script), "--tiny"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("| published |") == done.stdout.count("| small |") == 5
+
+
 def test_a_part_that_fails_does_not_stop_the_next(repository: Path, tmp_path: Path):
     file = tmp_path / "gpu.json"
     code = (

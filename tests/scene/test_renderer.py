@@ -5,9 +5,16 @@ import math
 import pytest
 import torch
 
+from zeronvs.scene import renderer
 from zeronvs.scene.field import RadianceField
 from zeronvs.scene.proposal import distance_of, even_edges
-from zeronvs.scene.renderer import RenderConfig, join_rays, march_rays, ray_weights
+from zeronvs.scene.renderer import (
+    RayLosses,
+    RenderConfig,
+    join_rays,
+    march_rays,
+    ray_weights,
+)
 
 EVEN = RenderConfig(near=0.5, far=8.0, proposal_samples=0, final_samples=64)
 
@@ -86,7 +93,8 @@ def test_an_opaque_sphere_is_seen_at_its_surface():
     origins, directions = rays_from([3.0, 0.0, 0.0])
     ball = Fog(1000.0, radius=1.0)
     config = RenderConfig(near=0.5, far=8.0, proposal_samples=256, final_samples=256)
-    seen = march_rays(ball, ball.density, origins, directions, config)
+    half = torch.full((16, 1), 0.5)
+    seen = march_rays(ball, ball.density, origins, directions, config, quantile=half)
     along = -(origins * directions).sum(-1)
     expected = along - (1.0 - (9.0 - along.square())).sqrt()
     torch.testing.assert_close(seen.distance, expected, atol=0.02, rtol=0)
@@ -167,9 +175,24 @@ def test_in_even_fog_shares_of_the_light_are_absorbed_at_known_distances():
     torch.testing.assert_close(seen.quantile_distance, expected, atol=5e-3, rtol=0)
 
 
+def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch):
+    origins, directions = rays_from([3.0, 0.0, 0.0])
+    ball = Fog(5.0, radius=1.0)
+    with_all = march_rays(ball, ball.density, origins, directions, RenderConfig())
+    assert float(with_all.distortion_loss.abs().max()) > 0
+    for name in ("interlevel_loss", "distortion_loss", "_quantile_distance"):
+        monkeypatch.setattr(renderer, name, None)  # calling it would fail
+    none = RayLosses(interlevel=False, distortion=False)
+    seen = march_rays(ball, ball.density, origins, directions, RenderConfig(), with_losses=none)
+    assert seen.quantile_distance is None
+    assert not seen.distortion_loss.any()
+    torch.testing.assert_close(seen.rgb, with_all.rgb)
+
+
 def test_empty_space_is_seen_at_the_far_plane():
     origins, directions = rays_from([3.0, 0.0, 0.0])
-    seen = march_rays(Fog(0.0), None, origins, directions, EVEN)
+    half = torch.full((16, 1), 0.5)
+    seen = march_rays(Fog(0.0), None, origins, directions, EVEN, quantile=half)
     torch.testing.assert_close(seen.distance, torch.full((16,), EVEN.far))
     assert torch.isfinite(seen.quantile_distance).all()
 

@@ -15,6 +15,15 @@ def seeded_generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
+def sent(drawn: Tensor, device: torch.device | str) -> Tensor:
+    """Return numbers that were drawn on the CPU on a device; on CUDA the host does not wait for it.
+
+    CUDA copies them aside before it returns, so that they may be freed or changed meanwhile. Other
+    devices do not promise that.
+    """
+    return drawn.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def draw_noise(
     generators: Sequence[torch.Generator], shape: tuple[int, ...]
 ) -> Float[Tensor, "batch ..."]:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.random import sent
+
 
 @dataclass(frozen=True, eq=False)
 class Camera:
@@ -147,8 +149,8 @@ class Camera:
         """Return the same camera with its tensors on another device or of another type."""
         return replace(
             self,
-            camera_to_world=self.camera_to_world.to(device, dtype),
-            intrinsics_px=self.intrinsics_px.to(device, dtype),
+            camera_to_world=_moved(self.camera_to_world, device, dtype),
+            intrinsics_px=_moved(self.intrinsics_px, device, dtype),
         )
 
     def __getitem__(self, index: "int | slice | Tensor | list[int]") -> "Camera":
@@ -209,3 +211,8 @@ def center_window(height_px: int, width_px: int) -> tuple[slice, slice]:
     side_px = min(height_px, width_px)
     top_px, left_px = (height_px - side_px) // 2, (width_px - side_px) // 2
     return slice(top_px, top_px + side_px), slice(left_px, left_px + side_px)
+
+
+def _moved(matrix: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    matrix = matrix if dtype is None else matrix.to(dtype)
+    return matrix if device is None else sent(matrix, device)

@@ -81,7 +81,8 @@ def relative_pose(
 
     It does not change when the whole scene is moved rigidly.
     """
-    return torch.linalg.inv(input_to_world) @ target_to_world
+    # Unlike `inv`, `inv_ex` does not wait for a GPU to report singular matrices, which no pose is.
+    return torch.linalg.inv_ex(input_to_world).inverse @ target_to_world
 
 
 def rotation_angle_rad(

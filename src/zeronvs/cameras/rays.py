@@ -51,7 +51,7 @@ def pixel_rays(camera: Camera, uv_px: Float[Tensor, "*batch n 2"]) -> Rays:
         uv_px: Pixel positions (u, v). The leading axes of `camera` and `uv_px` are broadcast
             against each other.
     """
-    focal_px = camera.intrinsics_px[..., [0, 1], [0, 1]]
+    focal_px = camera.intrinsics_px.diagonal(dim1=-2, dim2=-1)[..., :2]
     centre_px = camera.intrinsics_px[..., :2, 2]
     slope = (uv_px - centre_px[..., None, :]) / focal_px[..., None, :]
     in_camera = torch.stack(

@@ -75,7 +75,8 @@ def fit_disparity(
     Returns:
         Scale (>= 0) and shift.
     """
-    relative, target = relative.double(), target.double()
+    # On the CPU: Apple GPUs have no float64, and ten rounds would wait for any GPU.
+    relative, target = relative.cpu().double(), target.cpu().double()
     weight = torch.ones_like(target)
     scale, shift = 0.0, float(target.median())
     for _ in range(10):

@@ -133,7 +133,10 @@ def resize_image(
     if tuple(image.shape[-2:]) == size_px:
         return image
     flat = image.reshape(-1, *image.shape[-3:])
-    resized = F.interpolate(flat, size_px, mode=kernel, align_corners=False, antialias=True)
+    # Enlarging linearly is the same without antialiasing, whose gradient Apple GPUs lack.
+    enlarged = size_px[0] >= image.shape[-2] and size_px[1] >= image.shape[-1]
+    antialias = kernel != "bilinear" or not enlarged
+    resized = F.interpolate(flat, size_px, mode=kernel, align_corners=False, antialias=antialias)
     if kernel == "bicubic":  # the kernel has negative lobes: it overshoots at edges
         resized = resized.clamp(0.0, 1.0)
     return resized.reshape(*image.shape[:-2], *size_px)

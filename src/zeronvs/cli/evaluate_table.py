@@ -1,6 +1,5 @@
 """`zeronvs evaluate table1|table2`: the tables of the paper on its data sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 

@@ -5,6 +5,7 @@ TAEF2 (MIT, madebyollin/taef2), a distilled autoencoder of the latent space of F
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,6 +17,8 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zeronvs._core.random import draw_noise, sent
 
 
 class ExactLatent:
@@ -206,3 +209,21 @@ def latent_space(vae: Autoencoder) -> LatentSpace:
         scaling_factor=config["scaling_factor"],
         is_exact=isinstance(vae, PixelShuffleAutoencoder),
     )
+
+
+def drawn(
+    posterior: Any, generator: torch.Generator | list[torch.Generator]
+) -> Float[Tensor, "b c h w"]:
+    """Draw latents from a posterior, as its `sample` does, without waiting for a GPU.
+
+    Args:
+        generator: On the CPU; one, or one per latent.
+    """
+    if isinstance(posterior, ExactLatent):
+        return posterior.mean
+    mean, shape = posterior.mean, tuple(posterior.mean.shape)
+    if isinstance(generator, list):
+        noise = draw_noise(generator, shape[1:])
+    else:
+        noise = torch.randn(shape, generator=generator)
+    return mean + posterior.std * sent(noise.to(mean.dtype), mean.device)

@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation, embed_cameras
 from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.autoencoder import Autoencoder, LatentSpace, latent_space
+from zeronvs.diffusion.autoencoder import Autoencoder, LatentSpace, drawn, latent_space
 from zeronvs.diffusion.condition import CameraCondition, Condition, clip_pixels, fit_view
 from zeronvs.diffusion.conditioning_kind import ConditioningKind, Warped, conditioning_kind
 from zeronvs.diffusion.projection import CameraProjection
@@ -88,7 +89,7 @@ class ViewDenoiser(DiffusionPipeline):
     @property
     def alphas_cumprod(self) -> Float[Tensor, " t"]:
         """The noise schedule: signal variance alpha_bar at each training timestep."""
-        return self.scheduler.alphas_cumprod.to(self._execution_device)
+        return sent(self.scheduler.alphas_cumprod, self._execution_device)
 
     @property
     def conditioning(self) -> ConditioningKind:
@@ -258,7 +259,7 @@ class ViewDenoiser(DiffusionPipeline):
                 does; None takes the mode.
         """
         posterior = self._posterior(resize_image(image, (self.image_size_px, self.image_size_px)))
-        latent = posterior.mode() if generator is None else posterior.sample(generator)
+        latent = posterior.mode() if generator is None else drawn(posterior, generator)
         return latent.float() * self.vae.config["scaling_factor"]
 
     def to_image(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:

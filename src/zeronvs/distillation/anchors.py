@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronvs._core.progress import Progress, silent
+from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose, rotation_angle_rad
 from zeronvs.cameras.view import View
@@ -115,7 +116,7 @@ def choose_conditions(
 ) -> Int[Tensor, " n"]:
     """Return the view that conditions each target: its nearest with p, else 0, the photo."""
     uses_nearest = torch.rand(len(nearest), generator=generator) < probability
-    return torch.where(uses_nearest.to(nearest.device), nearest, torch.zeros_like(nearest))
+    return torch.where(sent(uses_nearest, nearest.device), nearest, torch.zeros_like(nearest))
 
 
 def anchor_gate(

@@ -18,7 +18,7 @@ from zeronvs.scene.proposal import ProposalConfig
 from zeronvs.scene.renderer import RenderConfig
 
 PUBLISHED_LEARNING_RATE = constant(5e-3)
-_NOT_PART_OF_THE_RESULT = ("log_every", "checkpoint_seconds")
+_NOT_PART_OF_THE_RESULT = ("log_every", "checkpoint_seconds", "cuda_graph")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,8 @@ class DistillConfig:
     """Behind the scene where the background is not random."""
     mixed_precision: bool = True
     """Evaluate the U-Net in float16, all else in float32 (published); on CUDA only."""
+    cuda_graph: bool = False
+    """Launch the U-Net in float16 as CUDA graphs; on CUDA only. Off, since it has not run yet."""
 
     field_config: FieldConfig = field(default_factory=FieldConfig)
     proposal_config: ProposalConfig = field(default_factory=ProposalConfig)

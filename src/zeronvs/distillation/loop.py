@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from zeronvs._core.errors import Cancelled, InputError
 from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.progress import Progress, ProgressEvent, silent
-from zeronvs._core.random import seeded_generator
+from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import checkpoint as checkpoints
@@ -20,7 +21,7 @@ from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.model_in_use import model_in_use
-from zeronvs.distillation.objective import KnownViews, Objective
+from zeronvs.distillation.objective import KnownViews, LossTerms, Objective
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
 from zeronvs.protocols import GeometryEstimator
@@ -95,7 +96,8 @@ def distill(
     if pipe is None or known is None:
         _run_steps(run, objective, progress)
         return run.scene
-    with model_in_use(pipe, half_precision=config.mixed_precision) as model:
+    settings = {"half_precision": config.mixed_precision, "cuda_graph": config.cuda_graph}
+    with model_in_use(pipe, **settings) as model:
         _run_steps(run, replace(objective, pipe=model), progress)
     return run.scene
 
@@ -269,15 +271,20 @@ def _train_step(run: _Run, objective: Objective) -> dict[str, float]:
     """
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    values: dict[str, float] = {}
+    losses: LossTerms = {}
     for terms in objective.parts(run.step):
-        stacked = torch.stack(list(terms.values()))
-        stacked.sum().backward()
-        values |= dict(zip(terms, stacked.tolist(), strict=True))
+        torch.stack(list(terms.values())).sum().backward()
+        losses |= {name: term.detach() for name, term in terms.items()}
     norms = {
         "field gradient": _gradient_norm(run.scene.field),
         "proposal gradient": _gradient_norm(run.scene.proposal),
     }
+    # All numbers are read at once: the only time in a step that the host waits for the GPU.
+    read = torch.stack([*losses.values(), *norms.values()]).tolist()
+    values = dict(zip(losses, read, strict=False))
+    norms = dict(zip(norms, read[len(losses) :], strict=True))
+    if "sds" in values:
+        health.raise_errors(health.check_sds_gradient(values["sds"], run.step + 1))
     findings = health.check_step(values | norms, run.step + 1, run.skipped)
     if findings:
         health.raise_errors(findings)
@@ -302,10 +309,10 @@ def _update(run: _Run, config: DistillConfig) -> None:
     run.updating = False
 
 
-def _gradient_norm(module: nn.Module) -> float:
+def _gradient_norm(module: nn.Module) -> Float[Tensor, ""]:
     """Return the Euclidean norm of the gradient of all parameters."""
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return sent(torch.nn.utils.get_total_norm(gradients), next(module.parameters()).device)
 
 
 def _check_model(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.random import sent
 from zeronvs.distillation.supervision import PixelBatch
 from zeronvs.scene.field import RadianceField
 
@@ -119,8 +120,8 @@ def free_space_loss(
     """
     end = (1.0 - margin) * pixels.depth_z / pixels.z_per_unit_distance
     length = (end - near).clamp(min=0.0)
-    fraction = torch.rand((len(end), samples), generator=generator).to(end.device)
-    distance = near + length[:, None] * fraction
+    fraction = torch.rand((len(end), samples), generator=generator)
+    distance = near + length[:, None] * sent(fraction, end.device)
     points = pixels.origins[:, None] + distance[..., None] * pixels.directions[:, None]
     optical_depth = field.density(points) * length[:, None]
     return (pixels.trust[:, None] * -torch.expm1(-optical_depth)).mean()
@@ -145,12 +146,10 @@ def clearance_loss(
         turn_rad: Rays are turned by up to this, either way.
         share: Rays should be empty up to this fraction of the distance to the world's origin.
     """
-    draws = torch.rand((2, len(origins)), generator=generator).to(origins.device)
+    draws = sent(torch.rand((2, len(origins)), generator=generator), origins.device)
     turn = turn_rad * (2.0 * draws[0] - 1.0)
     cosine, sine = turn.cos(), turn.sin()
-    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
-    about_z = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=-1)
     length = share * origins.norm(dim=-1)
-    points = origins + (draws[1] * length)[:, None] * directions
-    points = (about_z.view(-1, 3, 3) @ points[..., None])[..., 0]
+    x, y, z = (origins + (draws[1] * length)[:, None] * directions).unbind(-1)
+    points = torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], dim=-1)
     return -torch.expm1(-field.density(points) * length).mean()

@@ -10,15 +10,19 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.distillation.graphed import GraphedForward
 
 
 @contextmanager
-def model_in_use(pipe: ZeroNVSPipeline, *, half_precision: bool) -> Iterator[ZeroNVSPipeline]:
+def model_in_use(
+    pipe: ZeroNVSPipeline, *, half_precision: bool, cuda_graph: bool = False
+) -> Iterator[ZeroNVSPipeline]:
     """Yield the model for the steps of a run; afterwards the caller's is as it was.
 
     On CUDA, with `half_precision`, the U-Net is a copy in float16, and all else is in float32: the
     published code encodes images and projects the pose outside of its autocast. What the steps do
-    not use (image encoder, decoder, the U-Net in float32) waits in the memory of the CPU.
+    not use (image encoder, decoder, the U-Net in float32) waits in the memory of the CPU. With
+    `cuda_graph`, too, that copy is launched as CUDA graphs.
     """
     device = pipe.device
     with _frozen(pipe):
@@ -30,7 +34,9 @@ def model_in_use(pipe: ZeroNVSPipeline, *, half_precision: bool) -> Iterator[Zer
             for part in idle:
                 part.to("cpu")
             if half_precision:
-                half = _in_half_precision(pipe.unet)
+                half: Any = _in_half_precision(pipe.unet)
+                if cuda_graph:
+                    half.forward = GraphedForward(half.forward)
                 idle.append(pipe.unet)
                 idle[-1].to("cpu")
                 components: dict[str, Any] = {**pipe.components, "unet": half}
@@ -47,7 +53,9 @@ def _in_half_precision(unet: UNet2DConditionModel) -> UNet2DConditionModel:
         id(weight): nn.Parameter(weight.detach().to(torch.float16), requires_grad=False)
         for weight in unet.parameters()
     }
-    return copy.deepcopy(unet, halves)
+    # Channels last: what the tensor cores read without rearranging it.
+    half: Any = copy.deepcopy(unet, halves)
+    return half.to(memory_format=torch.channels_last)
 
 
 @contextmanager

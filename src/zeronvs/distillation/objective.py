@@ -8,20 +8,20 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from zeronvs._core.random import seeded_generator
+from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.condition import Condition, join_conditions
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
-from zeronvs.distillation import health
 from zeronvs.distillation.anchors import anchor_gate, choose_conditions, nearest_view
-from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import (
     clearance_loss,
     depth_error,
@@ -36,7 +36,7 @@ from zeronvs.distillation.supervision import SupervisedViews, jittered, random_p
 from zeronvs.distillation.viewpoints import random_viewpoints
 from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.field_scene import FieldRendering, FieldScene
-from zeronvs.scene.renderer import RayRendering
+from zeronvs.scene.renderer import RayLosses, RayRendering
 
 LossTerms = dict[str, Float[Tensor, ""]]
 """Weighted loss terms by name; their sum is what is minimised."""
@@ -124,7 +124,7 @@ class Objective:
     def _photo(self, step: int) -> LossTerms:
         """Return the loss of the whole photo."""
         weights, generator = self.config.weights, step_generator(self.seed, step, "photo")
-        view = self._photo_view(step)
+        view = self._photo_views[self.config.stage(step)]
         rendering = self._render(view.camera.batched(), generator)
         terms = {"rgb": weights.rgb * (rendering.rgb[0] - view.image).square().mean()}
         if weights.supervised_depth > 0 and view.depth_z is not None:
@@ -136,16 +136,29 @@ class Objective:
         """Return the loss of random rays of the photo."""
         generator = step_generator(self.seed, step, "photo")
         count = self.config.reference_rays or 0
-        views = SupervisedViews(self._photo_view(step).batched())
+        views = SupervisedViews(self._photo_views[self.config.stage(step)].batched())
         return self._rays(views, count, self.config.weights.rgb, "rgb", generator)
 
-    def _photo_view(self, step: int) -> View:
-        """Return the photo at the size of the stage, its camera displaced once for the stage."""
-        stage = self.config.stage(step)
-        view = resized_view(self.input_view, stage.reference_size_px)
-        generator = step_generator(self.seed, stage.from_step, "photo camera")
-        camera = jittered(view.camera, self.config.reference_ray_noise, generator)
-        return View(view.image, camera, view.depth_z)
+    @cached_property
+    def _photo_views(self) -> dict[RenderStage, View]:
+        """The photo at the size of each stage, its camera displaced once for the stage."""
+        views = {}
+        for stage in self.config.stages:
+            view = resized_view(self.input_view, stage.reference_size_px)
+            generator = step_generator(self.seed, stage.from_step, "photo camera")
+            camera = jittered(view.camera, self.config.reference_ray_noise, generator)
+            views[stage] = View(view.image, camera, view.depth_z)
+        return views
+
+    @cached_property
+    def _input_distance(self) -> float:
+        """Distance of the photo's camera from the origin, scene units; read once from a GPU."""
+        return float(self.input_view.camera.position.norm())
+
+    @cached_property
+    def _fov_y_rad(self) -> float:
+        """The photo's field of view."""
+        return float(self.input_view.camera.fov_y_rad)
 
     def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
         """Return the loss of random rays of the supervised views."""
@@ -177,15 +190,16 @@ class Objective:
             pixels.directions,
             background=self._background(count, generator),
             generator=generator,
+            with_losses=self._ray_losses,
         )
         kind = "squared" if name == "rgb" else config.supervised_error
         error = robust_error(rendering.rgb - pixels.rgb, kind, config.supervised_knee)
         terms = {name: weight * (pixels.trust[:, None] * error).mean()}
-        if weights.supervised_depth > 0:
+        if weights.supervised_depth > 0 and views.views.depth_z is not None:
             depth_z = rendering.distance * pixels.z_per_unit_distance
             error = pixels.trust * depth_error(depth_z, pixels.depth_z)
             terms[f"{name} depth"] = weights.supervised_depth * error.mean()
-        if weights.free_space > 0:
+        if weights.free_space > 0 and views.views.depth_z is not None:
             near = config.render_config.near
             margin = config.free_space_margin
             lost = free_space_loss(self.scene.field, pixels, near, generator, margin=margin)
@@ -203,11 +217,10 @@ class Objective:
             stage.sds_views,
             step,
             input_elevation_rad=self.elevation_rad,
-            input_distance=float(self.input_view.camera.position.norm()),
+            input_distance=self._input_distance,
             generator=generator,
         )
-        fov_y_rad = float(self.input_view.camera.fov_y_rad)
-        cameras = viewpoints.cameras(fov_y_rad, (stage.sds_size_px, stage.sds_size_px))
+        cameras = viewpoints.cameras(self._fov_y_rad, (stage.sds_size_px, stage.sds_size_px))
         cameras = cameras.to(self.input_view.image.device)
         rendering = self._render(cameras, generator)
 
@@ -226,16 +239,15 @@ class Objective:
         latent = latents_of_views(pipe, gate_gradient(rendering.rgb, passes), generator)
         with torch.no_grad():
             camera_condition = pipe.prepare(known.condition[chosen], cameras)
-        noise = torch.randn(latent.shape, generator=generator).to(latent)
+        noise = sent(torch.randn(latent.shape, generator=generator), latent.device)
         gradient = sds_gradient(
             pipe,
             latent,
-            timestep.to(latent.device),
+            sent(timestep, latent.device),
             noise,
             camera_condition,
             config.guidance_scale,
         )
-        health.raise_errors(health.check_sds_gradient(gradient, step + 1))
         terms = {"sds": config.weights.sds * sds_loss(latent, gradient)}
         return terms | self._regularizers(rendering, "sds")
 
@@ -246,7 +258,14 @@ class Objective:
             background=self._background(len(cameras), generator),
             generator=generator,
             with_normals=self.config.weights.needs_normals,
+            with_losses=self._ray_losses,
         )
+
+    @property
+    def _ray_losses(self) -> RayLosses:
+        """Which losses of single rays are needed."""
+        weights = self.config.weights
+        return RayLosses(interlevel=weights.interlevel > 0, distortion=weights.distortion > 0)
 
     def _background(self, count: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
         """Return one background colour per image or ray."""
@@ -254,7 +273,7 @@ class Objective:
             background = torch.rand((count, 3), generator=generator)
         else:
             background = torch.tensor(self.config.background).expand(count, 3)
-        return background.to(self.input_view.image.device)
+        return sent(background, self.input_view.image.device)
 
     def _regularizers(self, rendering: FieldRendering, name: str) -> LossTerms:
         """Return the regularisers of whole images."""

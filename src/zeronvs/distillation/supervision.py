@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.view import View
@@ -52,7 +53,7 @@ def random_pixels(
     device = views.image.device
     height_px, width_px = views.camera.image_size_px
     pixel = torch.randint(len(views) * height_px * width_px, (count,), generator=generator)
-    pixel = pixel.to(device)
+    pixel = sent(pixel, device)
     view, row, column = torch.unravel_index(pixel, (len(views), height_px, width_px))
     uv_px = torch.stack([column, row], dim=-1).float() + 0.5
     rays = pixel_rays(views.camera[view], uv_px[:, None])
@@ -82,13 +83,14 @@ def jittered(camera: Camera, noise: float, generator: torch.Generator) -> Camera
         camera: One camera, or a batch that is moved as one.
         noise: Standard deviation of the shift, scene units, and of the turn, radians.
     """
-    shift, turn = (noise * torch.randn((2, 3), generator=generator)).to(camera.camera_to_world)
+    shift, turn = noise * torch.randn((2, 3), generator=generator)
     x, y, z = turn.unbind()
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
     pose = camera.camera_to_world.clone()
-    pose[..., :3, :3] = torch.linalg.matrix_exp(skew) @ pose[..., :3, :3]
-    pose[..., :3, 3] += shift
+    # The exponential is taken on the CPU: Apple GPUs have none.
+    pose[..., :3, :3] = torch.linalg.matrix_exp(skew).to(pose) @ pose[..., :3, :3]
+    pose[..., :3, 3] += shift.to(pose)
     return camera.with_poses(pose)
 
 

@@ -122,6 +122,7 @@ def _look(
     quantile = torch.rand(height_px * width_px, 1, generator=generator).to(scene.device)
     seen = scene.render_rays(origins, directions, quantile=quantile)
     distance = seen.quantile_distance
+    assert distance is not None  # a quantile was given
     footprint = distance * rays.z_per_unit_distance.reshape(-1) / camera.intrinsics_px[1, 1]
     solid = seen.opacity >= config.smallest_opacity
     return _Seen(

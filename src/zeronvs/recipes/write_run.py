@@ -1,6 +1,5 @@
 """Write the folder of a run around `reconstruct` or around sampled views."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -278,9 +277,16 @@ class _Clock:
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Return the peak memory of this process so far, and of the GPU where one was used."""
-    unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    """Return the peak memory of this process so far, and of the GPU where one was used.
+
+    Windows does not tell that of the process without another package.
+    """
+    peak = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1024.0 if sys.platform != "darwin" else 1024.0**2
+        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 1024.0**2
     return {name: round(value, 1) for name, value in peak.items()}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, write_aside
+from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
 from zeronvs.protocols import Rendering
@@ -22,6 +23,7 @@ from zeronvs.scene.field import FieldConfig, HashGridField
 from zeronvs.scene.hash_grid import HashGridConfig
 from zeronvs.scene.proposal import ProposalConfig, ProposalDensity
 from zeronvs.scene.renderer import (
+    RayLosses,
     RayRendering,
     RenderConfig,
     join_rays,
@@ -88,6 +90,7 @@ class FieldScene(nn.Module):
         background: Float[Tensor, "*#b 3"] | None = None,
         generator: torch.Generator | None = None,
         with_normals: bool = False,
+        with_losses: RayLosses | None = None,
     ) -> FieldRendering:
         """Render images, one for each camera of the batch.
 
@@ -96,12 +99,13 @@ class FieldScene(nn.Module):
             background: RGB behind the scene, one for all images or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
             with_normals: Also render normals.
+            with_losses: The losses to compute; None: all where gradients are enabled, else none.
         """
         camera = camera.to(self.device)
         batch, (height_px, width_px) = (camera.batch_shape or (1,))[0], camera.image_size_px
         rays = camera_rays(camera)
         if background is not None:
-            background = background.to(self.device).expand(batch, 3)
+            background = sent(background, self.device).expand(batch, 3)
             background = background.repeat_interleave(height_px * width_px, dim=0)
         rendering = self.render_rays(
             rays.origins.reshape(-1, 3),
@@ -109,6 +113,7 @@ class FieldScene(nn.Module):
             background=background,
             generator=generator,
             with_normals=with_normals,
+            with_losses=with_losses,
         )
         shape = (batch, height_px, width_px)
         normal = rendering.normal
@@ -134,22 +139,25 @@ class FieldScene(nn.Module):
         generator: torch.Generator | None = None,
         quantile: Float[Tensor, "r 1"] | None = None,
         with_normals: bool = False,
+        with_losses: RayLosses | None = None,
     ) -> RayRendering:
         """Render single rays, e.g. random pixels in training.
 
         Args:
             background: RGB behind the scene, one for all rays or one each; None: black.
             generator: Draws the shifts of the samples; None: no shifts.
-            quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
+            quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: none.
+            with_losses: The losses to compute; None: all where gradients are enabled, else none.
         """
         rays = origins.shape[0]
         jitter = None
         if generator is not None:
             jitter = torch.rand(rays, 2, generator=generator, device=generator.device) - 0.5
-            jitter = jitter.to(origins.device)
+            jitter = sent(jitter, origins.device)
         if background is not None:
-            background = background.to(origins.device).expand(rays, 3)
+            background = sent(background, origins.device).expand(rays, 3)
         config, trained = self.render_config, torch.is_grad_enabled()
+        with_losses = with_losses or RayLosses(interlevel=trained, distortion=trained)
         chunk = config.graph_rays if trained else config.chunk_rays
         parameters = [weight for weight in self.parameters() if weight.requires_grad]
         parts = []
@@ -166,7 +174,7 @@ class FieldScene(nn.Module):
                 jitter=None if jitter is None else jitter[piece],
                 quantile=None if quantile is None else quantile[piece],
                 with_normals=with_normals,
-                with_interlevel=trained,
+                with_losses=with_losses,
             )
             parts.append(recomputed(march, parameters) if trained and rays > chunk else march())
         return join_rays(parts)

@@ -56,6 +56,14 @@ class RenderConfig:
         return cls(near=near, far=far, proposal_samples=32, final_samples=32, chunk_rays=2048)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RayLosses:
+    """Which losses of rays are computed; the others are zeros."""
+
+    interlevel: bool = True
+    distortion: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class RayRendering:
     """Rendering of single rays."""
@@ -70,14 +78,14 @@ class RayRendering:
     accumulated_distance: Float[Tensor, " r"]
     """Sum of weight times distance, not divided by the opacity: 0 for empty rays (published
     code's `depth`)."""
-    quantile_distance: Float[Tensor, " r"]
-    """Distance at which half (or another share) of the weight is accumulated, no gradient."""
+    quantile_distance: Float[Tensor, " r"] | None
+    """Distance at which a share of the weight is accumulated, no gradient; on request."""
     normal: Float[Tensor, "r 3"] | None
     """Unit normals in world axes, opposite to the density's gradient; on request."""
     interlevel_loss: Float[Tensor, " r"]
     """Loss of the proposal density; zeros where it is not asked for."""
     distortion_loss: Float[Tensor, " r"]
-    """Spread of the weights along the ray."""
+    """Spread of the weights along the ray; zeros where it is not asked for."""
     orientation_loss: Float[Tensor, " r"]
     """Sum over samples of w max(normal . direction, 0)^2; zeros without normals."""
 
@@ -98,7 +106,7 @@ def march_rays(
     jitter: Float[Tensor, "r 2"] | None = None,
     quantile: Float[Tensor, "r 1"] | None = None,
     with_normals: bool = False,
-    with_interlevel: bool = True,
+    with_losses: RayLosses = RayLosses(),
 ) -> RayRendering:
     """Render rays.
 
@@ -106,9 +114,9 @@ def march_rays(
         proposal: Density for importance sampling; None: uniform samples.
         background: RGB behind each ray; None: black.
         jitter: In [-0.5, 0.5), shifts the proposal and the final intervals; None: none.
-        quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: half.
+        quantile: In [0, 1], the share for `RayRendering.quantile_distance`; None: not computed.
         with_normals: Also return normals, at the price of a second derivative in training.
-        with_interlevel: Also return the loss of the proposal density.
+        with_losses: The losses to return.
     """
     rays = origins.shape[0]
     first, second = (None, None) if jitter is None else (jitter[:, :1], jitter[:, 1:])
@@ -126,7 +134,7 @@ def march_rays(
     )
     weights = ray_weights(sample.density, distances)
     interlevel = orientation = origins.new_zeros(rays)
-    if coarse is not None and with_interlevel:
+    if coarse is not None and with_losses.interlevel:
         interlevel = interlevel_loss(*coarse, edges, weights)
     normal = None
     if sample.density_gradient is not None:
@@ -135,7 +143,7 @@ def march_rays(
         orientation = (weights.detach() * facing_away.square()).sum(dim=-1)
         normal = functional.normalize((weights[..., None] * normals).sum(dim=1), dim=-1)
     opacity = weights.sum(dim=-1)
-    rgb = (weights[:, None] @ sample.color)[:, 0]
+    rgb = (weights[..., None] * sample.color).sum(dim=1)
     if background is not None:
         rgb = rgb + (1.0 - opacity)[:, None] * background
     return RayRendering(
@@ -143,10 +151,10 @@ def march_rays(
         opacity,
         _mean_distance(weights, distances, config.far),
         (weights * _middle(distances)).sum(dim=-1),
-        _quantile_distance(weights, distances, quantile),
+        None if quantile is None else _quantile_distance(weights, distances, quantile),
         normal,
         interlevel,
-        distortion_loss(edges, weights),
+        distortion_loss(edges, weights) if with_losses.distortion else origins.new_zeros(rays),
         orientation,
     )
 
@@ -189,7 +197,8 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
         rendering = march()
-        ctx.mark_non_differentiable(rendering.quantile_distance)
+        if rendering.quantile_distance is not None:
+            ctx.mark_non_differentiable(rendering.quantile_distance)
         return tuple(getattr(rendering, item.name) for item in fields(rendering))
 
     @staticmethod
@@ -237,11 +246,11 @@ def _mean_distance(weights: Tensor, distances: Tensor, far: float) -> Tensor:
     return (opacity + epsilon) / (disparity + epsilon / far)
 
 
-def _quantile_distance(weights: Tensor, distances: Tensor, quantile: Tensor | None) -> Tensor:
+def _quantile_distance(weights: Tensor, distances: Tensor, quantile: Tensor) -> Tensor:
     """Return where a share of what is absorbed is absorbed, linear inside of the interval."""
     weights, distances = weights.detach(), distances.detach()
     cumulative = weights.cumsum(dim=-1)
-    target = (0.5 if quantile is None else quantile) * cumulative[:, -1:]
+    target = quantile * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(1, index)
     share = (target - cumulative.gather(1, index) + weight) / weight.clamp(min=1e-12)
