@@ -81,10 +81,6 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     for words, says in (
         (["table1"], "give --dtu"),
         (["table2"], "--dtu, --mipnerf360 or both"),
-        (
-            ["table1", "--dtu", tmp_path, "--mipnerf360", tmp_path],
-            "unrecognized option: --mipnerf360",
-        ),
         (["table1", "--dtu", tmp_path], "there is no scene in it"),
         (["table1", "--dtu", tmp_path, "--scenes", "scan9"], "there is no scan9; there are: scan8"),
         (["table1", "--dtu", tmp_path, "--model", "zeronvs"], "preview uses none"),

@@ -55,14 +55,15 @@ def run(words: Sequence[str]) -> None:
 
 def argument_classes() -> dict[str, type]:
     """Return the dataclass of the arguments of each verb, and of each kind of a verb."""
-    found = {}
+    found: dict[str, type] = {}
     for verb in VERBS:
         module = importlib.import_module(f"zeronvs.cli.{verb}")
         for name, kind in vars(module).items():
-            if name.endswith("Arguments") and getattr(kind, "__module__", "") == module.__name__:
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
                 rest = name.removesuffix("Arguments").removeprefix(verb.capitalize()).lower()
-                found[f"{verb} {rest}".strip()] = kind
-    return {words: kind for words, kind in found.items() if dataclasses.is_dataclass(kind)}
+                if name.endswith("Arguments") and dataclasses.is_dataclass(kind):
+                    found[f"{verb} {rest}".strip()] = kind
+    return found
 
 
 def script() -> str:
