@@ -119,8 +119,7 @@ def _view(device: str, steps: int | None, pipe: ZeroNVSPipeline | None) -> Measu
 
     def sample() -> Any:
         condition = pipe.encode(view, SCALE)
-        settings = {} if steps is None else {"num_inference_steps": steps}
-        return pipe.sample(condition, cameras, [0], **settings)
+        return pipe.sample(condition, cameras, [0], num_inference_steps=steps)
 
     how = f"one view of {pipe.image_size_px} px by the built-in model"
     return _measured("zeronvs views --frames 1", _seconds(sample, device), how)
