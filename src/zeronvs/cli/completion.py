@@ -1,6 +1,5 @@
 """`zeronvs completion`: a script that completes verbs, flags and their choices in bash and zsh."""
 
-import dataclasses
 import importlib
 import shlex
 from collections.abc import Iterator, Sequence
@@ -55,14 +54,15 @@ def run(words: Sequence[str]) -> None:
 
 def argument_classes() -> dict[str, type]:
     """Return the dataclass of the arguments of each verb, and of each kind of a verb."""
-    found = {}
+    found: dict[str, type] = {}
     for verb in VERBS:
         module = importlib.import_module(f"zeronvs.cli.{verb}")
         for name, kind in vars(module).items():
-            if name.endswith("Arguments") and getattr(kind, "__module__", "") == module.__name__:
+            own = getattr(kind, "__module__", "") == module.__name__
+            if own and name.endswith("Arguments") and isinstance(kind, type):
                 rest = name.removesuffix("Arguments").removeprefix(verb.capitalize()).lower()
                 found[f"{verb} {rest}".strip()] = kind
-    return {words: kind for words, kind in found.items() if dataclasses.is_dataclass(kind)}
+    return found
 
 
 def script() -> str:
