@@ -109,7 +109,7 @@ def add_depth(errors: Errors, name: str, view: View, geometry: Geometry) -> None
     predicted = geometry.depth_z[0]
     ratio = (predicted / view.depth_z)[known].log()
     error = float((ratio - ratio.median()).abs().median())
-    errors.add(name, "depth, |log ratio|", "depth model", error)
+    errors.add(name, "depth, log ratio", "depth model", error)
     if int((known & centre).sum()) < MIN_POINTS // 2:
         return
 
@@ -117,8 +117,8 @@ def add_depth(errors: Errors, name: str, view: View, geometry: Geometry) -> None
         return math.log(float(depth_z[known].quantile(0.2) / depth_z[known & centre].median()))
 
     truth = log_scale(view.depth_z)
-    errors.add(name, "scene scale, |log ratio|", "depth model", log_scale(predicted) - truth)
-    errors.add(name, "scene scale, |log ratio|", "default, 0.7", math.log(0.7) - truth)
+    errors.add(name, "scene scale, log ratio", "depth model", log_scale(predicted) - truth)
+    errors.add(name, "scene scale, log ratio", "default, 0.7", math.log(0.7) - truth)
 
 
 def main(data: tyro.conf.Positional[Path], frames: int = 12, depth_model: str = "builtin") -> None:

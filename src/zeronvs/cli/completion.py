@@ -1,6 +1,5 @@
 """`zeronvs completion`: a script that completes verbs, flags and their choices in bash and zsh."""
 
-import dataclasses
 import importlib
 import shlex
 from collections.abc import Iterator, Sequence
@@ -59,10 +58,10 @@ def argument_classes() -> dict[str, type]:
     for verb in VERBS:
         module = importlib.import_module(f"zeronvs.cli.{verb}")
         for name, kind in vars(module).items():
-            if isinstance(kind, type) and kind.__module__ == module.__name__:
+            own = getattr(kind, "__module__", "") == module.__name__
+            if own and name.endswith("Arguments") and isinstance(kind, type):
                 rest = name.removesuffix("Arguments").removeprefix(verb.capitalize()).lower()
-                if name.endswith("Arguments") and dataclasses.is_dataclass(kind):
-                    found[f"{verb} {rest}".strip()] = kind
+                found[f"{verb} {rest}".strip()] = kind
     return found
 
 
