@@ -264,3 +264,20 @@ def test_beyond_the_border_of_a_room_its_image_is_reflected():
     centre = torch.arange(WIDTH_PX // 2).float()
     distance_left = 47.5 - float(centre[left].mean())
     assert float(centre[right].mean()) == pytest.approx(0.9 * distance_left, abs=3)
+
+
+def test_behind_a_small_thing_stands_the_wall_alone():
+    """It stays among what is reflected, but a camera that moves must not see it twice."""
+    view = card_before_a_wall()
+    assert view.depth_z is not None
+    small = torch.zeros_like(view.depth_z, dtype=torch.bool)
+    small[30:40, 44:54] = True  # 100 of 6,912 pixels
+    card = view.depth_z < 1
+    wall = torch.tensor([0.1, 0.5, 0.5])[:, None, None]
+    image = torch.where(card & ~small, wall, view.image)
+    splats = lift_view(View(image, view.camera, torch.where(small, 0.8, 2.0)), CONFIG)
+    uv_px, depth_z = project(splats.means, view.camera)
+    red = (splats.colors[:, 0] > 0.6) & (splats.colors[:, 1] < 0.3)
+    ahead = (depth_z > 0) & ((uv_px - torch.tensor([48.0, 36.0])).abs() < 30).all(-1)
+    assert int((red & ahead & (depth_z < 1)).sum()) >= 25
+    assert not (red & ahead & (depth_z > 1.5)).any()
