@@ -223,13 +223,15 @@ def test_a_ground_plane_counts_more_than_the_default_by_their_spreads():
     assert math.degrees(estimate.spread) == pytest.approx(sum(weights) ** -0.5)
 
 
-def test_a_lens_is_believed_to_two_degrees_and_a_prediction_to_five_at_best():
+def test_a_lens_is_believed_to_two_degrees_and_a_prediction_to_ten_at_best():
     assert math.degrees(estimate_fov_y(1000, 500.0).spread) == pytest.approx(2)
     sure = Estimate(value=math.radians(40), source="network", spread=math.radians(1))
     estimate = estimate_fov_y(1000, guess=sure)
     weights = 1 / 5**2, 1 / 12**2
     degrees = (weights[0] * 40 + weights[1] * 50) / sum(weights)
     assert math.degrees(estimate.value) == pytest.approx(degrees)
+    # Their errors are larger together than two independent estimates would have it.
+    assert math.degrees(estimate.spread) == pytest.approx(10)
     unsure = Estimate(value=math.radians(40), source="network", spread=math.radians(12))
     assert math.degrees(estimate_fov_y(1000, guess=unsure).value) == pytest.approx(45)
 
