@@ -50,7 +50,7 @@ def test_the_scene_shows_what_the_held_out_camera_saw(evaluation):
     assert evaluation.methods == (SCENE, WARP_TEXTURE, WARP, COPY)
     assert evaluation.metrics == ("PSNR", "SSIM", KID)
     scene, copied = (evaluation.mean("large", method, "PSNR") for method in (SCENE, COPY))
-    assert scene > copied + 1
+    assert scene > copied + 0.5
     (same,) = [pair for pair in evaluation.pairs if pair.name.input == pair.name.target]
     assert same.scores[SCENE]["PSNR"] > 22
     assert set(evaluation.input_psnr_db) == {"room/0.png", "room/1.png", "hall/0.png", "hall/2.png"}

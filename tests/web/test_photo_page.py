@@ -179,6 +179,7 @@ def test_the_cookie_is_unguessable_hidden_from_scripts_and_not_kept(address: str
         assert "set-cookie" not in client("GET", "/").headers
     assert len(tokens) == 3
     assert all(len(token) == 43 for token in tokens)
+    ended(anna, send(anna).json["id"])
     records = [path.read_text(encoding="utf-8") for path in jobs.folder.rglob("job.json")]
     assert records
     assert not any(anna.cookie.split("=")[1] in record for record in records)
