@@ -233,3 +233,16 @@ def test_splats_are_coarser_towards_the_poles():
     )
     assert float(high / level) == pytest.approx(2, rel=0.05)
     assert float(pole / level) == pytest.approx(4, rel=0.05)
+
+
+def test_splats_all_around_have_more_contrast_than_what_they_show():
+    camera = camera_at(0.0)
+    size_px = camera.image_size_px[0]
+    generator = torch.Generator().manual_seed(0)
+    image = 0.4 + 0.2 * (torch.rand(1, size_px, size_px, generator=generator) > 0.5).float()
+    view = View(image.expand(3, -1, -1), camera, torch.full((size_px,) * 2, 2.0))
+    splats = surround_splats(view, 360, enclosed=True)
+    offset = splats.means - camera.position
+    level = offset[:, 2].abs() < 0.2 * offset.norm(dim=-1)
+    assert float(splats.colors[level].std()) > 1.2 * float(image.std())
+    assert float(splats.colors[level].amax()) > 0.65
