@@ -168,7 +168,9 @@ def test_without_a_cookie_there_is_nothing(address: str, scene: str, cookie):
     assert send(client).status == 401
 
 
-def test_the_cookie_is_unguessable_hidden_from_scripts_and_not_kept(address: str, jobs, anna):
+def test_the_cookie_is_unguessable_hidden_from_scripts_and_not_kept(
+    address: str, jobs, new_visitor
+):
     tokens = set()
     for _ in range(3):
         client = Client(address)
@@ -179,10 +181,11 @@ def test_the_cookie_is_unguessable_hidden_from_scripts_and_not_kept(address: str
         assert "set-cookie" not in client("GET", "/").headers
     assert len(tokens) == 3
     assert all(len(token) == 43 for token in tokens)
-    ended(anna, send(anna).json["id"])
+    client = new_visitor()
+    ended(client, send(client).json["id"])
     records = [path.read_text(encoding="utf-8") for path in jobs.folder.rglob("job.json")]
     assert records
-    assert not any(anna.cookie.split("=")[1] in record for record in records)
+    assert not any(client.cookie.split("=")[1] in record for record in records)
 
 
 # ---- large, broken and hostile uploads
