@@ -9,6 +9,8 @@ from zeronvs.scene.continuation import (
     Canvas,
     _guide,
     behind_edges,
+    blended,
+    carried_on,
     extend,
     standing_free,
     subjects,
@@ -94,6 +96,56 @@ def test_behind_an_edge_the_far_surface_continues_as_far_as_motion_uncovers_it()
     torch.testing.assert_close(disparity, torch.where(hidden, far, 1 / step.depth_z))
     # Edges outside of what is known are not looked for.
     assert not behind_edges(step, known & (column > 60), motion)[0].any()
+
+
+def test_the_ground_before_an_edge_hides_no_more_than_the_edge():
+    """Else all of a carpet were a hole, and nothing left to fill it from."""
+    view = card_before_a_wall()
+    row = torch.arange(64.0)[:, None].expand(-1, 96)
+    # A wall, the upper edge of a box at row 30, and a ground before it that comes ever nearer.
+    disparity = torch.where(row < 30, 0.25, torch.where(row < 36, 0.5, 0.5 + 0.05 * (row - 36)))
+    motion = 0.3
+    known = torch.ones(64, 96, dtype=torch.bool)
+    hidden, _ = behind_edges(view.with_depth(1 / disparity), known, motion)
+    gap_px = motion * float(view.camera.intrinsics_px[0, 0]) * (0.5 - 0.25)
+    assert 4 < gap_px < 12
+    assert torch.equal(hidden, (row >= 30) & (row - 30 <= gap_px + 3))
+
+
+def test_what_is_hidden_is_carried_on_behind_its_surface_in_one_piece():
+    row = torch.arange(64.0)[:, None].expand(-1, 200)
+    column = torch.arange(200.0).expand(64, -1)
+    # A post, columns 40 to 119, before a wall; the lower rows are a ground that comes nearer.
+    disparity = torch.where((column >= 40) & (column < 120), 0.5, 0.25)
+    disparity = torch.where(row >= 48, 0.5 + 0.1 * (row - 47), disparity)
+    hidden = (column >= 40) & (column < 50) & (row < 48)
+    behind = torch.where(row < 24, 0.25, 0.35)  # two depths side by side, which would part
+    hole, far = carried_on(disparity, hidden, torch.where(hidden, behind, disparity))
+    beside = (column >= 50) & (column < 60) & (row > 8) & (row < 40)
+    assert bool(hole[hidden | beside].all())
+    assert not hole[:, 120:].any()  # no farther than a share of the image
+    assert not hole[56:, :].any()  # nor the ground
+    torch.testing.assert_close(far[beside & (row < 20)], torch.tensor(0.25).expand(110))
+    steps = far[4:44, 44:56].diff(dim=0).abs()
+    assert float(steps.max()) < 0.04
+    assert bool((far <= disparity).all())
+
+
+def test_a_filled_hole_is_blended_in_but_not_with_what_stands_before_it():
+    column = torch.arange(96).expand(64, -1)
+    hole = (column >= 30) & (column < 60)
+    ramp = (0.3 + 0.003 * column).expand(3, -1, -1)
+    image = torch.where(hole, ramp + 0.06, ramp)  # filled too bright
+    image = torch.where(column >= 60, torch.ones(3, 1, 1), image)
+    disparity = torch.where(column >= 60, 0.5, 0.2)
+    mended = blended(image, hole, disparity, torch.full((64, 96), 0.2))
+    assert torch.equal(mended[:, ~hole], image[:, ~hole])
+    # Not pulled to the white surface before it, at column 60.
+    torch.testing.assert_close(mended[:, hole], ramp[:, hole], atol=0.015, rtol=0)
+    # What differs more is content: it is shifted by the limit at most.
+    other = torch.where(hole, ramp + 0.5, ramp)
+    change = other - blended(other, hole, disparity, torch.full((64, 96), 0.2))
+    assert float(change.amax()) < 0.11
 
 
 def test_what_is_smoothed_behind_an_edge_comes_no_nearer():

@@ -73,6 +73,21 @@ def test_a_single_pixel_of_the_other_colour_is_texture():
     assert float(matte.view.depth_z[20, 27]) == NEAR_Z
 
 
+def test_a_colour_like_neither_side_belongs_to_the_side_that_varies():
+    """A green eave of a red and orange roof before the sky: no mixture of roof and sky is green."""
+    view, _ = soft_edge(31)
+    column = torch.arange(SIZE_PX).expand(SIZE_PX, -1)
+    noise = 0.25 * torch.randn(3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
+    roof = (torch.tensor([0.6, 0.4, 0.2])[:, None, None] + noise).clamp(0, 1)
+    sky = torch.tensor([0.6, 0.8, 1.0])[:, None, None].expand(3, SIZE_PX, SIZE_PX)
+    image = torch.where(column < 31, roof, sky)
+    image[:, 20:24, 31:34] = torch.tensor([0.1, 0.5, 0.3])[:, None, None]
+    matte = separate_outlines(View(image, view.camera, view.depth_z), 0.3)
+    assert matte.view.depth_z is not None
+    assert bool((matte.view.depth_z[21:23, 31:34] == NEAR_Z).all())
+    assert float((matte.view.depth_z[:, 38:] == FAR_Z).float().mean()) == 1
+
+
 def test_slanted_surfaces_continue_to_the_edge_from_beside_it():
     view, share = soft_edge(31)
     column = torch.arange(SIZE_PX).expand(SIZE_PX, -1)
@@ -81,11 +96,11 @@ def test_slanted_surfaces_continue_to_the_edge_from_beside_it():
     mixed = (share > 0.15) & (share < 0.85)
     assert matte.view.depth_z is not None
     assert matte.behind.depth_z is not None
-    # The nearest columns that the band of doubtful pixels does not reach are 26 and 35.
+    # The nearest columns that the band of doubtful pixels does not reach are 24 and 37.
     near = matte.view.depth_z[mixed]
-    torch.testing.assert_close(near, torch.full_like(near, 1.0 + 0.03 * 26), atol=0.065, rtol=0)
+    torch.testing.assert_close(near, torch.full_like(near, 1.0 + 0.03 * 24), atol=0.065, rtol=0)
     far = matte.behind.depth_z[mixed]
-    torch.testing.assert_close(far, torch.full_like(far, 5.0 - 0.03 * 35), atol=0.065, rtol=0)
+    torch.testing.assert_close(far, torch.full_like(far, 5.0 - 0.03 * 37), atol=0.065, rtol=0)
 
 
 def test_a_third_colour_is_no_mixture():

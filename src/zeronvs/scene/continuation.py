@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, box_mean
-from zeronvs.cameras.warp import unproject
+from zeronvs.cameras.warp import fill_holes, unproject
 from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, steps
 from zeronvs.scene.texture import continue_texture
 
@@ -20,6 +20,14 @@ CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
 STANDS_OUT = 0.93
 """What stands free has at least this share less disparity behind it."""
+BESIDE = 0.06
+"""How far what is hidden is carried on beside itself, over the image's longer side ..."""
+ENVELOPE_PX = 8
+"""... and half the window in which the farthest of it counts."""
+BLEND_RADIUS_PX = 4
+"""Half the window whose mean colours are compared at the border of what was filled ..."""
+BLEND_LIMIT = 0.1
+"""... and the largest difference that is taken for a step of brightness, not for content."""
 SUBJECT_AREA = 0.05
 """What is not repeated all around takes at least this share of the image ..."""
 SUBJECT_STANDS_OUT = 1.3
@@ -77,6 +85,7 @@ def extend(
     image = continue_texture(
         image, ~known, source=known & ~free, guide=_guide(canvas, known), seed=seed
     )
+    image = blended(image, ~known, disparity, disparity)
     return Canvas(View(image, camera, 1.0 / disparity), known)
 
 
@@ -100,7 +109,9 @@ def behind_edges(
         return torch.zeros_like(known), disparity
     distance, row, column = nearest_pixels(edge)
     far = lowest(disparity, 4)[row, column]
-    gap_px = motion * focal_px * (disparity - far)
+    # What is nearer than the edge, as the ground in front of it, hides no more of the far side.
+    near = torch.minimum(disparity, disparity[row, column])
+    gap_px = motion * focal_px * (near - far)
     hidden = (distance <= gap_px + 3) & (gap_px > 1.5) & known
     smooth = torch.where(hidden, far, disparity)
     for _ in range(4):
@@ -171,17 +182,14 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
     disparity = torch.where(free, behind_free, disparity)
     subject = subjects(view, free, behind_free, motion)
     # Pixels at an edge mix both sides: they are neither kept nor copied.
-    hole, removed = grown(hidden | free, 2), grown(subject, 2)
-    beside = _from_beside(disparity, subject & ~free)
-    disparity = torch.where(
-        hole | removed,
-        torch.minimum(beside, CLEARLY_BEHIND * lowest(1.0 / view.depth_z, 2)),
-        disparity,
-    )
+    removed = grown(subject, 2)
+    disparity = _from_beside(disparity, subject & ~free)
+    hole, disparity = carried_on(1.0 / view.depth_z, hidden | free | subject, disparity)
     behind = view.with_depth(1.0 / disparity)
     assert behind.depth_z is not None
     guide = _guide(behind, everywhere)
-    image = continue_texture(view.image, hole | removed, guide=guide, seed=seed)
+    image = continue_texture(view.image, hole, guide=guide, seed=seed)
+    image = blended(image, hole, 1.0 / view.depth_z, disparity)
     background = View(image, view.camera, behind.depth_z)
     surroundings = View(
         torch.where(removed, image, view.image),
@@ -189,6 +197,68 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
         torch.where(removed, behind.depth_z, view.depth_z),
     )
     return Uncovered(background, hole, surroundings)
+
+
+def carried_on(
+    disparity: Float[Tensor, "h w"], hidden: Bool[Tensor, "h w"], behind: Float[Tensor, "h w"]
+) -> tuple[Bool[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Return what is to be filled, and the disparity behind the surface seen, without cracks.
+
+    What is hidden goes on behind the near surface beside it: what is filled continues the far side
+    alone, and cameras that move a little farther see no crack.
+
+    Args:
+        disparity: Of the surface seen.
+        hidden: What lies behind it, as far as the motion uncovers it.
+        behind: The disparity there.
+    """
+    if not bool(hidden.any()):
+        return hidden, disparity
+    distance, row, column = nearest_pixels(hidden)
+    far = torch.where(hidden, behind, torch.minimum(behind[row, column], disparity))
+    in_front = (distance <= BESIDE * max(hidden.shape)) & (far < STANDS_OUT * disparity)
+    in_front &= SUBJECT_DEPTH * disparity < disparity[row, column]  # not the ground before it
+    hole = grown(hidden, 2) | in_front
+    # Were parts side by side each at a depth of its own, they would come apart.
+    far = lowest(torch.where(hole, far, torch.inf), ENVELOPE_PX)
+    smooth = torch.where(hole, far, disparity)
+    for _ in range(4):
+        smooth = torch.where(hole, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
+    clearly = torch.minimum(smooth, CLEARLY_BEHIND * lowest(disparity, 2))
+    return hole, torch.where(hole, clearly, disparity)
+
+
+def blended(
+    image: Float[Tensor, "3 h w"],
+    hole: Bool[Tensor, "h w"],
+    disparity: Float[Tensor, "h w"],
+    behind: Float[Tensor, "h w"],
+) -> Float[Tensor, "3 h w"]:
+    """Return an image whose filled hole has no seam: the step at its border is spread over it.
+
+    A smooth membrane through the differences of mean colours at the border is added to what was
+    filled (seamless cloning; Perez et al., SIGGRAPH 2003). Where a near surface ends the hole, its
+    colours are not those of what lies behind.
+
+    Args:
+        image: RGB in [0, 1], filled.
+        hole: Where it was filled.
+        disparity: Of what is seen.
+        behind: The same with what lies behind in the hole.
+    """
+    layers = torch.cat([image, disparity[None]])
+    inside, outside = hole[None].float(), (~hole)[None].float()
+    share = box_mean(outside, BLEND_RADIUS_PX)
+    beyond = box_mean(layers * outside, BLEND_RADIUS_PX) / share.clamp_min(1e-6)
+    within = box_mean(image * inside, BLEND_RADIUS_PX) / box_mean(
+        inside, BLEND_RADIUS_PX
+    ).clamp_min(1e-6)
+    border = hole & grown(~hole, 1) & (STANDS_OUT * beyond[3] < behind)
+    if not bool(border.any()):
+        return image
+    step = (beyond[:3] - within).clamp(-BLEND_LIMIT, BLEND_LIMIT)
+    membrane = fill_holes((step * border)[None], border[None, None].float())[0]
+    return torch.where(hole, (image + membrane).clamp(0, 1), image)
 
 
 def subjects(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from zeronvs.cameras.view import View
 from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, steps
 
-BAND_PX = 4
+BAND_PX = 6
 """How far from a depth edge pixels are looked at."""
 LEAST_CONTRAST = 0.08
 """Sides whose colours differ by less tell nothing."""
@@ -24,6 +24,9 @@ MIXED = (0.12, 0.88)
 """A pixel whose alpha lies between is split in two, others belong to one side."""
 FARTHEST_FROM_MIXTURES = 0.7
 """Colours farther from all mixtures of both sides, over their contrast, tell nothing either."""
+
+LIKELIER = 3.0
+"""Log-likelihood by which the colour of such a pixel belongs to one side rather than the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +78,10 @@ def separate_outlines(view: View, motion: float) -> Matte:
     contrast, distance = found[:, 1], found[:, 2]
     share = (disparity > middle).float()
     usable = (contrast > LEAST_CONTRAST) & (distance < FARTHEST_FROM_MIXTURES * contrast)
-    share[rows, columns] = torch.where(usable, found[:, 0], share[rows, columns])
+    likely = torch.where(
+        found[:, 11].abs() > LIKELIER, (found[:, 11] > 0).float(), share[rows, columns]
+    )
+    share[rows, columns] = torch.where(usable, found[:, 0], likely)
     # A single pixel that looks like the other side is texture, not an outline.
     share = _median(share)[rows, columns]
     mixed = usable & (share > MIXED[0]) & (share < MIXED[1])

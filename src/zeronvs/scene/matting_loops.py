@@ -11,6 +11,9 @@ WINDOW_PX = 9
 DOUBTFUL_WEIGHT = 0.02
 """Weight of pixels within the band beside those that belong to one side for certain."""
 
+NOISE = 0.03
+"""Standard deviation of a colour that is added to that of each side."""
+
 
 @compiled
 def explain(
@@ -21,18 +24,20 @@ def explain(
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Return alpha, contrast, distance from the line of mixtures, colours and disparities.
+    """Return alpha, contrast, distance from the line of mixtures, colours, disparities, likelihood.
 
     For each listed pixel, the colours of what is nearer and farther than its `middle` disparity are
-    averaged in a window; pixels in the band, which may be mixed themselves, count little.
+    averaged in a window; pixels in the band, which may be mixed themselves, count little. The last
+    number is how much likelier the near side is, as a logarithm, were both normal distributions.
     """
     height, width = disparity.shape
-    out = np.zeros((len(rows), 11), np.float32)
+    out = np.zeros((len(rows), 12), np.float32)
     for index in prange(len(rows)):
         y, x = rows[index], columns[index]
         limit = middle[y, x]
         total = np.zeros(2)
         color = np.zeros((2, 3))
+        square_color = np.zeros((2, 3))
         closest = np.full(2, 1e9)
         value = np.zeros(2)
         for v in range(max(0, y - WINDOW_PX), min(height, y + WINDOW_PX + 1)):
@@ -46,6 +51,7 @@ def explain(
                 total[side] += weight
                 for channel in range(3):
                     color[side, channel] += weight * image[v, u, channel]
+                    square_color[side, channel] += weight * image[v, u, channel] ** 2
                 if square < closest[side]:
                     closest[side] = square
                     value[side] = disparity[v, u]
@@ -66,4 +72,12 @@ def explain(
         out[index, 1] = np.sqrt(contrast)
         out[index, 2] = np.sqrt(fit)
         out[index, 9], out[index, 10] = value[0], value[1]
+        for side in range(2):
+            for channel in range(3):
+                mean = color[side, channel] / total[side]
+                variance = square_color[side, channel] / total[side] - mean * mean + NOISE**2
+                log_likelihood = -0.5 * (
+                    np.log(variance) + (image[y, x, channel] - mean) ** 2 / variance
+                )
+                out[index, 11] += log_likelihood if side == 0 else -log_likelihood
     return out
