@@ -284,3 +284,23 @@ def test_behind_a_small_thing_stands_the_wall_alone():
     backdrop = ahead & (depth_z > 2.1)
     assert backdrop.any()
     assert not (red & backdrop).any()
+
+
+@pytest.mark.parametrize("step", [-0.3, 0.3])
+def test_beside_the_image_no_gap_opens_behind_what_is_near_at_its_border(step: float):
+    view = card_before_a_wall()
+    column = torch.arange(WIDTH_PX).expand(HEIGHT_PX, -1)
+    row = torch.arange(HEIGHT_PX)[:, None].expand(-1, WIDTH_PX)
+    near = (row > 36) & ((column >= 80) | (column < 16))
+    wall = torch.tensor([0.2, 0.3, 0.8])[:, None, None]
+    image = torch.where(near, torch.tensor([0.9, 0.1, 0.1])[:, None, None], wall)
+    view = View(image, view.camera, torch.where(near, 0.6, 2.0))
+    splats = lift_view(view, replace(CONFIG, surround_width_px=720), enclosed=True)
+    moved = view.camera.camera_to_world.clone()
+    moved[:3, 3] += step * moved[:3, 0]
+    camera = view.camera.with_poses(moved)
+    rgb, opacity, _ = rasterize(splats, camera)
+    assert float(opacity.amin()) > 0.8
+    # What opens beside the near surfaces is wall, not a smear of both.
+    above = rgb[0, :, 8:28]
+    assert float((above[2] > above[0]).float().mean()) == 1

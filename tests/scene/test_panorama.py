@@ -162,7 +162,7 @@ def test_inside_of_the_image_stands_what_is_behind_it_and_around_it_what_surroun
     assert float(splats.colors[inside, 2].amin()) > 0.8
     assert float(splats.colors[around, 0].amin()) > 0.8
     assert float(-local[inside, 2].amin()) > 3.9
-    assert float(local[around].norm(dim=-1).amax()) < 2.6
+    assert float(local[around].norm(dim=-1).amax()) < 2.9  # with what stands behind its steps
 
 
 def test_the_rim_of_the_panorama_lies_behind_the_border_of_the_image():

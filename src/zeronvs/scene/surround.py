@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, box_mean
 from zeronvs.cameras.warp import fill_holes, project
-from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, shrunk
+from zeronvs.scene.depth_edges import grown, highest, lowest, nearest_pixels, shrunk
 from zeronvs.scene.surface_splats import alike_blocks, discs
 from zeronvs.splats import GaussianSplats
 
@@ -28,6 +28,10 @@ LEAST_WIDTH = 0.6
 """Rows of the image that are narrower, over its usual width, are not reflected by themselves."""
 BACKDROP = 0.9
 """Inverse range of the backdrop behind the image, over that of the image around ..."""
+STEP_SHARE = 40
+"""The panorama's columns over half the window in which something is near ..."""
+STEP = 1.15
+"""... where its inverse range is this much larger than the least there."""
 BEHIND_RIM = 0.98
 """... and around the border of the image, whose finer splats its own would cover."""
 RIM_PX = 2
@@ -86,14 +90,49 @@ def surround_splats(
     carried_on = _carried_on(inverse_range, seen, rays @ -camera.camera_to_world[:3, 2])
     rim = grown(seen, RIM_PX) & ~inside
     inverse_range = torch.where(rim, BEHIND_RIM * carried_on, inverse_range)
+    far, opens = _behind_steps(inverse_range)
+    opens &= ~inside
     hidden_image, hidden_range, _, _ = _seen_panorama(behind, cracks, rays)
     image = torch.where(inside, hidden_image, image)
     backdrop = BACKDROP * lowest(torch.where(inside, hidden_range, inverse_range), 4)
     inverse_range = torch.where(inside, backdrop, inverse_range)
     image = sharpened(image, SURROUND_SIGMA_PX)
+    least = _least_side(elevation_rad)
+    shown = ~inside | cracked
+    parts = [_splats(camera, rays, image, inverse_range, shown, least)]
+    if bool(opens.any()):
+        _, row, column = nearest_pixels(~opens & ~inside)
+        parts.append(_splats(camera, rays, image[:, row, column], far, opens, least.clamp_min(2)))
+    return GaussianSplats.cat(parts)
+
+
+def _behind_steps(
+    inverse_range: Float[Tensor, "h w"],
+) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Return the inverse range behind what is near beside something far, and where that is.
+
+    Outside of the image there are no hidden layers: where the range has a step, a gap opens as the
+    camera moves.
+    """
+    radius_px = max(1, inverse_range.shape[1] // STEP_SHARE)
+    low, high = lowest(inverse_range, radius_px), highest(inverse_range, radius_px)
+    # A ground that comes nearer falls on one side as it rises on the other: nothing is behind it.
+    near = (inverse_range > STEP * low) & (inverse_range - low > 2 * (high - inverse_range))
+    return BACKDROP * low, grown(near, max(1, radius_px // 2))
+
+
+def _splats(
+    camera: Camera,
+    rays: Float[Tensor, "h w 3"],
+    image: Float[Tensor, "3 h w"],
+    inverse_range: Float[Tensor, "h w"],
+    shown: Bool[Tensor, "h w"],
+    least: Int[Tensor, "h w"],
+) -> GaussianSplats:
+    """Return splats of the shown pixels of a panorama, one for several where they are alike."""
+    columns = image.shape[2]
     parts = []
-    blocks = alike_blocks(image, inverse_range, ~inside | cracked, _least_side(elevation_rad))
-    for block, alike in blocks:
+    for block, alike in alike_blocks(image, inverse_range, shown, least):
         rows, width = image.shape[-2] // block * block, columns // block * block
         pooled = torch.cat([rays.movedim(-1, 0), inverse_range[None], image])[:, :rows, :width]
         pooled = F.avg_pool2d(pooled[None], block)[0]
