@@ -12,10 +12,10 @@ from zeronvs.scene.continuation import (
     blended,
     carried_on,
     extend,
-    standing_free,
-    subjects,
     uncover,
 )
+from zeronvs.scene.depth_edges import grown
+from zeronvs.scene.subjects import standing_free, standing_on_a_surface, subjects
 
 CARD_Z, WALL_Z = 3.0, 8.0
 ROWS, COLUMNS = slice(20, 44), slice(36, 60)
@@ -278,3 +278,26 @@ def test_all_around_there_is_neither_the_head_nor_the_shoulders():
     assert float(surroundings.depth_z[32:38, 40:56].amin()) > 1.3 * CARD_Z
     # The table is as it was.
     torch.testing.assert_close(surroundings.image[:, 56:], view.image[:, 56:])
+
+
+def test_a_thing_on_a_table_is_no_context_of_the_table_beyond_the_frame():
+    """A cup on a saucer that nearly touches the frame: below it the table goes on."""
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.7, 1.0)))
+    row, column = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    table = 0.7 + 0.006 * row
+    saucer = ((column - 48) / 30).square() + ((row - 38) / 25).square() < 1
+    cup = ((column - 48) / 12).square() + ((row - 30) / 12).square() < 1
+    disparity = torch.where(cup, 1.25 * table, torch.where(saucer, 1.07 * table, table))
+    green, red = (
+        torch.tensor(color)[:, None, None] for color in ([0.1, 0.6, 0.2], [0.9, 0.1, 0.1])
+    )
+    image = torch.where(saucer | cup, red, green + 0.05 * torch.sin(column / 3))
+    view = View(image, Camera.from_fov(pose, 0.9, (64, 96)), 1 / disparity)
+    thing = standing_on_a_surface(view)
+    assert float((thing == grown(saucer | cup, 3)).float().mean()) > 0.97  # and its shadow
+    canvas = extend(view, side_px=96, margin=0.2, sideways=True, motion=0.3, seed=0)
+    outside = canvas.view.image[:, ~canvas.known]
+    assert float((outside[1] > outside[0]).float().mean()) > 0.98
+    assert torch.equal(canvas.view.image[:, canvas.known], view.image.flatten(1))
+    # Nothing stands on a bare table.
+    assert not standing_on_a_surface(view.with_depth(1 / table)).any()

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,12 +12,17 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, box_mean
 from zeronvs.cameras.warp import fill_holes, unproject
 from zeronvs.scene.depth_edges import grown, lowest, nearest_pixels, steps
+from zeronvs.scene.subjects import (
+    STANDS_OUT,
+    SUBJECT_DEPTH,
+    standing_free,
+    standing_on_a_surface,
+    subjects,
+)
 from zeronvs.scene.texture import continue_texture
 
 CLEARLY_BEHIND = 0.96
 """What is hidden lies at most at this share of the disparity in front of it: none shows through."""
-STANDS_OUT = 0.93
-"""What stands free has at least this share less disparity behind it."""
 BESIDE = 0.06
 """How far what is hidden is carried on beside itself, over the image's longer side ..."""
 ENVELOPE_PX = 8
@@ -28,16 +31,6 @@ BLEND_RADIUS_PX = 4
 """Half the window whose mean colours are compared at the border of what was filled ..."""
 BLEND_LIMIT = 0.1
 """... and the largest difference that is taken for a step of brightness, not for content."""
-SUBJECT_AREA = 0.05
-"""What is not repeated all around takes at least this share of the image ..."""
-SUBJECT_STANDS_OUT = 1.3
-"""... and is this much nearer than what is behind it."""
-SUBJECT_DEPTH = 0.8
-"""What belongs to it has at least this share of its disparity."""
-SUBJECT_GAP_PX = 6
-"""Gaps in it up to twice this wide are closed."""
-LEVEL = 0.75
-"""A surface is level where its unit normal points up or down by more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +75,12 @@ def extend(
     disparity = _continued_disparity(1.0 / small.depth_z, margin_px, beside_px)
     canvas = View(image, camera, 1.0 / disparity)
     free, _ = standing_free(canvas, motion)
-    image = continue_texture(
-        image, ~known, source=known & ~free, guide=_guide(canvas, known), seed=seed
+    # What stands on a surface that runs out is no context of it either.
+    thing = F.pad(standing_on_a_surface(small), around) & known & sideways
+    filled = continue_texture(
+        image, ~known | thing, source=known & ~free, guide=_guide(canvas, known), seed=seed
     )
-    image = blended(image, ~known, disparity, disparity)
+    image = blended(torch.where(known, image, filled), ~known, disparity, disparity)
     return Canvas(View(image, camera, 1.0 / disparity), known)
 
 
@@ -117,26 +112,6 @@ def behind_edges(
     for _ in range(4):
         smooth = torch.where(hidden, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
     return hidden, torch.where(hidden, torch.minimum(smooth, disparity), disparity)
-
-
-def standing_free(view: View, motion: float) -> tuple[Bool[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Return what stands out from what is beside it, and the disparity behind.
-
-    A thing is nearer than what is to the left and to the right of it at the same height: a grey
-    opening of disparity along rows, by half of the image, takes it away and leaves grounds, walls
-    and what the frame cuts.
-    """
-    assert view.depth_z is not None
-    disparity, columns = 1.0 / view.depth_z, view.depth_z.shape[1]
-    width = columns // 2
-    # What the frame cuts continues beyond it.
-    padded = np.pad(disparity.numpy(), ((0, 0), (width, width)), mode="edge")
-    opened = torch.from_numpy(ndimage.grey_opening(padded, size=(1, width))[:, width:-width])
-    focal_px = float(view.camera.intrinsics_px[0, 0])
-    free = (disparity - opened) * focal_px * motion > 2.0
-    free &= opened < STANDS_OUT * disparity
-    behind = box_mean(opened[None], 2)[0]
-    return free, torch.where(free, behind, disparity)
 
 
 def _continued_disparity(
@@ -259,57 +234,6 @@ def blended(
     step = (beyond[:3] - within).clamp(-BLEND_LIMIT, BLEND_LIMIT)
     membrane = fill_holes((step * border)[None], border[None, None].float())[0]
     return torch.where(hole, (image + membrane).clamp(0, 1), image)
-
-
-def subjects(
-    view: View,
-    free: Bool[Tensor, "h w"],
-    behind: Float[Tensor, "h w"],
-    motion: float,
-) -> Bool[Tensor, "h w"]:
-    """Return what the photograph is of: what stands free, large and near, and what belongs to it.
-
-    A head before a wall stands free; the shoulders below it span the frame and do not, but they
-    are on the same surface. What is level, as a table or the ground, belongs to no subject.
-
-    Args:
-        view: One view with depth.
-        free: Where something stands free (`standing_free`).
-        behind: The disparity behind it.
-        motion: How far the camera moves, scene units.
-    """
-    assert view.depth_z is not None
-    disparity, focal_px = 1.0 / view.depth_z, float(view.camera.intrinsics_px[0, 0])
-    upright = ~_level(view) & ~steps(disparity, focal_px, motion)
-    labels = np.zeros(free.shape, np.int32)
-    ndimage.label(free.numpy(), output=labels)
-    found = torch.zeros_like(free)
-    for label in range(1, int(labels.max()) + 1):
-        thing = torch.from_numpy(labels == label)
-        if float(thing.float().mean()) < SUBJECT_AREA:
-            continue
-        if float((disparity[thing] / behind[thing]).median()) < SUBJECT_STANDS_OUT:
-            continue
-        same = upright & (disparity > SUBJECT_DEPTH * disparity[thing].median())
-        grown_thing = ndimage.binary_propagation(thing.numpy(), mask=(same | thing).numpy())
-        found |= torch.from_numpy(grown_thing)
-    # Dark or shiny parts, of which depth is rough, lie within the rest.
-    gap_px = SUBJECT_GAP_PX
-    padded = np.pad(found.numpy(), gap_px)  # a closing would open what touches the border
-    closed = ndimage.binary_closing(padded, iterations=gap_px)[gap_px:-gap_px, gap_px:-gap_px]
-    return torch.from_numpy(ndimage.binary_fill_holes(np.ascontiguousarray(closed)))
-
-
-def _level(view: View) -> Bool[Tensor, "h w"]:
-    """Return where a surface is more level than upright, within 40 degrees or so."""
-    assert view.depth_z is not None
-    smooth = box_mean((1.0 / view.depth_z)[None], max(1, view.depth_z.shape[1] // 100))[0]
-    points = unproject(view.with_depth(1.0 / smooth)).movedim(-1, 0)[None]
-    points = F.pad(points, (1,) * 4, mode="replicate")[0]
-    across = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
-    down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
-    normal = F.normalize(torch.linalg.cross(across, down, dim=0), dim=0)
-    return normal[2].abs() > LEVEL
 
 
 def _from_beside(
