@@ -108,11 +108,12 @@ def read_study(folder: Path) -> Study:
     try:
         study = Study(
             folder=folder,
-            id=content["id"],
+            id=_text(content["id"]),
             methods=_two(content["methods"]),
             settings=dict(content["settings"]),
             pairs=tuple(
-                Pair(scene=pair["scene"], videos=_two(pair["videos"])) for pair in content["pairs"]
+                Pair(scene=_text(pair["scene"]), videos=_two(pair["videos"]))
+                for pair in content["pairs"]
             ),
         )
         _check(study)
@@ -159,7 +160,7 @@ def _check(study: Study) -> None:
         raise ValueError("the id")
     if not 0 < len(scenes) <= MAX_PAIRS or len(set(scenes)) < len(scenes):
         raise ValueError("the number or the names of scenes")
-    if not all(isinstance(scene, str) and len(scene) <= 255 for scene in scenes):
+    if not all(scene.isprintable() and 0 < len(scene) <= 255 for scene in scenes):
         raise ValueError("the name of a scene")
     if len(set(videos)) < len(videos) or not all(_VIDEO.fullmatch(name) for name in videos):
         raise ValueError("the name of a video")
@@ -167,4 +168,10 @@ def _check(study: Study) -> None:
 
 def _two(values: Any) -> tuple[str, str]:
     first, second = values
-    return str(first), str(second)
+    return _text(first), _text(second)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not text")
+    return value

@@ -23,6 +23,8 @@ from zeronvs.exports.export import render_frames
 from zeronvs.formats.video import copy_video, video_facts, write_video
 from zeronvs.recipes.run_folder import RECORD_FILE, FinishedRun, open_run, path_cameras
 
+Runs = Mapping[str, Path]
+"""Run folders by the name of their photograph."""
 SAME_FOV_RAD = 0.01
 SAME_POSE = 0.02
 """Largest differences between the cameras of two runs of one photograph."""
@@ -84,14 +86,18 @@ def build_study(
     methods = methods or (first.resolve().name, second.resolve().name)
     check_methods(methods)
     runs = find_runs(first, config.video), find_runs(second, config.video)
-    study = _plan(runs, out, config, methods)
+    scenes = _matched(runs, methods)
+    for scene in scenes:  # before anything is written
+        _check_pair(scene, (runs[0][scene], runs[1][scene]), config.video)
+    study = _plan(scenes, out, config, methods)
     sweep_temporary(out / "videos")
     for pair in study.pairs:
         folders = runs[0][pair.scene], runs[1][pair.scene]
         if all(study.video(name).is_file() for name in pair.videos):
             continue
         if config.video is not None:
-            _copy(study, pair, folders, config.video)
+            for folder, name in zip(folders, pair.videos, strict=True):
+                copy_video(folder / config.video, study.video(name))
         else:
             _render(study, pair, folders, config, device, progress)
     left_out = [
@@ -140,21 +146,16 @@ def _photograph(run_dir: Path) -> str:
     if (run_dir / RECORD_FILE).is_file():
         record = read_json(run_dir / RECORD_FILE)
         title = record.get("title") if isinstance(record, dict) else None
-        if isinstance(title, str) and title:
+        if isinstance(title, str) and title.isprintable() and title:
             return title
     return run_dir.resolve().name
 
 
-def _plan(
-    runs: tuple[Mapping[str, Path], Mapping[str, Path]],
-    out: Path,
-    config: StudyConfig,
-    methods: tuple[str, str],
-) -> Study:
-    """Write study.json, or return the plan that is there already.
+def _matched(runs: tuple[Runs, Runs], methods: tuple[str, str]) -> list[str]:
+    """Return the names of the photographs that are in both folders.
 
     Raises:
-        InputError: There is no pair, or the folder holds something else.
+        InputError: There is none, or there are too many.
     """
     scenes = sorted(runs[0].keys() & runs[1].keys())
     if not scenes:
@@ -164,6 +165,37 @@ def _plan(
         )
     if len(scenes) > MAX_PAIRS:
         raise InputError(f"there are {len(scenes)} pairs; a study has at most {MAX_PAIRS}")
+    return scenes
+
+
+def _few(runs: Runs) -> str:
+    return ", ".join(sorted(runs)[:3]) + (", ..." if len(runs) > 3 else "")
+
+
+def _check_pair(scene: str, folders: tuple[Path, Path], video: str | None) -> None:
+    """Refuse runs that cannot be shown side by side.
+
+    Raises:
+        InputError: A run or video cannot be used, or the two differ in what both must share.
+    """
+    if video is None:
+        shared_camera(open_run(folders[0]), open_run(folders[1]))
+        return
+    facts = [video_facts(folder / video) for folder in folders]
+    if facts[0] != facts[1]:
+        raise InputError(
+            f"the videos of {scene} differ: {facts[0]}, and {facts[1]}; render both alike, or "
+            "leave it away to have them rendered here",
+            argument="video",
+        )
+
+
+def _plan(scenes: list[str], out: Path, config: StudyConfig, methods: tuple[str, str]) -> Study:
+    """Write study.json, or return the plan that is there already.
+
+    Raises:
+        InputError: The folder holds something else.
+    """
     settings = asdict(config) if config.video is None else {"video": config.video}
     if out.is_dir() and (out / STUDY_FILE).exists():
         study = read_study(out)
@@ -190,28 +222,6 @@ def _plan(
     )
     write_json(out / STUDY_FILE, study_json(study))
     return study
-
-
-def _few(names: Mapping[str, Path]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _copy(study: Study, pair: Pair, folders: tuple[Path, Path], video: str) -> None:
-    """Take a video of each run.
-
-    Raises:
-        InputError: One is missing or no MP4, or the two differ in frames, size or speed.
-    """
-    sources = [folder / video for folder in folders]
-    facts = [video_facts(source) for source in sources]
-    if facts[0] != facts[1]:
-        raise InputError(
-            f"the videos of {pair.scene} differ: {facts[0]}, and {facts[1]}; render both alike, or "
-            "leave it away to have them rendered here",
-            argument="video",
-        )
-    for source, name in zip(sources, pair.videos, strict=True):
-        copy_video(source, study.video(name))
 
 
 def _render(

@@ -43,8 +43,8 @@ def agreement_rows(answers: Sequence[Answer]) -> Rows:
     rows = [["", *QUESTIONS]]
     alphas = [agreement(_of(answers, question)) for question in QUESTIONS]
     rows.append(["Krippendorff's alpha", *("" if a is None else f"{a:.2f}" for a in alphas)])
-    sides = [f"{100 * shown_first_share(_of(answers, question)):.0f} %" for question in QUESTIONS]
-    rows.append(["video 1 chosen", *sides])
+    sides = [shown_first_share(_of(answers, question)) for question in QUESTIONS]
+    rows.append(["video 1 chosen", *("" if s is None else f"{100 * s:.0f} %" for s in sides)])
     return rows
 
 
@@ -57,8 +57,8 @@ def notes(study: Study, answers: Sequence[Answer]) -> list[str]:
     lines = [
         f"Share of answers for {study.methods[0]} over {study.methods[1]}, with 95 % intervals: "
         "over all scenes by bootstrap over participants, of each scene by Wilson.",
-        f"{len(people)} participants, {complete} of them with all {whole} answers; "
-        f"{len(study.pairs)} scenes, {len(answers)} answers.",
+        f"Participants: {len(people)}, {complete} of them with all {whole} answers. Scenes: "
+        f"{len(study.pairs)}. Answers: {len(answers)}.",
         "Krippendorff's alpha (nominal): 1 where all participants agree, 0 where as by chance; "
         "none where all answers are the same. Sides are random: video 1 should be near 50 %.",
         f"Published for anchoring over none (21 participants, 7 scenes): {published}.",
@@ -111,11 +111,11 @@ def write_study_report(out: Path, study: Study, answers: Sequence[Answer]) -> li
 
 def preference_svg(study: Study, answers: Sequence[Answer]) -> str:
     """Return a plot of the shares with their intervals, by question; the line is 50 %."""
-    lines: list[tuple[str, Share | None]] = []
+    lines: list[tuple[str, Share | None, bool]] = []  # the last: over all scenes
     for question in QUESTIONS:
-        lines.append((question, overall_share(_of(answers, question))))
+        lines.append((question, overall_share(_of(answers, question)), True))
         for pair in study.pairs:
-            lines.append((pair.scene, scene_share(_of(answers, question, pair.scene))))
+            lines.append((pair.scene, scene_share(_of(answers, question, pair.scene)), False))
     left, width, row = 220, 480, 24
     height = row * len(lines) + 56
     parts = [
@@ -134,15 +134,16 @@ def preference_svg(study: Study, answers: Sequence[Answer]) -> str:
         f'<text x="{left + width / 2:g}" y="{height - 8}" text-anchor="middle">'
         f"{html.escape(caption)}</text>"
     )
-    for index, (label, share) in enumerate(lines):
-        parts.append(_plot_line(label, share, index * row + 20, left, width))
+    for index, line in enumerate(lines):
+        parts.append(_plot_line(*line, y=index * row + 20, left=left, width=width))
     return "".join(parts) + "</svg>\n"
 
 
-def _plot_line(label: str, share: Share | None, y: float, left: float, width: float) -> str:
+def _plot_line(
+    label: str, share: Share | None, over_all: bool, *, y: int, left: int, width: int
+) -> str:
     """Return one line of the plot: a name, an interval, a dot."""
-    is_question = label in QUESTIONS
-    weight, colour = ("bold", "#9a4f10") if is_question else ("normal", "#35618e")
+    weight, colour = ("bold", "#9a4f10") if over_all else ("normal", "#35618e")
     short = label if len(label) <= 28 else f"{label[:27]}…"
     drawn = (
         f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" font-weight="{weight}">'
@@ -152,7 +153,7 @@ def _plot_line(label: str, share: Share | None, y: float, left: float, width: fl
         return drawn
     if share.low is not None and share.high is not None:
         ends = f"M{left + width * share.low:.1f} {y}H{left + width * share.high:.1f}"
-        drawn += f'<path d="{ends}" stroke="{colour}" stroke-width="{4 if is_question else 2}"/>'
+        drawn += f'<path d="{ends}" stroke="{colour}" stroke-width="{4 if over_all else 2}"/>'
     middle = left + width * share.value
     return drawn + f'<circle cx="{middle:.1f}" cy="{y}" r="5" fill="{colour}"/>'
 
@@ -211,7 +212,7 @@ def _as_json(study: Study, answers: Sequence[Answer]) -> dict[str, Any]:
         "agreement": {
             question: {
                 "krippendorff_alpha": agreement(_of(answers, question)),
-                "video_1": shown_first_share(_of(answers, question)) if answers else None,
+                "video_1": shown_first_share(_of(answers, question)),
             }
             for question in QUESTIONS
         },

@@ -1,6 +1,5 @@
 """Numbers of a preference study: shares with 95 % intervals, and agreement of participants."""
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,10 +110,10 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float | None:
     return ((total - 1) * matching - by_chance) / (total * (total - 1) - by_chance)
 
 
-def shown_first_share(answers: Sequence[Answer]) -> float:
-    """Return how often video 1 was chosen, whichever method it showed."""
+def shown_first_share(answers: Sequence[Answer]) -> float | None:
+    """Return how often video 1 was chosen, whichever method it showed; None without answers."""
     chosen = sum(answer.chosen == answer.first for answer in answers)
-    return chosen / len(answers) if answers else math.nan
+    return chosen / len(answers) if answers else None
 
 
 def share_json(share: Share) -> Mapping[str, Any]:

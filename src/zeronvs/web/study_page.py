@@ -18,8 +18,7 @@ from zeronvs._core.errors import InputError
 from zeronvs.evaluation.study import QUESTIONS, Study, Trial, trials
 from zeronvs.evaluation.study_answers import Answer, Answers
 from zeronvs.web.guard import read_json_body
-from zeronvs.web.look_routes import file_inside
-from zeronvs.web.server import make_app, page_source
+from zeronvs.web.server import file_inside, make_app, page_source
 
 COOKIE = "zeronvs_participant"
 YEAR_S = 365 * 24 * 3600
