@@ -129,7 +129,7 @@ def preference_svg(study: Study, answers: Sequence[Answer]) -> str:
         shade = "#333" if percent == 50 else "#ccc"
         parts.append(f'<path d="M{x:g} 8V{height - 44}" stroke="{shade}" stroke-width="1"/>')
         parts.append(f'<text x="{x:g}" y="{height - 28}" text-anchor="middle">{percent} %</text>')
-    caption = f"{study.methods[1]} preferred — {study.methods[0]} preferred"
+    caption = f"{study.methods[1]} chosen — {study.methods[0]} chosen"
     parts.append(
         f'<text x="{left + width / 2:g}" y="{height - 8}" text-anchor="middle">'
         f"{html.escape(caption)}</text>"
