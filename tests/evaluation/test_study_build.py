@@ -1,63 +1,22 @@
 """A study from run folders: matched by photograph, the same cameras on both sides, resumed."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from ball_runs import BLUE, RED, write_run
 
 from zeronvs._core.errors import InputError
-from zeronvs._core.files import write_json
 from zeronvs.evaluation.study import Study, read_study
 from zeronvs.evaluation.study_build import StudyConfig, build_study, find_runs
 from zeronvs.exports.export import render_frames
 from zeronvs.formats.video import write_video
-from zeronvs.recipes.prepare import canonical_camera
 from zeronvs.recipes.run_folder import open_run, path_cameras
-from zeronvs.scene.splat_scene import SplatScene
-from zeronvs.splats import GaussianSplats
 
-RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
 CONFIG = StudyConfig(frames=5, size_px=48)
-
-
-def write_run(
-    folder: Path,
-    title: str,
-    colour: tuple[float, float, float],
-    *,
-    size_px: tuple[int, int] = (24, 24),
-    fov_y_rad: float = 0.8,
-    elevation_rad: float = 0.3,
-) -> Path:
-    """Write a finished run whose scene is a ball of one colour beside the origin."""
-    camera = canonical_camera(fov_y_rad, elevation_rad, size_px)
-    values = {
-        "means": torch.tensor([[0.0, 0.25, 0.0]]),
-        "scales": torch.full((1, 3), 0.08),
-        "rotations": torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
-        "opacities": torch.ones(1),
-        "colors": torch.tensor([colour]),
-    }
-    scene = GaussianSplats(**{item.name: values[item.name] for item in fields(GaussianSplats)})
-    (folder / "scene").mkdir(parents=True)
-    SplatScene(scene).save(folder / "scene" / "scene.safetensors")
-    record = {
-        "title": title,
-        "input_camera": {
-            "camera_to_world": camera.camera_to_world.tolist(),
-            "fov_y_rad": float(camera.fov_y_rad),
-            "height_px": size_px[0],
-            "width_px": size_px[1],
-        },
-        "orbit_distances": [1.0, 0.9, 0.8, 0.9],
-        "size_px": 24,
-        "path": "orbit",
-    }
-    write_json(folder / "run.json", record)
-    return folder
 
 
 @pytest.fixture
