@@ -49,6 +49,9 @@ def test_both_sides_show_their_own_scene_from_the_same_cameras(runs, tmp_path: P
         assert found.shape == truth.shape == (5, 3, 48, 48)
         assert float((found - truth).abs().mean()) < 0.02
         assert float((found.flip(0) - truth).abs().mean()) > 0.02
+        circle, _ = render_frames(run.scene, path_cameras("orbit", one.input_camera, 5, 48))
+        off = [float((found - images)[2].abs().mean()) for images in (truth, circle)]
+        assert off[0] < 0.5 * off[1]  # the run's own distances, not a circle
 
 
 def test_names_of_videos_tell_nothing_and_are_new_in_each_study(runs, tmp_path: Path):
