@@ -14,7 +14,7 @@ from PIL import Image
 
 from zeronvs._core.errors import InputError
 from zeronvs.formats.images import contact_sheet, from_bytes, write_image
-from zeronvs.formats.video import to_bytes, write_video
+from zeronvs.formats.video import copy_video, to_bytes, video_facts, write_video
 
 
 def moving_bar(frames: int = 9, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -140,3 +140,30 @@ def test_a_video_of_another_kind_is_refused_with_the_kinds(tmp_path: Path):
         write_video(tmp_path / "bar.avi", moving_bar(1))
     assert caught.value.argument == "out"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_video_has_the_same_pictures_and_no_metadata(tmp_path: Path):
+    write_video(tmp_path / "plain.mp4", moving_bar())
+    with av.open(str(tmp_path / "plain.mp4")) as source:
+        with av.open(str(tmp_path / "named.mp4"), "w") as named:
+            named.metadata["title"] = "the anchored method"
+            stream = named.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    named.mux(packet)
+    assert b"the anchored method" in (tmp_path / "named.mp4").read_bytes()
+    copy_video(tmp_path / "named.mp4", tmp_path / "copy.mp4")
+    assert torch.equal(read_video(tmp_path / "copy.mp4"), read_video(tmp_path / "plain.mp4"))
+    assert b"anchored" not in (tmp_path / "copy.mp4").read_bytes()
+    facts = video_facts(tmp_path / "copy.mp4")
+    assert facts == video_facts(tmp_path / "plain.mp4")
+    assert str(facts) == "9 frames of 48x32 px, 24 a second"
+
+
+def test_only_an_mp4_that_browsers_show_is_copied(tmp_path: Path):
+    write_video(tmp_path / "video.webm", moving_bar())
+    (tmp_path / "torn.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    for name in ("video.webm", "torn.mp4", "none.mp4"):
+        with pytest.raises(InputError, match=name):
+            video_facts(tmp_path / name)

@@ -219,7 +219,9 @@ ARGUMENTS = argument_classes()
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_in_documents_are_understood(document: str, repository: Path):
     for words in commands((repository / document).read_text(), "zeronvs"):
-        verb = " ".join(words[1:3]) if words[1] in ("data", "evaluate", "model") else words[1]
+        verb = (
+            " ".join(words[1:3]) if words[1] in ("data", "evaluate", "model", "study") else words[1]
+        )
         if verb in ARGUMENTS and len(words) > len(verb.split()) + 1 and "..." not in words:
             parse(ARGUMENTS[verb], words[len(verb.split()) + 1 :], verb)
 

@@ -24,6 +24,7 @@ VERBS = {
     "data": "data sets to shards, visual checks, procedural scenes",
     "train": "train or fine-tune a model on shards of posed images",
     "evaluate": "the model, or scenes of one photograph, on held-out views, beside baselines",
+    "study": "which of two methods people prefer: pairs of videos on a page, and the report",
     "model": "weights by name: list, fetch, import; convert weights, or describe a model",
     "doctor": "capabilities of this machine, and the cost of each missing part",
     "completion": "a script that completes these words in bash and zsh",

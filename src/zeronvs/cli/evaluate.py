@@ -11,6 +11,10 @@ import tyro
 from zeronvs._core.errors import InputError
 from zeronvs.cli.arguments import Count, Device, Number, check_counts, check_device, parse
 
+NO_PERCEPTUAL = (
+    "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or run: pip "
+    "install --no-deps stlpips-pytorch"
+)
 if TYPE_CHECKING:
     from zeronvs.evaluation.lpips import Lpips
     from zeronvs.evaluation.metrics import ImageFeatures
@@ -124,12 +128,49 @@ class EvaluateTable2Arguments(EvaluateTable1Arguments):
     """Mip-NeRF 360 as released."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFig7Arguments:
+    """Make Figure 7 of the paper: PSNR and SSIM prefer blur to a view that is misaligned."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of posed scenes (a scene.json each) with a pairs.json."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+    """A folder for report.html, metrics.json, table.md and contact sheets."""
+    size_px: int = 256
+    """Side of the views."""
+    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    lpips: bool = False
+    """Measure LPIPS too (VGG16, AlexNet), where its weights are found."""
+    limit: Count = None
+    """Only so many pairs, spread evenly over the list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFig9Arguments:
+    """Make Figure 9 of the paper: how backgrounds vary over seeds, with and without anchoring."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Run folders of `zeronvs scene`: a few seeds of one photograph by each method. The method is
+    the number of anchors."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+    """A folder for report.html, metrics.json, table.md and the figure."""
+    size: int = 256
+    """Longer side of the rear views, in pixels."""
+    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """alex_shift_tolerant.pth; that of an installed stlpips-pytorch if not given."""
+    device: Device = None
+    """cpu, cuda, cuda:1, mps; the best one here if not given."""
+
+
 def run(words: Sequence[str]) -> None:
     """Parse the second word and its arguments, and measure."""
     if not words or words[0] in ("-h", "--help"):
         print(
             "usage: zeronvs evaluate views|scenes FOLDER [-o OUT]\n"
-            "       zeronvs evaluate table1|table2 [--dtu FOLDER] [--mipnerf360 FOLDER] -o OUT"
+            "       zeronvs evaluate table1|table2 [--dtu FOLDER] [--mipnerf360 FOLDER] -o OUT\n"
+            "       zeronvs evaluate fig7 FOLDER -o OUT\n"
+            "       zeronvs evaluate fig9 RUN RUN ... -o OUT"
         )
         return
     if words[0] == "views":
@@ -140,10 +181,18 @@ def run(words: Sequence[str]) -> None:
         _table("table1", parse(EvaluateTable1Arguments, words[1:], "evaluate table1"))
     elif words[0] == "table2":
         _table("table2", parse(EvaluateTable2Arguments, words[1:], "evaluate table2"))
+    elif words[0] == "fig7":
+        from zeronvs.cli.evaluate_figure import make_figure7
+
+        make_figure7(parse(EvaluateFig7Arguments, words[1:], "evaluate fig7"))
+    elif words[0] == "fig9":
+        from zeronvs.cli.evaluate_figure import make_figure9
+
+        make_figure9(parse(EvaluateFig9Arguments, words[1:], "evaluate fig9"))
     else:
         raise InputError(
             f"there is no 'evaluate {words[0]}'; there are: evaluate views, evaluate scenes, "
-            "evaluate table1, evaluate table2"
+            "evaluate table1, evaluate table2, evaluate fig7, evaluate fig9"
         )
 
 
@@ -170,7 +219,7 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     from zeronvs.evaluation.views import ViewsEvaluationConfig, evaluate_views
     from zeronvs.evaluation.views_report import write_views_report
 
-    perceptual, features = _networks(arguments)
+    perceptual, features = perceptual_network(arguments.perceptual_weights), _features(arguments)
     pipe = geometry_estimator = None
     if arguments.model != "none":
         pipe = ZeroNVSPipeline.from_pretrained(model_source(arguments.model))
@@ -220,7 +269,7 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
     from zeronvs.evaluation.scenes import ScenesEvaluationConfig, evaluate_scenes
     from zeronvs.evaluation.views_report import write_views_report
 
-    perceptual, features = _networks(arguments)
+    perceptual, features = perceptual_network(arguments.perceptual_weights), _features(arguments)
     pipe = None
     model = arguments.model or ("none" if arguments.whole_frames else "builtin")
     if model != "none":
@@ -273,21 +322,23 @@ def _lpips(arguments: EvaluateViewsArguments | EvaluateScenesArguments) -> "list
     return find_lpips({"VGG16": None, "AlexNet": None}) if arguments.lpips else []
 
 
-def _networks(
-    arguments: EvaluateViewsArguments | EvaluateScenesArguments,
-) -> "tuple[PerceptualDistance | None, ImageFeatures | None]":
-    """Return the networks of the perceptual and of the kernel distance, where there are weights."""
-    from zeronvs.evaluation.metrics import (
-        ImageFeatures,
-        find_feature_weights,
-        find_perceptual_weights,
-    )
+def perceptual_network(weights: Path | None) -> "PerceptualDistance | None":
+    """Return the network of ST-LPIPS, where there are weights."""
+    from zeronvs.evaluation.metrics import find_perceptual_weights
     from zeronvs.perceptual import PerceptualDistance
 
-    weights = arguments.perceptual_weights or find_perceptual_weights()
-    perceptual = None if weights is None else PerceptualDistance.from_file(weights)
+    weights = weights or find_perceptual_weights()
+    return None if weights is None else PerceptualDistance.from_file(weights)
+
+
+def _features(
+    arguments: EvaluateViewsArguments | EvaluateScenesArguments,
+) -> "ImageFeatures | None":
+    """Return the network of the kernel distance, where there are weights."""
+    from zeronvs.evaluation.metrics import ImageFeatures, find_feature_weights
+
     weights = arguments.kid_weights or find_feature_weights()
-    return perceptual, None if weights is None else ImageFeatures.from_file(weights)
+    return None if weights is None else ImageFeatures.from_file(weights)
 
 
 def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool, lacks_features: bool) -> None:
@@ -302,10 +353,7 @@ def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool, lacks_features
     if len(left_out) > 10:
         print(f"left out: {len(left_out) - 10} more; with -o, metrics.json names them all")
     if lacks_perceptual:
-        print(
-            "note: no perceptual distance: give --perceptual-weights alex_shift_tolerant.pth, or "
-            "run: pip install --no-deps stlpips-pytorch"
-        )
+        print(NO_PERCEPTUAL)
     if lacks_features:
         print(
             "note: no KID: give --kid-weights efficientnet-lite0-57934424.pth, or run: "

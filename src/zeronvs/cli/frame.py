@@ -13,7 +13,7 @@ from zeronvs._core.errors import HealthError, InputError
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 RESUMED_BY_FLAG = ("scene", "views")
 """Subcommands that resume a stopped run with --resume."""
-RESUMED = ("train", "data", "model fetch", "app")
+RESUMED = ("train", "data", "model fetch", "app", "study build", "study serve")
 """Subcommands that resume a stopped run when called again."""
 COMMANDS = {
     "zeronvs.shards.convert": "zeronvs data convert",
@@ -28,6 +28,7 @@ _LESS_MEMORY = {
     "evaluate scenes": "a smaller --size-px, e.g. 128",
     "train": "a smaller --batch, e.g. 1",
     "render": "a smaller --size, e.g. 256",
+    "study build": "a smaller --size, e.g. 256",
 }
 """What needs less memory, by subcommand."""
 

@@ -1,7 +1,12 @@
-"""Writing frames as MP4 (every player, browser and phone), WebM or GIF."""
+"""Writing frames as MP4 (every player, browser and phone), WebM or GIF; copying an MP4."""
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,12 +14,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import InputError, ReadingErrors
 from zeronvs._core.files import write_aside
+
+if TYPE_CHECKING:
+    from av import Packet
+    from av.container import InputContainer
 
 CRF = 16
 """Quality of x264: 0 is lossless, 16 is visually lossless."""
 SUFFIXES = (".mp4", ".webm", ".gif")
+MAX_FRAMES = 10_000
+"""Of a video that is read."""
 
 
 def check_video_suffix(path: Path) -> None:
@@ -107,3 +118,71 @@ def _rows(frame: Float[Tensor, "3 h w"]) -> np.ndarray:
 def to_bytes(image: Float[Tensor, "*batch 3 h w"]) -> Tensor:
     """Return images as bytes on the CPU, rounded, clamped; what is not a number becomes black."""
     return (image.detach().float().cpu().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What two videos must share to be compared."""
+
+    frames: int
+    height_px: int
+    width_px: int
+    frames_per_second: Fraction
+
+    def __str__(self) -> str:
+        """Return a phrase for messages."""
+        speed = float(self.frames_per_second)
+        return f"{self.frames} frames of {self.width_px}x{self.height_px} px, {speed:.4g} a second"
+
+
+def video_facts(path: Path) -> VideoFacts:
+    """Return size and length of an MP4 that every browser shows.
+
+    Raises:
+        InputError: It is missing, or no MP4 with H.264 pictures of at most `MAX_FRAMES` frames.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    with _reading(path) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context.name != "h264" or stream.codec_context.pix_fmt != "yuv420p":
+            raise InputError(f"{path} is not H.264 with yuv420p; browsers may not show it")
+        frames = sum(1 for _ in itertools.islice(_packets(container), MAX_FRAMES + 1))
+        if not 0 < frames <= MAX_FRAMES:
+            raise InputError(f"{path} has {frames} or more frames; 1 to {MAX_FRAMES} are taken")
+        rate = stream.average_rate or Fraction(0)
+        return VideoFacts(frames, stream.height, stream.width, Fraction(rate))
+
+
+def copy_video(source: Path, out: Path) -> None:
+    """Copy the pictures of an MP4 as they are, without its sound and its metadata.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    import av
+
+    with write_aside(out) as aside, _reading(source) as container:
+        options = {"movflags": "+faststart"}
+        with av.open(str(aside), "w", format="mp4", options=options) as copy:
+            stream = copy.add_stream_from_template(container.streams.video[0])
+            stream.metadata.clear()
+            for packet in _packets(container):
+                packet.stream = stream
+                copy.mux(packet)
+
+
+@contextmanager
+def _reading(path: Path) -> "Iterator[InputContainer]":
+    """Open an MP4 and nothing else: playlists would open other files."""
+    import av
+    from av.error import FFmpegError
+
+    with ReadingErrors(f"{path} is no usable MP4", FFmpegError, IndexError):
+        with av.open(str(path), format="mp4") as container:
+            yield container
+
+
+def _packets(container: "InputContainer") -> "Iterator[Packet]":
+    """Yield the packets of the pictures, without the empty one at the end."""
+    return (packet for packet in container.demux(video=0) if packet.dts is not None)

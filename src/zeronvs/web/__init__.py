@@ -1,4 +1,4 @@
-"""Pages served on this machine: looking around in a scene, and from a photograph to one.
+"""Pages served on this machine: looking around in a scene, from a photograph to one, a study.
 
 Needs the extra `web`; importing this package without it raises with the command that installs it.
 """

@@ -17,6 +17,7 @@ from zeronvs.formats.camera_path import write_camera_path
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.web.guard import read_json_body
 from zeronvs.web.look import VIEW_FOLDERS, view_folder
+from zeronvs.web.server import file_inside
 from zeronvs.web.task_queue import TaskQueue, TaskStatus
 from zeronvs.web.tasks import RenderTask
 
@@ -160,18 +161,6 @@ def save_path(run_dir: Path, content: Any) -> str:
     name = f"path_{int(saved[-1][-3:]) + 1 if saved else 1:03d}"
     write_camera_path(folder / f"{name}.json", cameras)
     return name
-
-
-def file_inside(folder: Path, *parts: str) -> Path:
-    """Return a file in a folder; a link that leads out of it counts as missing.
-
-    Raises:
-        HTTPException: There is no such file.
-    """
-    path = folder.joinpath(*parts)
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise HTTPException(404, "there is no such file")
-    return path
 
 
 def _path_file(run_dir: Path, name: str) -> Path | None:

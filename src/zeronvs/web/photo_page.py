@@ -22,8 +22,8 @@ from zeronvs._core.files import read_json
 from zeronvs.photo.camera_estimate import check_given
 from zeronvs.web.guard import read_json_body
 from zeronvs.web.jobs import SCENE_STATES, Job, Jobs
-from zeronvs.web.look_routes import Place, file_inside, look_router, status_json
-from zeronvs.web.server import make_app, page_source
+from zeronvs.web.look_routes import Place, look_router, status_json
+from zeronvs.web.server import file_inside, make_app, page_source
 from zeronvs.web.tasks import CameraSettings
 from zeronvs.web.work import radians
 

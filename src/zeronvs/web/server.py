@@ -110,3 +110,15 @@ def listening_socket(host: str, port: int) -> socket.socket:
 def page_source(name: str) -> str:
     """Return the text of a file in pages/."""
     return (Path(__file__).parent / "pages" / name).read_text(encoding="utf-8")
+
+
+def file_inside(folder: Path, *parts: str) -> Path:
+    """Return a file in a folder; a link that leads out of it counts as missing.
+
+    Raises:
+        HTTPException: There is no such file.
+    """
+    path = folder.joinpath(*parts)
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        raise HTTPException(404, "there is no such file")
+    return path
