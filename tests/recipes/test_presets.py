@@ -118,7 +118,7 @@ def test_fast_samples_outwards_with_each_view_given_what_the_others_show():
         new_trust=0.5,
         least_trust=0.1,
         shared_noise=False,
-        nearness_rad=0.5,
+        nearness_rad=1.0,
         start_level=0.8,
         known_share=0.6,
     )

@@ -167,7 +167,7 @@ FAST = Recipe(
         count=7,
         num_inference_steps=50,
         least_trust=0.1,
-        nearness_rad=0.5,
+        nearness_rad=1.0,
         start_level=0.8,
     ),
     distill=DistillConfig(
