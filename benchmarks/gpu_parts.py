@@ -30,6 +30,7 @@ from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.loop import make_optimizers
 from zeronvs.distillation.model_in_use import model_in_use
 from zeronvs.distillation.objective import KnownViews, Objective
+from zeronvs.distillation.refresh import Refresher
 from zeronvs.distillation.supervision import SupervisedViews
 from zeronvs.formats.ply import write_splat_ply
 from zeronvs.recipes.prepare import prepare_photo
@@ -94,11 +95,13 @@ class Bench:
 def optimisation_steps(bench: Bench) -> None:
     """Measure steps of the presets that fit a field."""
     released = bench.released()
-    for name, steps in (("paper", (0, 2000)), ("fast", (0, 750))):
+    for name, steps in (("paper", (0, 2000)), ("fast", (0,))):
         recipe = PAPER if name == "paper" else FAST
         for step in steps:
             with bench.trial(f"{name}, step {step}"):
                 _steps(bench, f"{name}, step {step}", recipe, released, step)
+    with bench.trial("fast, a refreshed view"):
+        _refreshed_view(bench, released)
     with bench.trial("field"):
         pipe = builtin_model(bench.device, tiny=bench.tiny)
         _steps(bench, "field, step 0", FIELD, pipe, 0)
@@ -155,20 +158,44 @@ def _steps(bench: Bench, name: str, recipe: Recipe, pipe: ZeroNVSPipeline, first
             _timed_steps(bench, what, replace(objective, pipe=model), first)
 
 
+def _refreshed_view(bench: Bench, pipe: ZeroNVSPipeline) -> None:
+    """Measure what `fast` does to refresh a view: render, denoise, estimate depth."""
+    device, size = bench.device, pipe.image_size_px
+    config = FAST.fitted_to(pipe).distill
+    config = _smaller(config) if bench.tiny else config
+    assert config.refresh is not None
+    scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
+    scene, views = scene.to(device), photo_views(7, size, 5.0).to(device)
+    supervised, half = SupervisedViews(views), config.mixed_precision
+    with model_in_use(pipe, half_precision=half, whole=True) as model:
+        refresher = Refresher(
+            pipe=model,
+            config=config.refresh,
+            seed=0,
+            input_view=photo_views(1, size)[0].to(device),
+            scene_scale=0.7,
+            geometry_estimator=load_builtin_depth(device=device),
+        )
+        first = config.refresh.from_step
+        reset_peak(device)
+        seconds = timed(lambda: refresher.refreshed(scene, supervised, first), device)
+    bench.row("fast, a refreshed view", 1e3 * seconds, "ms")
+    bench.row("fast, a refreshed view: peak, with the model", peak_mib(device), "MiB")
+
+
 def _timed_steps(bench: Bench, name: str, objective: Objective, first: int) -> None:
     """Measure the steps of an objective from one on."""
     device, config = bench.device, objective.config
     optimizers = make_optimizers(objective.scene, config)
     parts: dict[str, float] = {}
     seconds = []
-    every = max(1, config.sds_every)
     for index in range(2 if bench.tiny else 5):
         parts = {}
         synchronize(device)
         began = perf_counter()
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        iterator = objective.parts(first + every * index)
+        iterator = objective.parts(first + index)
         while True:
             start = perf_counter()
             terms = next(iterator, None)

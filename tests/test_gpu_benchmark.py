@@ -62,6 +62,14 @@ def test_the_hash_grid_is_measured_fused_and_plain(repository: Path):
     assert done.stdout.count("| published |") == done.stdout.count("| small |") == 5
 
 
+def test_the_agreement_of_views_sampled_around_is_measured_for_each_switch(repository: Path):
+    script = repository / "benchmarks" / "around.py"
+    words = [sys.executable, str(script), "--tiny"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(" of 2 |") == 10
+
+
 def test_a_part_that_fails_does_not_stop_the_next(repository: Path, tmp_path: Path):
     file = tmp_path / "gpu.json"
     code = (

@@ -12,6 +12,8 @@ from torch import nn
 from zeronvs._core.errors import InputError
 from zeronvs.distillation.checkpoint import capture, load_checkpoint, restore, save_checkpoint
 
+VIEWS = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
 
 def trained(steps: int = 2) -> tuple[nn.Module, dict[str, torch.optim.Optimizer]]:
     """Return a model and its optimisers after some steps; one parameter never has a gradient."""
@@ -29,7 +31,7 @@ def trained(steps: int = 2) -> tuple[nn.Module, dict[str, torch.optim.Optimizer]
 @pytest.fixture
 def path(tmp_path):
     model, optimizers = trained()
-    state = capture(model, optimizers, step=2, seconds=1.5, identity={"seed": 1})
+    state = capture(model, optimizers, {"image": VIEWS}, step=2, seconds=1.5, identity={"seed": 1})
     save_checkpoint(tmp_path / "checkpoint.safetensors", state)
     return tmp_path / "checkpoint.safetensors"
 
@@ -37,7 +39,8 @@ def path(tmp_path):
 def test_a_state_is_brought_back_whole(path):
     model, optimizers = trained(steps=0)
     checkpoint = load_checkpoint(path)
-    restore(checkpoint, model, optimizers)
+    views = restore(checkpoint, model, optimizers, {"image": torch.zeros_like(VIEWS)})
+    assert torch.equal(views["image"], VIEWS)
     assert (checkpoint.step, checkpoint.seconds, checkpoint.identity) == (2, 1.5, {"seed": 1})
     expected, states = trained()
     for name, tensor in expected.state_dict().items():
@@ -104,7 +107,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(path, change):
     save_file(tensors, path, {"run": json.dumps(header)})
     model, optimizers = trained(steps=0)
     with pytest.raises(InputError) as caught:
-        restore(load_checkpoint(path), model, optimizers)
+        restore(load_checkpoint(path), model, optimizers, {"image": VIEWS})
     assert "\n" not in str(caught.value)
 
 

@@ -136,3 +136,12 @@ def test_full_precision_and_a_cpu_keep_the_unet(cuda):
         assert model.unet is pipe.unet
         assert pipe.unet.dtype == torch.float32
         assert {w.device for w in pipe.unet.parameters()} == {CUDA}
+
+
+def test_what_refreshes_views_keeps_image_encoder_and_decoder_on_the_gpu(cuda):
+    pipe = tiny_released(seed=7).to("cuda")
+    with model_in_use(pipe, half_precision=True, whole=True) as model:
+        used = [model.unet, model.image_encoder, model.vae]
+        assert {w.device for part in used for w in part.parameters()} == {CUDA}
+        assert {w.device.type for w in pipe.unet.parameters()} == {"cpu"}
+    assert {w.device for w in pipe.unet.parameters()} == {CUDA}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zeronvs._core.random import seeded_generator
-from zeronvs.distillation.sds import add_noise, gate_gradient, sds_gradient, sds_loss
+from zeronvs.diffusion.sampling import add_noise
+from zeronvs.distillation.sds import gate_gradient, sds_gradient, sds_loss
 
 ALPHAS_CUMPROD = torch.linspace(0.999, 0.001, 100)
 

@@ -81,6 +81,7 @@ def tiny(name: PresetName) -> LiftRecipe | Recipe:
         proposal_config=replace(distill.proposal_config, grid=grid, hidden_width=8),
         render_config=replace(distill.render_config, proposal_samples=12, final_samples=12),
         checkpoint_seconds=0.0,
+        refresh=distill.refresh and replace(distill.refresh, every=1, num_inference_steps=2),
     )
     surround = recipe.surround and replace(recipe.surround, count=2, num_inference_steps=2)
     return Recipe(distill=distill, surround=surround, outputs=outputs)
@@ -123,7 +124,13 @@ def test_a_camera_on_two_devices_is_refused(cuda):
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize(
     ("preset", "kind"),
-    [("preview", "warp"), ("field", "warp"), ("fast", "warp"), ("paper", "released")],
+    [
+        ("preview", "warp"),
+        ("field", "warp"),
+        ("fast", "warp"),
+        ("fast", "released"),
+        ("paper", "released"),
+    ],
 )
 def test_a_scene_is_made_rendered_and_exported_on_the_gpu(
     cuda, tmp_path: Path, preset: PresetName, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,8 @@ from zeronvs.distillation.anchors import AnchorConfig
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights
 from zeronvs.distillation.noise_levels import PiecewiseLinear
+from zeronvs.distillation.refresh import RefreshConfig
+from zeronvs.distillation.surround import SurroundConfig, surround_azimuths_rad
 from zeronvs.recipes.presets import FAST, FIELD, PAPER, PRESETS, PREVIEW, OutputConfig
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.proposal import ProposalConfig
@@ -52,7 +54,7 @@ def test_the_paper_has_the_published_losses():
 def test_the_paper_has_the_published_guidance_and_noise():
     distill = PAPER.distill
     assert distill.guidance_scale == 9.5
-    assert (distill.sds_every, distill.sds_from_step) == (1, 0)
+    assert distill.uses_sds
     levels = distill.noise_levels
     assert [levels.lowest(step) for step in (0, 1000, 4000)] == [0.75, 0.02, 0.02]
     assert [levels.highest(step) for step in (0, 1000, 2500, 4000)] == [0.98, 0.98, 0.025, 0.025]
@@ -107,19 +109,41 @@ def test_other_presets_look_at_the_scene_from_around_the_elevation_of_the_photo(
     assert viewpoints.sphere_sampling == "uniform"
 
 
-def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
-    distill = FAST.distill
-    assert FAST.surround is not None
-    assert FAST.surround.count == 31
-    assert distill.steps == 1500
-    assert distill.stages == (
-        RenderStage(from_step=0, sds_views=2, sds_size_px=128, reference_size_px=128),
+def test_fast_samples_outwards_with_each_view_given_what_the_others_show():
+    assert FAST.surround == SurroundConfig(
+        count=7,
+        num_inference_steps=50,
+        guidance_scale=None,
+        eta=None,
+        new_trust=0.5,
+        least_trust=0.1,
+        shared_noise=False,
+        nearness_rad=1.0,
+        start_level=0.8,
+        known_share=0.6,
     )
-    assert [step for step in range(754) if distill.has_sds(step)] == [750, 752]
-    assert distill.has_sds(1498)
-    assert not distill.has_sds(1499)
+    azimuths_deg = [round(math.degrees(a)) for a in surround_azimuths_rad(7)]
+    assert azimuths_deg == [45, -45, 90, -90, 135, -135, 180]
+
+
+def test_fast_fits_a_field_and_then_refreshes_its_views_at_falling_noise():
+    distill = FAST.distill
+    assert distill.steps == 1200
+    assert not distill.uses_sds
+    assert distill.uses_model
+    refresh = distill.refresh
+    assert refresh is not None
+    due = [step for step in range(distill.steps) if refresh.is_due(step)]
+    assert (due[0], due[1], len(due)) == (400, 408, 100)
+    assert [refresh.noise_level(step) for step in (0, 400, 800, 1200)] == pytest.approx(
+        [0.7, 0.7, 0.45, 0.2]
+    )
+    assert [refresh.first_weight(step) for step in (0, 300, 600, 1200)] == pytest.approx(
+        [1.0, 0.6, 0.2, 0.2]
+    )
+    assert (refresh.num_inference_steps, refresh.guidance_scale) == (10, 3.5)
     assert distill.weights == LossWeights(
-        sds=0.1,
+        sds=0.0,
         rgb=1500.0,
         normal_smoothness=0.0,
         orientation=0.0,
@@ -130,19 +154,30 @@ def test_fast_polishes_a_fit_with_distillation_at_falling_noise():
         supervised_depth=600.0,
         free_space=200.0,
     )
-    assert distill.anchors == AnchorConfig(num_inference_steps=50, gate_depth="surface")
-    levels = distill.noise_levels
-    assert levels.lowest(0) == levels.lowest(1500) == 0.02
-    assert [levels.highest(step) for step in (0, 750, 1125, 1500)] == [0.5, 0.5, 0.3, 0.1]
-    assert levels.anisotropic_delay_steps == 0.0
-    assert distill.viewpoints.progressive_until_step == 0
-    assert distill.viewpoints.distance_range == (0.9, 1.3)
     assert (distill.reference_rays, distill.supervised_rays) == (2048, 8192)
+    assert distill.stages[0].reference_size_px == 256
     for rate in (distill.field_learning_rate, distill.proposal_learning_rate):
-        assert [rate(step) for step in (0, 750, 1500)] == [1e-2, 5e-3, 5e-4]
+        assert [rate(step) for step in (0, 600, 1200)] == [1e-2, 5e-3, 5e-4]
     assert distill.field_config == FieldConfig()
     assert distill.proposal_config == ProposalConfig(contracted=True)
     assert distill.render_config == RenderConfig()
+
+
+def test_anchors_add_distillation_to_fast_with_the_published_annealing_in_its_steps():
+    distill = FAST.with_settings(anchors=2).distill
+    assert distill.uses_sds
+    assert distill.anchors == AnchorConfig(num_inference_steps=50, gate_depth="surface")
+    for step in (0, 1000, 2500):
+        for name in ("lowest", "highest"):
+            at_fast = getattr(distill.noise_levels, name)(0.3 * step)
+            assert at_fast == pytest.approx(getattr(PAPER.distill.noise_levels, name)(step))
+    assert distill.viewpoints.progressive_until_step == 300
+
+
+def test_only_fast_refreshes_its_views():
+    assert PAPER.distill.refresh is None
+    assert FIELD.distill.refresh is None
+    assert FIELD.surround == SurroundConfig()
 
 
 def test_a_finished_scene_is_rendered_and_exported_at_these_sizes():
@@ -167,13 +202,16 @@ def test_fewer_steps_scale_every_step_number_and_no_value():
             PAPER.distill.noise_levels.highest(step)
         )
     assert half.weights == PAPER.distill.weights
-    third = FAST.distill.with_steps(500)
-    assert (third.sds_from_step, third.sds_every) == (250, 2)
-    for step in (0, 200, 750, 1100, 1500):
+    third = FAST.distill.with_steps(400)
+    assert (third.refresh.from_step, third.refresh.every) == (133, 8)
+    for step in (0, 200, 600, 1100, 1200):
         for rate in ("field_learning_rate", "proposal_learning_rate"):
             at_third = getattr(third, rate)(step / 3)
             assert at_third == pytest.approx(getattr(FAST.distill, rate)(step))
-    assert FAST.distill.with_steps(1500) == FAST.distill
+        assert third.refresh.noise_level(step / 3) == pytest.approx(
+            FAST.distill.refresh.noise_level(step)
+        )
+    assert FAST.distill.with_steps(1200) == FAST.distill
 
 
 def test_settings_replace_only_what_is_given():
@@ -222,6 +260,13 @@ def test_a_model_with_sampling_defaults_of_its_own_samples_the_anchors_with_them
     assert released.anchors == PAPER.distill.anchors
 
 
+def test_views_are_refreshed_with_the_guidance_that_the_kind_of_model_is_sampled_with():
+    assert FAST.fitted_to(tiny_warp()).distill.refresh.guidance_scale == 1.0
+    assert FAST.fitted_to(tiny_released()).distill.refresh.guidance_scale == 3.5
+    given = FAST.fitted_to(tiny_released(), guidance_scale=5.0).distill
+    assert given.refresh == replace(FAST.distill.refresh, guidance_scale=5.0)
+
+
 @pytest.mark.parametrize("pipe", [tiny_released(), tiny_warp()], ids=["released", "warp"])
 def test_a_given_guidance_is_that_of_distillation_and_not_of_the_anchors(pipe):
     fitted = PAPER.fitted_to(pipe, guidance_scale=4.0).distill
@@ -233,16 +278,16 @@ def test_a_given_guidance_is_that_of_distillation_and_not_of_the_anchors(pipe):
     ("changes", "uses"),
     [
         ({}, True),
-        ({"sds_every": 0}, False),
         ({"weights": LossWeights(sds=0.0)}, False),
-        ({"sds_from_step": 3999}, True),
-        ({"sds_from_step": 4000}, False),
     ],
 )
-def test_a_recipe_uses_distillation_where_any_step_does(changes, uses):
+def test_a_recipe_evaluates_the_model_for_distillation_or_to_refresh_views(changes, uses):
     config = DistillConfig(**changes)
     assert config.uses_sds is uses
-    assert any(config.has_sds(step) for step in range(config.steps)) is uses
+    assert config.uses_model is uses
+    refreshing = replace(config, refresh=RefreshConfig())
+    assert refreshing.uses_sds is uses
+    assert refreshing.uses_model
 
 
 def test_a_stage_lasts_until_the_next_begins():

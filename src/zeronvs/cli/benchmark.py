@@ -96,7 +96,7 @@ def _distillation(
     rays = sum(rays_of_step(config, step) for step in range(config.steps))
     total = config.steps * max(few - ray * sides_px[0] ** 2, 0.0) + ray * rays
     how = f"{config.steps} steps, {rays / 1e6:.3g} million rays at {1e3 * ray:.2g} ms"
-    how += "; without the diffusion model" if config.uses_sds else "; without sampling its views"
+    how += "; without the diffusion model" if config.uses_model else "; without sampling its views"
     return _measured(command, total, how)
 
 
@@ -106,7 +106,7 @@ def rays_of_step(config: DistillConfig, step: int) -> int:
     rays = config.reference_rays or stage.reference_size_px**2
     if config.reference_rays is not None:
         rays += config.supervised_rays
-    if config.has_sds(step):
+    if config.uses_sds:
         rays += stage.sds_views * stage.sds_size_px**2
     return rays
 

@@ -186,10 +186,10 @@ def _with_settings(
         ("steps", distill.steps, source(arguments.steps, of_preset)),
         ("anchors", distill.anchors.count, source(arguments.anchors, of_preset)),
     ]
-    if distill.uses_sds:
+    if distill.uses_model:
+        refresh = None if distill.uses_sds else distill.refresh
+        used = (refresh or distill).guidance_scale
         of_kind = pipe.conditioning.sds_guidance_scale is not None
         default = "this kind of model" if of_kind else of_preset
-        rows.append(
-            ("guidance_scale", distill.guidance_scale, source(arguments.guidance_scale, default))
-        )
+        rows.append(("guidance_scale", used, source(arguments.guidance_scale, default)))
     return recipe, rows

@@ -1,6 +1,7 @@
 """The diffusion model as a diffusers pipeline: one view and cameras in, views out."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils import logging as diffusers_logging
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -18,7 +19,7 @@ from zeronvs._core.progress import Progress, ProgressEvent
 from zeronvs._core.random import draw_noise, seeded_generator
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View, resize_image
-from zeronvs.diffusion.condition import Condition, join_conditions
+from zeronvs.diffusion.condition import CameraCondition, Condition, join_conditions
 from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.denoiser import ViewDenoiser
 from zeronvs.diffusion.images import (
@@ -32,7 +33,7 @@ from zeronvs.diffusion.images import (
 )
 from zeronvs.diffusion.loading import check_pipeline_folder, pipeline_folder
 from zeronvs.diffusion.model_card import write_model_card
-from zeronvs.diffusion.sampling import OnStep, ddim_sample
+from zeronvs.diffusion.sampling import OnStep, Start, ddim_sample, ddim_timesteps
 from zeronvs.protocols import GeometryEstimator
 
 
@@ -138,6 +139,8 @@ class ZeroNVSPipeline(ViewDenoiser):
         eta: float | None = None,
         batch_size: int = 8,
         warped: Warped | None = None,
+        chosen: Int[Tensor, "s n"] | None = None,
+        start: Start | None = None,
         latents: Float[Tensor, "n z h w"] | None = None,
         decode: bool = True,
         callback: Progress | None = None,
@@ -146,7 +149,7 @@ class ZeroNVSPipeline(ViewDenoiser):
         """Draw one view per camera; a sample depends on its seed, not on its batch.
 
         Args:
-            condition: Encoding of 1 or n input views.
+            condition: Encoding of 1 or n input views; with `chosen`, of any number.
             cameras: n target cameras.
             seeds: n seeds, one per sample; initial and later noise are drawn from it on the CPU.
             num_inference_steps: DDIM steps; None, here and below: the model's defaults.
@@ -154,6 +157,9 @@ class ZeroNVSPipeline(ViewDenoiser):
             eta: DDIM's eta in [0, 1].
             batch_size: Samples at a time, which bounds the memory.
             warped: For the warp kind, the known content of the n target views (see `prepare`).
+            chosen: Which input view conditions each sample at each step, at least as many rows as
+                steps: stochastic conditioning (3DiM, arXiv:2210.04628).
+            start: n latents to start from, and what of them is known; None: pure noise.
             latents: Initial noise, instead of noise drawn from the seeds.
             decode: Whether to return images; otherwise the scaled latents are returned.
             callback: Called after each step of each batch.
@@ -168,15 +174,16 @@ class ZeroNVSPipeline(ViewDenoiser):
                 f"{len(seeds)} seeds for {count} cameras in batches of {batch_size}; "
                 "give one seed per camera and batches of at least 1."
             )
-        total = -(-count // batch_size) * steps
+        level = 1.0 if start is None else start.noise_level
+        taken = len(ddim_timesteps(self.scheduler, steps, level))
+        total = -(-count // batch_size) * taken
         images = []
-        for start in range(0, count, batch_size):
-            rows = slice(start, start + batch_size)
-            camera_condition = self.prepare(
-                condition if len(condition) == 1 else condition[rows],
-                cameras[rows],
-                None if warped is None else (warped[0][rows], warped[1][rows]),
-            )
+        for first in range(0, count, batch_size):
+            rows = slice(first, first + batch_size)
+            own = condition if len(condition) == 1 or chosen is not None else condition[rows]
+            known = None if warped is None else (warped[0][rows], warped[1][rows])
+            each_step = None if chosen is None else chosen[:, rows]
+            conditions = self._conditions(own, cameras[rows], known, each_step)
             generators = [seeded_generator(seed) for seed in seeds[rows]]
             # Drawn even if replaced by `latents`: the noise of later steps comes from the same
             # generators and must not depend on it.
@@ -187,26 +194,39 @@ class ZeroNVSPipeline(ViewDenoiser):
                 index: int, timestep: int, latent: Tensor, done: int = len(images)
             ) -> Tensor:
                 if callback is not None:
-                    step = done * steps + index + 1
+                    step = done * taken + index + 1
                     callback(ProgressEvent("sample views", step, total))
                 return latent if on_step is None else on_step(index, timestep, latent)
 
             latent = ddim_sample(
-                lambda x, t, camera_condition=camera_condition: self._predict(
-                    x, t, camera_condition, guidance
-                ),
+                lambda x, t, conditions=conditions: self._predict(x, t, next(conditions), guidance),
                 self.scheduler,
-                noise.to(camera_condition.concat),
+                noise.to(condition.latent),
                 generators,
                 num_inference_steps=steps,
                 eta=defaults.eta if eta is None else eta,
+                start=None if start is None else start[rows],
                 on_step=after_step,
             )
             if decode:
                 image = self.to_image(latent)
-                latent = self.conditioning.keep_known(image, camera_condition)
+                latent = self.conditioning.keep_known(image, next(conditions))
             images.append(latent)
         return torch.cat(images)
+
+    def _conditions(
+        self,
+        condition: Condition,
+        cameras: Camera,
+        warped: Warped | None,
+        chosen: Int[Tensor, "s n"] | None,
+    ) -> Iterator[CameraCondition]:
+        """Yield the conditioning of each step, and once more that of the last."""
+        if chosen is None:
+            yield from itertools.repeat(self.prepare(condition, cameras, warped))
+            return
+        for row in itertools.chain(chosen, chosen[-1:]):
+            yield self.prepare(condition[row], cameras, warped)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int]:

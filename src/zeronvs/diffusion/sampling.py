@@ -5,7 +5,7 @@ that ends in pure noise when eta is 1: rounding makes the argument of a square r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,26 @@ OnStep = Callable[[int, int, Tensor], Tensor]
 """(step counted from 0, timestep, latent) -> latent for the next step."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Start:
+    """Where sampling starts instead of pure noise (SDEdit, arXiv:2108.01073)."""
+
+    latent: Float[Tensor, "n c h w"]
+    """Clean scaled latents; sampling adds the noise of the first timestep to them."""
+    noise_level: float
+    """Highest timestep as a fraction of the training timesteps; noisier ones are skipped."""
+    known: Float[Tensor, "n 1 h w"] | None = None
+    """1 where the latents are known: put back after a step, with the noise of that step (RePaint,
+    arXiv:2201.09865). None: nowhere."""
+    known_share: float = 0.0
+    """Share of the steps, the first ones, after which they are put back."""
+
+    def __getitem__(self, rows: slice) -> "Start":
+        """Return the start of the samples at `rows`."""
+        known = None if self.known is None else self.known[rows]
+        return replace(self, latent=self.latent[rows], known=known)
+
+
 def ddim_sample(
     predict: Predict,
     scheduler: DDIMScheduler,
@@ -30,6 +50,7 @@ def ddim_sample(
     *,
     num_inference_steps: int,
     eta: float,
+    start: Start | None = None,
     on_step: OnStep | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Sample clean (scaled) latents from noise.
@@ -38,18 +59,23 @@ def ddim_sample(
         scheduler: Noise schedule, spacing of timesteps and kind of prediction; not changed.
         initial_latent: Standard normal noise.
         generators: One per sample, for the noise that `eta` > 0 adds at each step.
-        num_inference_steps: Steps, from 1 to the number of training timesteps.
+        num_inference_steps: Steps over the whole schedule, from 1 to the number of training
+            timesteps.
         eta: 0 = deterministic, 1 = as much noise as ancestral sampling.
+        start: Latents to start from, with `initial_latent` as their noise; None: pure noise.
 
     Raises:
         InputError: The number of steps or eta is out of range.
     """
     if not 0.0 <= eta <= 1.0:
         raise InputError(f"eta is {eta:g}; it must lie between 0 and 1.")
-    timesteps = ddim_timesteps(scheduler, num_inference_steps).tolist()
+    level = 1.0 if start is None else start.noise_level
+    timesteps = ddim_timesteps(scheduler, num_inference_steps, level).tolist()
     # The scheduler steps back by an even stride, past the first training timestep at the end.
     stride = int(scheduler.config["num_train_timesteps"]) // num_inference_steps
     latent = initial_latent
+    if start is not None:
+        latent = _noised(start.latent, initial_latent, scheduler, timesteps[0])
     for index, timestep in enumerate(timesteps):
         batch = torch.full((len(latent),), timestep, dtype=torch.long, device=latent.device)
         clean, noise = split_prediction(scheduler, predict(latent, batch), timestep, latent)
@@ -57,13 +83,50 @@ def ddim_sample(
         if eta > 0:
             fresh = draw_noise(generators, tuple(latent.shape[1:])).to(latent)
         latent = _step_back(scheduler, clean, noise, fresh, timestep, timestep - stride, eta)
+        if start is not None and start.known is not None:
+            if index < start.known_share * len(timesteps):
+                known = _noised(start.latent, initial_latent, scheduler, timestep - stride)
+                latent = torch.where(start.known > 0, known, latent)
         if on_step is not None:
             latent = on_step(index, timestep, latent)
     return latent
 
 
-def ddim_timesteps(scheduler: DDIMScheduler, num_inference_steps: int) -> Int[Tensor, " steps"]:
+def add_noise(
+    latent: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    alpha_bar: Float[Tensor, " n"],
+) -> Float[Tensor, "n c h w"]:
+    """Return sqrt(alpha_bar) latent + sqrt(1 - alpha_bar) noise."""
+    alpha_bar = alpha_bar[:, None, None, None]
+    return alpha_bar.sqrt() * latent + (1.0 - alpha_bar).sqrt() * noise
+
+
+def _noised(
+    latent: Float[Tensor, "n c h w"],
+    noise: Float[Tensor, "n c h w"],
+    scheduler: DDIMScheduler,
+    timestep: int,
+) -> Float[Tensor, "n c h w"]:
+    """Return the latents with the noise of a timestep; below 0 means the end."""
+    alpha_bar = torch.full_like(latent[:, 0, 0, 0], _alpha_bar(scheduler, timestep))
+    return add_noise(latent, noise, alpha_bar)
+
+
+def _alpha_bar(scheduler: DDIMScheduler, timestep: int) -> float:
+    """Return alpha_bar at a timestep; below 0 means the end."""
+    table = scheduler.alphas_cumprod
+    return float(table[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
+
+
+def ddim_timesteps(
+    scheduler: DDIMScheduler, num_inference_steps: int, noise_level: float = 1.0
+) -> Int[Tensor, " steps"]:
     """Return the timesteps a run of this many steps visits, noisiest first.
+
+    Args:
+        noise_level: Timesteps above this fraction of the training timesteps are left out, but for
+            the last one.
 
     Raises:
         InputError: There are fewer than one or more than the training timesteps.
@@ -75,7 +138,9 @@ def ddim_timesteps(scheduler: DDIMScheduler, num_inference_steps: int) -> Int[Te
         )
     stepper: Any = DDIMScheduler.from_config(scheduler.config)
     stepper.set_timesteps(num_inference_steps)
-    return stepper.timesteps
+    timesteps = stepper.timesteps
+    kept = timesteps[timesteps <= noise_level * limit]
+    return kept if len(kept) else timesteps[-1:]
 
 
 def split_prediction(
@@ -118,9 +183,7 @@ def _step_back(
     eta: float,
 ) -> Float[Tensor, "n c h w"]:
     """Return the latent at an earlier timestep (Eq. 12 and 16 of DDIM); below 0 means the end."""
-    alpha_bar = float(scheduler.alphas_cumprod[timestep])
-    table = scheduler.alphas_cumprod
-    alpha_bar_prev = float(table[earlier] if earlier >= 0 else scheduler.final_alpha_cumprod)
+    alpha_bar, alpha_bar_prev = _alpha_bar(scheduler, timestep), _alpha_bar(scheduler, earlier)
     ancestral = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)
     variance = eta**2 * ancestral
     direction = max(1.0 - alpha_bar_prev - variance, 0.0) ** 0.5

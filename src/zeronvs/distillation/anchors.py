@@ -119,6 +119,24 @@ def choose_conditions(
     return torch.where(sent(uses_nearest, nearest.device), nearest, torch.zeros_like(nearest))
 
 
+def draw_by_nearness(
+    angle_rad: Float[Tensor, " m"], nearness_rad: float, count: int, generator: torch.Generator
+) -> Int[Tensor, " {count}"]:
+    """Draw known views with probabilities proportional to exp(-angle / nearness).
+
+    Each step of a sample is conditioned on another of them (stochastic conditioning, 3DiM,
+    arXiv:2210.04628, there with equal probabilities; weights by nearness: ViewFusion, arXiv
+    2402.18842).
+
+    Args:
+        angle_rad: Angle between each known view and the target.
+        nearness_rad: Angle in which the probability falls e-fold.
+        count: Number of draws.
+    """
+    probability = torch.softmax(-angle_rad / nearness_rad, dim=0)
+    return torch.multinomial(probability, count, replacement=True, generator=generator)
+
+
 def anchor_gate(
     nearest: Int[Tensor, " n"], depth: Float[Tensor, "n h w"], depth_threshold: float
 ) -> Bool[Tensor, "n h w"]:

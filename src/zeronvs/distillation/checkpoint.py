@@ -23,6 +23,7 @@ from zeronvs._core.resumable import checked_step, differences
 FILE_NAME = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
 _SCENE = "scene."
+_VIEWS = "views."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +42,7 @@ class Checkpoint:
 def capture(
     scene: nn.Module,
     optimizers: Mapping[str, torch.optim.Optimizer],
+    views: Mapping[str, Tensor],
     *,
     step: int,
     seconds: float,
@@ -48,6 +50,7 @@ def capture(
 ) -> Checkpoint:
     """Collect the state of a run; the tensors are those in use, not copies."""
     tensors = {_SCENE + name: tensor for name, tensor in scene.state_dict().items()}
+    tensors |= {_VIEWS + name: tensor for name, tensor in views.items()}
     for optimizer_name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             for key, tensor in state.items():
@@ -56,14 +59,23 @@ def capture(
 
 
 def restore(
-    checkpoint: Checkpoint, scene: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> None:
+    checkpoint: Checkpoint,
+    scene: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    views: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
     """Put the state back into a scene and optimisers built from the same settings.
 
+    Args:
+        views: What `capture` is given at the start of a run.
+
+    Returns:
+        What it was given when the checkpoint was made.
+
     Raises:
-        InputError: The tensors are not those of this scene and these optimisers.
+        InputError: The tensors are not those of this scene, these optimisers and views.
     """
-    _check_tensors(checkpoint, scene, optimizers)
+    _check_tensors(checkpoint, scene, optimizers, views)
     weights = {
         name.removeprefix(_SCENE): tensor
         for name, tensor in checkpoint.tensors.items()
@@ -79,16 +91,21 @@ def restore(
                 state.setdefault(int(index), {})[key] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return {name: checkpoint.tensors[_VIEWS + name] for name in views}
 
 
 def _check_tensors(
-    checkpoint: Checkpoint, scene: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    checkpoint: Checkpoint,
+    scene: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    views: Mapping[str, Tensor],
 ) -> None:
     """Compare names, shapes and numbers of all tensors with those that are expected.
 
     Adam keeps a state for each parameter that has had a gradient: `exp_avg`, `exp_avg_sq`, `step`.
     """
     wanted = {_SCENE + name: tuple(value.shape) for name, value in scene.state_dict().items()}
+    wanted |= {_VIEWS + name: tuple(value.shape) for name, value in views.items()}
     for optimizer_name, optimizer in optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, parameter in enumerate(parameters):

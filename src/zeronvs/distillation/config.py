@@ -12,6 +12,7 @@ from zeronvs.distillation.noise_levels import (
     PiecewiseLinear,
     constant,
 )
+from zeronvs.distillation.refresh import RefreshConfig
 from zeronvs.distillation.viewpoints import ViewpointConfig
 from zeronvs.scene.field import FieldConfig
 from zeronvs.scene.proposal import ProposalConfig
@@ -45,7 +46,7 @@ class DistillConfig:
     """Settings of one run; the defaults are the paper's for one's own photo, 4,000 steps.
 
     One loop serves all presets: each step is the photo, plus supervised views where there are any,
-    plus score distillation where it is on.
+    plus score distillation where it is on, and before some steps a supervised view is refreshed.
     """
 
     steps: int = PUBLISHED_STEPS
@@ -55,10 +56,6 @@ class DistillConfig:
 
     guidance_scale: float = 9.5
     """Classifier-free guidance of score distillation (7.5 on DTU)."""
-    sds_every: int = 1
-    """Steps between score distillation steps; 0 = never, and the model is not evaluated."""
-    sds_from_step: int = 0
-    """First step of score distillation."""
     noise_levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
     viewpoints: ViewpointConfig = field(default_factory=ViewpointConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -71,6 +68,8 @@ class DistillConfig:
     offset, where a new one at each step would fit the photo through a blur."""
     supervised_rays: int = 4096
     """Random rays a step over all supervised views."""
+    refresh: RefreshConfig | None = None
+    """Iterative dataset update of the supervised views; None: they stay as they are."""
     supervised_error: RobustKind = "huber"
     """Penalty of colour errors on supervised views; that of the photo is always squared."""
     supervised_knee: float = 0.1
@@ -103,17 +102,15 @@ class DistillConfig:
         """Return the stage that `step` (from 0) belongs to."""
         return [stage for stage in self.stages if stage.from_step <= step][-1]
 
-    def has_sds(self, step: int) -> bool:
-        """Whether `step` (from 0) evaluates the diffusion model."""
-        if not self.uses_sds or step < self.sds_from_step:
-            return False
-        return (step - self.sds_from_step) % self.sds_every == 0
-
     @property
     def uses_sds(self) -> bool:
-        """Whether any step evaluates the diffusion model."""
-        on = self.sds_every > 0 and self.weights.sds > 0
-        return on and self.sds_from_step < self.steps
+        """Whether the steps have score distillation."""
+        return self.weights.sds > 0
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether the diffusion model is evaluated."""
+        return self.uses_sds or self.refresh is not None
 
     def with_steps(self, steps: int) -> "DistillConfig":
         """Return the same recipe in `steps` steps: every step number is scaled with it."""
@@ -125,7 +122,7 @@ class DistillConfig:
             self,
             steps=steps,
             stages=stages,
-            sds_from_step=round(self.sds_from_step * factor),
+            refresh=self.refresh and self.refresh.compressed(factor),
             noise_levels=self.noise_levels.compressed(factor),
             viewpoints=self.viewpoints.compressed(factor),
             field_learning_rate=self.field_learning_rate.compressed(factor),

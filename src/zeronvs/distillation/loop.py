@@ -15,6 +15,7 @@ from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.view import View
+from zeronvs.diffusion.condition import Condition
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation import checkpoint as checkpoints
 from zeronvs.distillation import health
@@ -22,6 +23,7 @@ from zeronvs.distillation.anchors import anchor_cameras, sample_anchors
 from zeronvs.distillation.config import DistillConfig
 from zeronvs.distillation.model_in_use import model_in_use
 from zeronvs.distillation.objective import KnownViews, LossTerms, Objective
+from zeronvs.distillation.refresh import Refresher
 from zeronvs.distillation.supervision import SupervisedViews, digest, digest_view
 from zeronvs.distillation.view_files import load_views, save_views
 from zeronvs.protocols import GeometryEstimator
@@ -66,7 +68,7 @@ def distill(
     input_view = input_view.to(device)
     supervised = None if supervised is None else supervised.to(device)
     identity = run_identity(pipe, input_view, elevation_rad, scene_scale, config, seed, supervised)
-    run = _start_run(config, run_dir, seed, device, identity, resume)
+    run = _start_run(config, run_dir, seed, device, identity, resume, supervised)
     if run.step >= config.steps:
         return run.scene
     known = None
@@ -83,22 +85,37 @@ def distill(
             resume=resume,
         )
         known = KnownViews.encode(pipe, input_view, anchors, scene_scale, geometry_estimator)
-        health.raise_errors(_check_model(pipe, known, input_view, elevation_rad))
     objective = Objective(
         scene=run.scene,
         config=config,
         seed=seed,
         input_view=input_view,
         elevation_rad=elevation_rad,
-        supervised=supervised,
+        supervised=run.refreshed or supervised,
         known=known,
     )
-    if pipe is None or known is None:
-        _run_steps(run, objective, progress)
+    if pipe is None or not config.uses_model:
+        _run_steps(run, objective, None, progress)
         return run.scene
-    settings = {"half_precision": config.mixed_precision, "cuda_graph": config.cuda_graph}
-    with model_in_use(pipe, **settings) as model:
-        _run_steps(run, replace(objective, pipe=model), progress)
+    condition = pipe.encode(input_view.batched(), scene_scale, geometry_estimator)
+    health.raise_errors(_check_model(pipe, condition, input_view, elevation_rad))
+    with model_in_use(
+        pipe,
+        half_precision=config.mixed_precision,
+        cuda_graph=config.cuda_graph,
+        whole=config.refresh is not None,
+    ) as model:
+        refresher = None
+        if config.refresh is not None:
+            refresher = Refresher(
+                pipe=model,
+                config=config.refresh,
+                seed=seed,
+                input_view=input_view,
+                scene_scale=scene_scale,
+                geometry_estimator=geometry_estimator,
+            )
+        _run_steps(run, replace(objective, pipe=model), refresher, progress)
     return run.scene
 
 
@@ -119,7 +136,7 @@ def run_identity(
         "scene_scale": scene_scale,
         "seed": seed,
     }
-    if pipe is not None and config.uses_sds:
+    if pipe is not None and config.uses_model:
         identity["model"] = digest(*pipe.cc_projection.parameters())
     if supervised is not None:
         identity["supervised views"] = digest_view(supervised.views)
@@ -174,6 +191,8 @@ class _Run:
     optimizers: Optimizers
     run_dir: Path
     identity: dict[str, Any]
+    refreshed: SupervisedViews | None = None
+    """The supervised views as refreshed so far; None: the recipe refreshes none."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
@@ -188,6 +207,7 @@ class _Run:
         state = checkpoints.capture(
             self.scene,
             self.optimizers,
+            {} if self.refreshed is None else self.refreshed.state(),
             step=self.step,
             seconds=self.seconds,
             identity=self.identity,
@@ -202,6 +222,7 @@ def _start_run(
     device: torch.device | str,
     identity: dict[str, Any],
     resume: bool,
+    supervised: SupervisedViews | None,
 ) -> _Run:
     """Build the scene and its optimisers; with `resume`, load the last checkpoint."""
     scene = FieldScene(
@@ -210,14 +231,17 @@ def _start_run(
         config.proposal_config,
         generator=seeded_generator(seed),
     ).to(device)
-    run = _Run(scene, make_optimizers(scene, config), run_dir, identity)
+    refreshed = None if config.refresh is None else supervised
+    run = _Run(scene, make_optimizers(scene, config), run_dir, identity, refreshed)
     path = run_dir / checkpoints.FILE_NAME
     if resume and path.is_file():
         state = checkpoints.load_checkpoint(path)
         checkpoints.check_same_run(state.identity, identity, path)
         if state.step > config.steps:
             raise InputError(f"{path} is at step {state.step} of {config.steps}; it is damaged")
-        checkpoints.restore(state, scene, run.optimizers)
+        views = {} if refreshed is None else refreshed.state()
+        views = checkpoints.restore(state, scene, run.optimizers, views)
+        run.refreshed = None if refreshed is None else refreshed.with_state(views)
         run.step, run.seconds = state.step, state.seconds
     else:
         path.unlink(missing_ok=True)
@@ -243,11 +267,18 @@ def make_optimizers(scene: FieldScene, config: DistillConfig) -> Optimizers:
     }
 
 
-def _run_steps(run: _Run, objective: Objective, progress: Progress) -> None:
+def _run_steps(
+    run: _Run, objective: Objective, refresher: Refresher | None, progress: Progress
+) -> None:
     """Run the remaining steps, with checkpoints."""
     config, started, saved = objective.config, time.monotonic() - run.seconds, time.monotonic()
     try:
         while run.step < config.steps:
+            if refresher is not None and run.refreshed is not None:
+                if refresher.config.is_due(run.step):
+                    # A run that is stopped before the step is done repeats this, to the same end.
+                    run.refreshed = refresher.refreshed(run.scene, run.refreshed, run.step)
+                    objective = replace(objective, supervised=run.refreshed)
             values = _train_step(run, objective)
             run.seconds = time.monotonic() - started
             if run.step % config.log_every == 0 or run.step == config.steps or "skipped" in values:
@@ -316,7 +347,7 @@ def _gradient_norm(module: nn.Module) -> Float[Tensor, ""]:
 
 
 def _check_model(
-    pipe: ZeroNVSPipeline, known: KnownViews, input_view: View, elevation_rad: float
+    pipe: ZeroNVSPipeline, condition: Condition, input_view: View, elevation_rad: float
 ) -> list[health.Finding]:
     """Check that the model's prediction depends on the camera."""
     cameras = anchor_cameras(
@@ -326,4 +357,4 @@ def _check_model(
         fov_y_rad=float(input_view.camera.fov_y_rad),
         image_size_px=(pipe.image_size_px, pipe.image_size_px),
     )
-    return health.check_camera_conditioning(pipe, known.condition[0], cameras)
+    return health.check_camera_conditioning(pipe, condition, cameras)

@@ -15,21 +15,23 @@ from zeronvs.distillation.graphed import GraphedForward
 
 @contextmanager
 def model_in_use(
-    pipe: ZeroNVSPipeline, *, half_precision: bool, cuda_graph: bool = False
+    pipe: ZeroNVSPipeline, *, half_precision: bool, cuda_graph: bool = False, whole: bool = False
 ) -> Iterator[ZeroNVSPipeline]:
     """Yield the model for the steps of a run; afterwards the caller's is as it was.
 
     On CUDA, with `half_precision`, the U-Net is a copy in float16, and all else is in float32: the
     published code encodes images and projects the pose outside of its autocast. What the steps do
-    not use (image encoder, decoder, the U-Net in float32) waits in the memory of the CPU. With
-    `cuda_graph`, too, that copy is launched as CUDA graphs.
+    not use (the U-Net in float32, and unless `whole` image encoder and decoder) waits in the memory
+    of the CPU. With `cuda_graph`, too, that copy is launched as CUDA graphs.
     """
     device = pipe.device
     with _frozen(pipe):
         if device.type != "cuda":
             yield pipe
             return
-        idle: list[nn.Module] = [pipe.image_encoder, getattr(pipe.vae, "decoder", nn.Identity())]
+        idle: list[nn.Module] = []
+        if not whole:
+            idle = [pipe.image_encoder, getattr(pipe.vae, "decoder", nn.Identity())]
         try:
             for part in idle:
                 part.to("cpu")

@@ -4,7 +4,6 @@ A step yields its parts in sequence, so that the caller can backpropagate each p
 graph before the next is rendered ("accumulate" in the published configs).
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,13 @@ from zeronvs.distillation.losses import (
 )
 from zeronvs.distillation.noise_levels import draw_timesteps
 from zeronvs.distillation.sds import gate_gradient, sds_gradient, sds_loss
-from zeronvs.distillation.supervision import SupervisedViews, jittered, random_pixels, resized_view
+from zeronvs.distillation.supervision import (
+    SupervisedViews,
+    jittered,
+    random_pixels,
+    resized_view,
+    step_generator,
+)
 from zeronvs.distillation.viewpoints import random_viewpoints
 from zeronvs.protocols import GeometryEstimator
 from zeronvs.scene.field_scene import FieldRendering, FieldScene
@@ -40,12 +45,6 @@ from zeronvs.scene.renderer import RayLosses, RayRendering
 
 LossTerms = dict[str, Float[Tensor, ""]]
 """Weighted loss terms by name; their sum is what is minimised."""
-
-
-def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """Return the generator of one purpose in one step; a resumed run draws the same numbers."""
-    name = f"{seed}/{step}/{purpose}".encode()
-    return seeded_generator(int.from_bytes(hashlib.blake2b(name, digest_size=7).digest()))
 
 
 def latents_of_views(
@@ -118,7 +117,7 @@ class Objective:
             yield self._photo(step) if whole else self._photo_rays(step)
         if self.supervised is not None and weights.supervised_rgb > 0:
             yield self._supervised_rays(step, self.supervised)
-        if self.config.has_sds(step):
+        if self.config.uses_sds:
             yield self._score_distillation(step)
 
     def _photo(self, step: int) -> LossTerms:
@@ -163,6 +162,8 @@ class Objective:
     def _supervised_rays(self, step: int, supervised: SupervisedViews) -> LossTerms:
         """Return the loss of random rays of the supervised views."""
         generator = step_generator(self.seed, step, "supervised")
+        if self.config.refresh is not None:
+            supervised = supervised.with_first_weight(self.config.refresh.first_weight(step))
         weights, count = self.config.weights, self.config.supervised_rays
         terms = self._rays(supervised, count, weights.supervised_rgb, "supervised", generator)
         if weights.free_space > 0:

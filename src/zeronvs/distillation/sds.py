@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zeronvs.diffusion.sampling import add_noise
+
 
 @runtime_checkable
 class NoisePredictor(Protocol):
@@ -34,16 +36,6 @@ class NoisePredictor(Protocol):
     ) -> Float[Tensor, "n c h w"]:
         """Return the predicted noise, with classifier-free guidance."""
         ...
-
-
-def add_noise(
-    latent: Float[Tensor, "n c h w"],
-    noise: Float[Tensor, "n c h w"],
-    alpha_bar: Float[Tensor, " n"],
-) -> Float[Tensor, "n c h w"]:
-    """Return sqrt(alpha_bar) latent + sqrt(1 - alpha_bar) noise."""
-    alpha_bar = alpha_bar[:, None, None, None]
-    return alpha_bar.sqrt() * latent + (1.0 - alpha_bar).sqrt() * noise
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
 """Views with a per-pixel reconstruction loss: the photo, and sampled views around it."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zeronvs._core.random import sent
+from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import pixel_rays
 from zeronvs.cameras.view import View
@@ -23,12 +24,43 @@ class SupervisedViews:
     """Weight of each view; 1 where None."""
     confidence: Float[Tensor, "m h w"] | None = None
     """Weight of each pixel; 1 where None."""
+    replaced_since: Bool[Tensor, " m"] | None = None
+    """Which views are no longer those that were sampled first; none where None."""
 
     def to(self, device: torch.device | str) -> "SupervisedViews":
         """Return the same views with their tensors on `device`."""
         weight = None if self.weight is None else self.weight.to(device)
         confidence = None if self.confidence is None else self.confidence.to(device)
-        return SupervisedViews(self.views.to(device), weight, confidence)
+        since = None if self.replaced_since is None else self.replaced_since.to(device)
+        return SupervisedViews(self.views.to(device), weight, confidence, since)
+
+    def replaced(self, row: int, view: View) -> "SupervisedViews":
+        """Return the views with that of a row (a batch of one) put in its place."""
+        order = [*range(row), len(self.views), *range(row + 1, len(self.views))]
+        since = self._since().clone()
+        since[row] = True
+        return replace(self, views=View.cat([self.views, view])[order], replaced_since=since)
+
+    def with_first_weight(self, factor: float) -> "SupervisedViews":
+        """Return the views with the weight of those not replaced yet multiplied by a factor."""
+        weight = torch.where(self._since(), 1.0, factor)
+        return replace(self, weight=weight if self.weight is None else weight * self.weight)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `replaced` changes, for a checkpoint."""
+        state = {"image": self.views.image, "replaced": self._since()}
+        return state if self.views.depth_z is None else state | {"depth_z": self.views.depth_z}
+
+    def with_state(self, state: Mapping[str, Tensor]) -> "SupervisedViews":
+        """Return the views as they were when `state` was taken."""
+        state = {name: value.to(self.views.device) for name, value in state.items()}
+        views = View(state["image"], self.views.camera, state.get("depth_z"))
+        return replace(self, views=views, replaced_since=state["replaced"])
+
+    def _since(self) -> Bool[Tensor, " m"]:
+        if self.replaced_since is not None:
+            return self.replaced_since
+        return torch.zeros(len(self.views), dtype=torch.bool, device=self.views.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +75,12 @@ class PixelBatch:
     depth_z: Float[Tensor, " r"]
     """0 = unknown."""
     trust: Float[Tensor, " r"]
+
+
+def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Return the generator of one purpose in one step; a resumed run draws the same numbers."""
+    name = f"{seed}/{step}/{purpose}".encode()
+    return seeded_generator(int.from_bytes(hashlib.blake2b(name, digest_size=7).digest()))
 
 
 def random_pixels(

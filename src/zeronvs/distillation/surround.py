@@ -1,15 +1,15 @@
-"""Autoregressive sampling of views around the scene, each conditioned on the views before it.
+"""Views around the scene, sampled outwards from the photo, each given what the others showed.
 
-Starting from the photo, the surfaces known so far are warped into the next view on either side (the
-nearest in front), and the model inpaints the rest. New content gets a depth that continues the
-known depth, and the view joins the known ones. The two sides meet behind the scene. Views are
-consistent with each other, whereas independent samples are not.
+The surfaces known so far are warped into the next view on either side (the nearest in front). A
+model that warps its input inpaints the rest; any other model starts from the warped surfaces and is
+conditioned on the known views nearby. New content gets a depth that continues the known depth, and
+the view joins the known ones. The two sides meet behind the scene. Views are consistent with each
+other, whereas independent samples are not.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zeronvs._core.progress import Progress, ProgressEvent, silent
+from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose, rotation_angle_rad
 from zeronvs.cameras.scene_scale import fit_disparity
@@ -31,10 +32,17 @@ from zeronvs.cameras.warp import (
     splat_points,
     surface_points,
 )
+from zeronvs.diffusion.condition import Condition, join_conditions
+from zeronvs.diffusion.conditioning_kind import Warped
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
+from zeronvs.diffusion.sampling import Start
+from zeronvs.distillation.anchors import draw_by_nearness
 from zeronvs.distillation.supervision import SupervisedViews
-from zeronvs.distillation.view_files import load_image, sample_kept, save_image
+from zeronvs.distillation.view_files import load_image, save_image
 from zeronvs.protocols import GeometryEstimator
+
+LEAST_KNOWN = 0.02
+"""Share of the pixels from which a relative depth is aligned to known depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,19 @@ class SurroundConfig:
     """Upper bound of the depth of sampled views, scene units."""
     new_trust: float = 0.5
     """Weight of invented pixels in the fit; pixels that repeat known surfaces weigh 1."""
+    least_trust: float = 1.0
+    """A view's weight in the fit falls with its angle to the photo as cos^2 of half the angle (the
+    square of the cosine itself would trust what is behind again), to no less than this."""
+    shared_noise: bool = False
+    """Whether all views have the noise of the first one."""
+    nearness_rad: float | None = None
+    """Stochastic conditioning of models that do not warp their input: each step is conditioned on a
+    known view, drawn with a probability that falls e-fold in this angle. None: on the photo."""
+    start_level: float | None = None
+    """Noise level, as a fraction of the training timesteps, at which models that do not warp their
+    input start from the warped surfaces. None: pure noise."""
+    known_share: float = 0.6
+    """Share of their steps after which known latents are put back."""
 
 
 def surround_azimuths_rad(count: int) -> list[float]:
@@ -80,80 +101,87 @@ def sample_surround(
     """Sample views around the scene.
 
     Args:
-        pipe: A model that needs depth carries known surfaces along; any other model draws every
-            view from the photo alone, without depth.
-        input_view: The photo (one view) at the canonical camera, with depth where the model needs
-            it.
+        pipe: The model.
+        input_view: The photo (one view) at the canonical camera. Without depth, which some models
+            need, no surfaces are warped, and the views have no depth.
         scene_scale: Scene units per model unit.
         config: Settings.
-        geometry_estimator: Predicts the depth of the sampled views; needed where the model needs
-            depth.
+        geometry_estimator: Predicts the depth of the sampled views; None: as without depth.
         seed: View k is sampled with seed 1000 * seed + k.
         folder: Each image is written here as soon as it is sampled.
         resume: Whether images in the folder are read instead of sampled.
         progress: Called after every view.
     """
     size = (pipe.image_size_px, pipe.image_size_px)
-    azimuths = surround_azimuths_rad(config.count)
-    cameras = free_orbit(input_view, torch.tensor(azimuths), config)
-    cameras = cameras.resized(*size).to(pipe.device)
-    paths = [folder / f"{index:03d}.png" for index in range(config.count)]
-    sampler: dict[str, Any] = {
+    azimuth_rad = torch.tensor(surround_azimuths_rad(config.count))
+    cameras = free_orbit(input_view, azimuth_rad, config).resized(*size).to(pipe.device)
+    known = [pipe.encode(input_view.batched(), scene_scale)]
+    has_depth = known[0].view.depth_z is not None and geometry_estimator is not None
+    clouds = [surface_points(known[0].view)] if has_depth else []
+    trusts = []
+    for index in range(config.count):
+        camera, path = cameras[[index]], folder / f"{index:03d}.png"
+        warped, depth_z, validity = None, None, torch.zeros((1, 1, *size), device=pipe.device)
+        if clouds:
+            image, depth_z, validity = _warp_known([k.view for k in known], clouds, camera)
+            warped = (image, validity)
+        if not (resume and path.is_file()):
+            sample_seed = seed * 1000 + (0 if config.shared_noise else index)
+            save_image(path, _sample_next(pipe, known, camera, warped, config, sample_seed)[0])
+        view = View(load_image(path)[None].to(pipe.device), camera)
+        if depth_z is not None and geometry_estimator is not None:
+            relative = geometry_estimator.estimate(view.image).scaled_depth(1.0)
+            depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
+            view = view.with_depth(depth_z)
+            # Only new content joins the known surfaces: old ones keep their first, sharpest colours
+            clouds.append(surface_points(view.with_depth(depth_z * (1 - validity[:, 0]))))
+        known.append(pipe.encode(view, scene_scale))
+        trusts.append(torch.where(validity[:, 0] > 0, 1.0, config.new_trust))
+        progress(ProgressEvent("sample views around", index + 1, config.count))
+    weight = (0.5 * azimuth_rad).cos().square().clamp_min(config.least_trust).to(pipe.device)
+    views = View.cat([condition.view for condition in known[1:]])
+    return SupervisedViews(views, weight, torch.cat(trusts))
+
+
+def _sample_next(
+    pipe: ZeroNVSPipeline,
+    known: list[Condition],
+    camera: Camera,
+    warped: Warped | None,
+    config: SurroundConfig,
+    seed: int,
+) -> Float[Tensor, "1 3 h w"]:
+    """Sample the view of one camera, given the known views and their surfaces warped into it."""
+    sampler = {
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
         "eta": config.eta,
     }
-    if not pipe.conditioning.needs_depth or geometry_estimator is None:
-        condition = pipe.encode(input_view.batched(), scene_scale)
-        images = sample_kept(
-            lambda rows, report: pipe.sample(
-                condition,
-                cameras[torch.tensor(rows)],
-                [seed * 1000 + k for k in rows],
-                callback=report,
-                **sampler,
-            ),
-            paths,
-            batch_size=8,
-            resume=resume,
-            progress=progress,
+    poses = torch.cat([k.view.camera.camera_to_world for k in known])
+    angle_rad = rotation_angle_rad(poses, camera.camera_to_world.expand_as(poses))
+    if pipe.conditioning.needs_depth:
+        nearest = known[int(angle_rad.argmin())]
+        return pipe.sample(nearest, camera, [seed], warped=warped, **sampler)
+    start = None
+    if warped is not None and config.start_level is not None:
+        image, validity = warped
+        cell_px = pipe.conditioning.latent.pixels_per_cell
+        start = Start(
+            latent=pipe.to_latent(image),
+            noise_level=config.start_level,
+            # A latent is known where all of its pixels are.
+            known=-F.max_pool2d(-validity, cell_px),
+            known_share=config.known_share,
         )
-        return SupervisedViews(View(images.to(pipe.device), cameras))
-    known = [pipe.encode(input_view.batched(), scene_scale)]
-    clouds = [surface_points(known[0].view)]
-    views, trusts = [], []
-    for index in range(config.count):
-        camera = cameras[[index]]
-        warped, depth_z, validity = _warp_known([k.view for k in known], clouds, camera)
-        angles = [
-            float(rotation_angle_rad(k.view.camera.camera_to_world, camera.camera_to_world))
-            for k in known
-        ]
-        condition = known[min(range(len(known)), key=angles.__getitem__)]
-        if not (resume and paths[index].is_file()):
-            image = pipe.sample(
-                condition, camera, [seed * 1000 + index], warped=(warped, validity), **sampler
-            )
-            save_image(paths[index], image[0])
-        image = load_image(paths[index])[None].to(pipe.device)
-        relative = geometry_estimator.estimate(image).scaled_depth(1.0)
-        depth_z = _continued_depth(depth_z, validity[:, 0] > 0, relative, config.max_depth)
-        view = View(image, camera, depth_z)
-        views.append(view)
-        trusts.append(torch.where(validity[:, 0] > 0, 1.0, config.new_trust))
-        known.append(pipe.encode(view, scene_scale))
-        # Only new content joins the known surfaces: old ones keep their first, sharpest colours.
-        new = View(image, camera, depth_z * (1 - validity[:, 0]))
-        clouds.append(surface_points(new))
-        progress(ProgressEvent("sample views around", index + 1, config.count))
-    return SupervisedViews(
-        View(
-            torch.cat([view.image for view in views]),
-            cameras,
-            torch.cat([view.depth_z for view in views if view.depth_z is not None]),
-        ),
-        confidence=torch.cat(trusts),
-    )
+    chosen = None
+    if config.nearness_rad is not None:
+        defaults = pipe.conditioning.sampling_defaults
+        steps = config.num_inference_steps or defaults.num_inference_steps
+        generator = seeded_generator(seed)
+        chosen = draw_by_nearness(angle_rad.cpu(), config.nearness_rad, steps, generator)
+        chosen = sent(chosen[:, None], pipe.device)
+    condition = known[0] if chosen is None else join_conditions(known)
+    return pipe.sample(condition, camera, [seed], chosen=chosen, start=start, **sampler)
 
 
 def free_orbit(
@@ -254,12 +282,21 @@ def _continued_depth(
     max_depth: float,
 ) -> Float[Tensor, "1 h w"]:
     """Keep known depth; elsewhere take the estimate, aligned to it and continuous at the border."""
-    if known.float().mean() < 0.02:
+    if known.float().mean() < LEAST_KNOWN:
         return relative.clamp(0.2, max_depth)
-    disparity = 1.0 / relative
-    scale, shift = fit_disparity(disparity[known], 1.0 / known_z[known].clamp_min(1e-3))
-    fitted = scale * disparity + shift
+    fitted = aligned_disparity(relative, known_z, known)
     error = (1.0 / known_z.clamp_min(1e-3) - fitted)[:, None]
     error = fill_holes(error, known[:, None].to(error.dtype))[:, 0]
     depth_z = 1.0 / (fitted + error).clamp(1.0 / max_depth, 5.0)
     return torch.where(known, known_z, depth_z)
+
+
+def aligned_disparity(
+    relative: Float[Tensor, "1 h w"],
+    known_z: Float[Tensor, "1 h w"],
+    known: Bool[Tensor, "1 h w"],
+) -> Float[Tensor, "1 h w"]:
+    """Return the inverse of a relative depth, scaled and shifted to that of known pixels."""
+    disparity = 1.0 / relative
+    scale, shift = fit_disparity(disparity[known], 1.0 / known_z[known].clamp_min(1e-3))
+    return scale * disparity + shift

@@ -7,7 +7,8 @@ from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.distillation.anchors import AnchorConfig
 from zeronvs.distillation.config import DistillConfig, RenderStage
 from zeronvs.distillation.losses import LossWeights
-from zeronvs.distillation.noise_levels import NoiseLevelConfig, PiecewiseLinear
+from zeronvs.distillation.noise_levels import PUBLISHED_STEPS, NoiseLevelConfig, PiecewiseLinear
+from zeronvs.distillation.refresh import RefreshConfig
 from zeronvs.distillation.surround import SurroundConfig
 from zeronvs.distillation.viewpoints import ViewpointConfig
 from zeronvs.scene.field import FieldConfig
@@ -50,7 +51,7 @@ class LiftRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """From a view to a radiance field: views sampled around, score distillation, or both."""
+    """From a view to a radiance field: views sampled around and refreshed, score distillation."""
 
     distill: DistillConfig
     surround: SurroundConfig | None = None
@@ -96,8 +97,8 @@ class Recipe:
 
         Args:
             pipe: The model.
-            guidance_scale: Classifier-free guidance of score distillation; None: the kind's own,
-                else the recipe's.
+            guidance_scale: Classifier-free guidance of score distillation and of refreshed views;
+                None: the kind's own, else the recipe's.
         """
         kind, distill = pipe.conditioning, self.distill
         weights = replace(distill.weights, sds=kind.sds_weight(distill.weights.sds))
@@ -105,8 +106,13 @@ class Recipe:
         if kind.sds_guidance_scale is not None:
             anchors = replace(distill.anchors, **kind.sampling_defaults._asdict())
             distill = replace(distill, anchors=anchors, guidance_scale=kind.sds_guidance_scale)
+        guidance = kind.sampling_defaults.guidance_scale
+        if kind.sds_guidance_scale is not None and distill.refresh is not None:
+            refresh = replace(distill.refresh, guidance_scale=guidance)
+            distill = replace(distill, refresh=refresh)
         if guidance_scale is not None:
-            distill = replace(distill, guidance_scale=guidance_scale)
+            refresh = distill.refresh and replace(distill.refresh, guidance_scale=guidance_scale)
+            distill = replace(distill, guidance_scale=guidance_scale, refresh=refresh)
         return replace(self, distill=distill)
 
 
@@ -154,35 +160,39 @@ FIELD = Recipe(
 )
 """For a processor: a small field fitted to views sampled around the scene; --anchors distils it."""
 
+FAST_STEPS = 1200
+
 FAST = Recipe(
-    surround=SurroundConfig(count=31),
+    surround=SurroundConfig(
+        count=7,
+        num_inference_steps=50,
+        least_trust=0.1,
+        nearness_rad=1.0,
+        start_level=0.8,
+    ),
     distill=DistillConfig(
-        steps=1500,
-        stages=(RenderStage(from_step=0, sds_views=2, sds_size_px=128, reference_size_px=128),),
+        steps=FAST_STEPS,
+        stages=(RenderStage(from_step=0, sds_views=2, sds_size_px=128, reference_size_px=256),),
         weights=LossWeights(
+            sds=0.0,
             normal_smoothness=0.0,
             orientation=0.0,
             distortion=1.0,
             supervised_depth=600.0,
             free_space=200.0,
         ),
-        anchors=AnchorConfig(num_inference_steps=50, gate_depth="surface"),
-        sds_from_step=750,
-        sds_every=2,
-        noise_levels=NoiseLevelConfig(
-            lowest=PiecewiseLinear(((0, 0.02),)),
-            highest=PiecewiseLinear(((0, 0.5), (750, 0.5), (1500, 0.1))),
-            anisotropic_delay_steps=0.0,
-        ),
-        viewpoints=replace(_NEAR_THE_PHOTO, progressive_until_step=0, distance_range=(0.9, 1.3)),
+        noise_levels=NoiseLevelConfig().compressed(FAST_STEPS / PUBLISHED_STEPS),
+        anchors=AnchorConfig(count=0, num_inference_steps=50, gate_depth="surface"),
+        viewpoints=_NEAR_THE_PHOTO.compressed(FAST_STEPS / PUBLISHED_STEPS),
         reference_rays=2048,
         supervised_rays=8192,
-        field_learning_rate=PiecewiseLinear(((0, 1e-2), (750, 5e-3), (1500, 5e-4))),
-        proposal_learning_rate=PiecewiseLinear(((0, 1e-2), (750, 5e-3), (1500, 5e-4))),
+        refresh=RefreshConfig(),
+        field_learning_rate=PiecewiseLinear(((0, 1e-2), (600, 5e-3), (1200, 5e-4))),
+        proposal_learning_rate=PiecewiseLinear(((0, 1e-2), (600, 5e-3), (1200, 5e-4))),
         proposal_config=ProposalConfig(contracted=True),
     ),
 )
-"""For one GPU: more views, the published field, and distillation at falling noise to polish."""
+"""For one GPU: views sampled outwards, a short fit, then views refreshed from the scene in turn."""
 
 PAPER = Recipe(distill=DistillConfig())
 """The published recipe: 4,000 steps of anchored score distillation (paper B.1, B.2)."""

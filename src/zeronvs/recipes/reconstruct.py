@@ -77,7 +77,8 @@ def reconstruct(
     if pipe is None:
         raise InputError("this recipe needs a diffusion model", argument="pipe")
     input_view = model_view(view, pipe)
-    if pipe.conditioning.needs_depth and geometry_estimator is None:
+    wants_depth = pipe.conditioning.needs_depth or recipe.surround is not None
+    if wants_depth and geometry_estimator is None:
         geometry_estimator = load_builtin_depth(device=pipe.device)
     with _folder(run_dir) as folder:
         supervised = None
