@@ -1,5 +1,6 @@
 """What lies behind a canvas: clearly behind what hides it, and in the background's colours."""
 
+import pytest
 import torch
 
 from zeronvs.cameras.camera import Camera
@@ -301,3 +302,24 @@ def test_a_thing_on_a_table_is_no_context_of_the_table_beyond_the_frame():
     assert torch.equal(canvas.view.image[:, canvas.known], view.image.flatten(1))
     # Nothing stands on a bare table.
     assert not standing_on_a_surface(view.with_depth(1 / table)).any()
+
+
+@pytest.mark.parametrize(("shoulders_row", "smooth"), [(26, True), (64, False)])
+def test_the_place_of_a_subject_that_fills_the_image_is_filled_smoothly(
+    shoulders_row: int, smooth: bool
+):
+    """Too little is left to copy from: patches would repeat, or one dark corner take all."""
+    view = portrait()
+    disparity = torch.full((64, 96), 1 / WALL_Z)
+    disparity[10:, 36:60] = 1 / CARD_Z  # a head ...
+    disparity[shoulders_row:, 4:92] = 1 / CARD_Z  # ... on shoulders, or none
+    noise = 0.3 * torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
+    wall = (torch.tensor([0.3, 0.5, 0.4])[:, None, None] + noise).clamp(0, 1)
+    body = disparity > 0.9 / CARD_Z
+    image = torch.where(body, torch.tensor([0.9, 0.1, 0.1])[:, None, None], wall)
+    canvas = Canvas(View(image, view.camera, 1 / disparity), torch.ones(64, 96, dtype=torch.bool))
+    surroundings = uncover(canvas, motion=0.5, seed=0).surroundings.image
+    place = surroundings[:, 30:60, 40:56]
+    assert float((place[0] > 0.8).float().mean()) < 0.1  # no body
+    roughness = float(place.diff(dim=-1).abs().mean())
+    assert (roughness < 0.05) == smooth

@@ -27,6 +27,8 @@ BESIDE = 0.06
 """How far what is hidden is carried on beside itself, over the image's longer side ..."""
 ENVELOPE_PX = 8
 """... and half the window in which the farthest of it counts."""
+LARGE_SUBJECT = 0.3
+"""The place of a subject that takes more of the image than this is filled smoothly."""
 BLEND_RADIUS_PX = 4
 """Half the window whose mean colours are compared at the border of what was filled ..."""
 BLEND_LIMIT = 0.1
@@ -166,6 +168,9 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
     image = continue_texture(view.image, hole, guide=guide, seed=seed)
     image = blended(image, hole, 1.0 / view.depth_z, disparity)
     background = View(image, view.camera, behind.depth_z)
+    if float(removed.float().mean()) > LARGE_SUBJECT:
+        # Too little is left to copy from: dark, flat patches would take all of it.
+        image = fill_holes(view.image[None], (~removed)[None, None].float())[0]
     surroundings = View(
         torch.where(removed, image, view.image),
         view.camera,
