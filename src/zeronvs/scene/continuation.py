@@ -167,10 +167,11 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
     guide = _guide(behind, everywhere)
     image = continue_texture(view.image, hole, guide=guide, seed=seed)
     image = blended(image, hole, 1.0 / view.depth_z, disparity)
-    background = View(image, view.camera, behind.depth_z)
     if float(removed.float().mean()) > LARGE_SUBJECT:
         # Too little is left to copy from: dark, flat patches would take all of it.
-        image = fill_holes(view.image[None], (~removed)[None, None].float())[0]
+        smooth = fill_holes(view.image[None], (~hole)[None, None].float())[0]
+        image = torch.where(removed, smooth, image)
+    background = View(image, view.camera, behind.depth_z)
     surroundings = View(
         torch.where(removed, image, view.image),
         view.camera,
