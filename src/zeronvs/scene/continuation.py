@@ -77,10 +77,12 @@ def extend(
     disparity = _continued_disparity(1.0 / small.depth_z, margin_px, beside_px)
     canvas = View(image, camera, 1.0 / disparity)
     free, _ = standing_free(canvas, motion)
-    # What stands on a surface that runs out is no context of it either.
-    thing = F.pad(standing_on_a_surface(small), around) & known & sideways
+    hole = ~known
+    if sideways:
+        # What stands on a surface that runs out is no context of it either.
+        hole = hole | F.pad(standing_on_a_surface(small), around)
     filled = continue_texture(
-        image, ~known | thing, source=known & ~free, guide=_guide(canvas, known), seed=seed
+        image, hole, source=known & ~free, guide=_guide(canvas, known), seed=seed
     )
     image = blended(torch.where(known, image, filled), ~known, disparity, disparity)
     return Canvas(View(image, camera, 1.0 / disparity), known)

@@ -29,7 +29,6 @@ FIT_STEPS = 10
 """... in so many steps of reweighted least squares."""
 ABOVE = 0.04
 """What stands on it is nearer by this share of its disparity."""
-
 SHADOW = 0.03
 """How far around it, over the image's width, its shadow is taken for a part of it."""
 
@@ -94,7 +93,7 @@ def subjects(
 
 
 def standing_on_a_surface(view: View) -> Bool[Tensor, "h w"]:
-    """Return the convex hull, with some shadow, of the largest thing that stands on a surface.
+    """Return the largest thing that stands on a surface: its convex hull, with some shadow.
 
     The disparity of a plane is affine in the image. It is fitted to the border of the image on the
     left, on the right and below (Cauchy's weights); the thing is nearer than that.
