@@ -318,8 +318,10 @@ def test_the_place_of_a_subject_that_fills_the_image_is_filled_smoothly(
     body = disparity > 0.9 / CARD_Z
     image = torch.where(body, torch.tensor([0.9, 0.1, 0.1])[:, None, None], wall)
     canvas = Canvas(View(image, view.camera, 1 / disparity), torch.ones(64, 96, dtype=torch.bool))
-    surroundings = uncover(canvas, motion=0.5, seed=0).surroundings.image
-    place = surroundings[:, 30:60, 40:56]
-    assert float((place[0] > 0.8).float().mean()) < 0.1  # no body
-    roughness = float(place.diff(dim=-1).abs().mean())
-    assert (roughness < 0.05) == smooth
+    uncovered = uncover(canvas, motion=0.5, seed=0)
+    # All around, and behind the body itself.
+    for image in (uncovered.surroundings.image, uncovered.background.image):
+        place = image[:, 30:60, 40:56]
+        assert float((place[0] > 0.8).float().mean()) < 0.1  # no body
+        roughness = float(place.diff(dim=-1).abs().mean())
+        assert (roughness < 0.05) == smooth

@@ -112,10 +112,7 @@ def behind_edges(
     near = torch.minimum(disparity, disparity[row, column])
     gap_px = motion * focal_px * (near - far)
     hidden = (distance <= gap_px + 3) & (gap_px > 1.5) & known
-    smooth = torch.where(hidden, far, disparity)
-    for _ in range(4):
-        smooth = torch.where(hidden, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
-    return hidden, torch.where(hidden, torch.minimum(smooth, disparity), disparity)
+    return hidden, torch.minimum(_smoothed_behind(disparity, hidden, far), disparity)
 
 
 def _continued_disparity(
@@ -204,11 +201,19 @@ def carried_on(
     hole = grown(hidden, 2) | in_front
     # Were parts side by side each at a depth of its own, they would come apart.
     far = lowest(torch.where(hole, far, torch.inf), ENVELOPE_PX)
-    smooth = torch.where(hole, far, disparity)
+    clearly = CLEARLY_BEHIND * lowest(disparity, 2)
+    smooth = torch.minimum(_smoothed_behind(disparity, hole, far), clearly)
+    return hole, torch.where(hole, smooth, disparity)
+
+
+def _smoothed_behind(
+    disparity: Float[Tensor, "h w"], hidden: Bool[Tensor, "h w"], far: Float[Tensor, "h w"]
+) -> Float[Tensor, "h w"]:
+    """Return the disparity of what is hidden, smoothed but never nearer; elsewhere that given."""
+    smooth = torch.where(hidden, far, disparity)
     for _ in range(4):
-        smooth = torch.where(hole, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
-    clearly = torch.minimum(smooth, CLEARLY_BEHIND * lowest(disparity, 2))
-    return hole, torch.where(hole, clearly, disparity)
+        smooth = torch.where(hidden, torch.minimum(box_mean(smooth[None], 2)[0], far), smooth)
+    return smooth
 
 
 def blended(
