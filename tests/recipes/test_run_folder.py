@@ -119,6 +119,7 @@ def test_a_run_is_opened_as_it_was_recorded(run_dir: Path):
     assert float(run.input_camera.fov_y_rad) == pytest.approx(0.8)
     assert run.orbit_distances.tolist() == pytest.approx([1.0, 0.9])
     assert (run.size_px, run.input_camera.image_size_px) == (48, (24, 24))
+    assert open_run(str(run_dir)).title == run.title  # as the README does
 
 
 def test_a_run_keeps_its_path_and_title(run_dir: Path):

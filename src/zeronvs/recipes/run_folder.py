@@ -80,12 +80,13 @@ class FinishedRun:
             return f"<p>{html.escape(str(error))}</p>"
 
 
-def open_run(run_dir: Path, device: torch.device | str = "cpu") -> FinishedRun:
+def open_run(run_dir: Path | str, device: torch.device | str = "cpu") -> FinishedRun:
     """Open a run folder whose scene is finished.
 
     Raises:
         InputError: It is no run folder, it is damaged, or its scene is not finished.
     """
+    run_dir = Path(run_dir)
     try:
         record = read_json(run_dir / RECORD_FILE)
         camera = _recorded_camera(record["input_camera"])

@@ -47,7 +47,7 @@ class LiftConfig:
     """Width of the panorama around the photographer."""
     splat_sigma_px: float = 0.35
     """Standard deviation of a pixel's splat."""
-    color_steps: int = 5
+    color_steps: int = 7
     """Corrections of the front's colours by what its own camera sees of it."""
 
 
@@ -133,10 +133,8 @@ CRACK_PX = 6
 """How far beside hidden surfaces a backdrop stands, pixels of the canvas."""
 EDGE_RATIO = 1.05
 """Depths within two pixels that differ by more belong to different surfaces."""
-FAR_COLOR_LIMIT = 0.01
-"""Colours are corrected by at most this on the far side of depth edges ..."""
-COLOR_LIMIT = 0.3
-"""... and by this elsewhere: what other splats hide cannot be corrected."""
+FAR_COLOR_LIMIT = 0.03
+"""Colours are corrected by at most this on the far side of depth edges."""
 
 
 def front_splats(matte: Matte, sigma_px: float) -> GaussianSplats:
@@ -189,7 +187,7 @@ def match_colors(splats: GaussianSplats, front: int, view: View, count: int) -> 
     nearest = F.grid_sample(
         lowest(view.depth_z, 2)[None, None], grid, mode="nearest", align_corners=False
     )[0, 0, 0]
-    limit = torch.where(depth_z > nearest * EDGE_RATIO, FAR_COLOR_LIMIT, COLOR_LIMIT)[:, None]
+    limit = torch.where(depth_z > nearest * EDGE_RATIO, FAR_COLOR_LIMIT, 1.0)[:, None]
     for _ in range(count):
         rendered, _, _ = rasterize(splats.with_colors(colors), view.camera)
         missing = F.grid_sample(view.image[None] - rendered, grid, align_corners=False)
