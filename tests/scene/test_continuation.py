@@ -273,7 +273,8 @@ def test_all_around_there_is_neither_the_head_nor_the_shoulders():
     canvas = Canvas(view, torch.ones(64, 96, dtype=torch.bool))
     surroundings = uncover(canvas, motion=0.5, seed=0).surroundings
     red = (surroundings.image[0] > 0.6) & (surroundings.image[1] < 0.3)
-    assert float(red.float().mean()) < 0.01
+    # Where the frame cuts the shoulders, they fade.
+    assert float(red[:, 12:-12].float().mean()) < 0.01
     assert surroundings.depth_z is not None
     # Behind the shoulders, the wall comes down to the table.
     assert float(surroundings.depth_z[32:38, 40:56].amin()) > 1.3 * CARD_Z
@@ -325,3 +326,19 @@ def test_the_place_of_a_subject_that_fills_the_image_is_filled_smoothly(
         assert float((place[0] > 0.8).float().mean()) < 0.1  # no body
         roughness = float(place.diff(dim=-1).abs().mean())
         assert (roughness < 0.05) == smooth
+
+
+def test_a_subject_that_the_frame_cuts_fades_beyond_it():
+    """The surroundings are reflected at their sides: were it gone there, its cut would show."""
+    view = portrait()
+    disparity = torch.full((64, 96), 1 / WALL_Z)
+    disparity[10:, 36:60] = 1 / CARD_Z  # a head ...
+    disparity[30:, :92] = 1 / CARD_Z  # ... on shoulders, which the left border cuts
+    body = disparity > 0.9 / CARD_Z
+    image = torch.where(body, torch.tensor([0.9, 0.1, 0.1])[:, None, None], torch.tensor(0.5))
+    canvas = Canvas(View(image, view.camera, 1 / disparity), torch.ones(64, 96, dtype=torch.bool))
+    redness = uncover(canvas, motion=0.5, seed=0).surroundings.image[0, 45:60].mean(0) - 0.5
+    assert float(redness[0]) > 0.35
+    assert 0.02 < float(redness[7]) < 0.3
+    assert float(redness[12:84].abs().amax()) < 0.02
+    assert float(redness[-1].abs()) < 0.02  # where it is not cut

@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 from zeronvs._core.errors import InputError
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
+from zeronvs.cameras.view import View
+from zeronvs.scene.lift import LiftConfig
 from zeronvs.scene.splat_scene import SplatScene
+from zeronvs.scene.surface_splats import surface_splats
 from zeronvs.splats import GaussianSplats
 
 
@@ -52,6 +55,28 @@ def test_a_loaded_scene_renders_what_the_saved_one_did(tmp_path: Path):
     assert float(loaded.render(camera).opacity.amax()) > 0.1
     difference = loaded.render(camera).rgb - scene.render(camera).rgb
     assert float(difference.abs().amax()) < 0.01
+
+
+def test_a_larger_image_than_the_photograph_shows_no_grid_of_dots(tmp_path: Path):
+    """A splat for each pixel, as lifted: white before black, all of it at twice the size."""
+    pose = orbit_pose(*(torch.tensor(value) for value in (0.0, 0.0, 1.0)))
+    camera = Camera.from_fov(pose, 0.9, (24, 24))
+    view = View(torch.ones(3, 24, 24), camera, torch.ones(24, 24))
+    everywhere = torch.ones(24, 24, dtype=torch.bool)
+    splats = surface_splats(view, everywhere, LiftConfig().splat_sigma_px)
+    focal_px = float(camera.intrinsics_px[1, 1])
+    SplatScene(splats, focal_px).save(tmp_path / "scene.safetensors")
+    loaded = SplatScene.load(tmp_path / "scene.safetensors")
+    assert loaded.focal_px == focal_px
+
+    def darkest(scene: SplatScene, side_px: int) -> float:
+        inside = slice(side_px // 4, -side_px // 4)
+        return float(scene.render(camera.resized(side_px, side_px)).rgb[0, :, inside, inside].min())
+
+    assert darkest(SplatScene(splats), 72) < 0.93  # the dots
+    assert darkest(loaded, 72) > 0.97
+    unlike = loaded.render(camera).rgb - SplatScene(splats).render(camera).rgb
+    assert float(unlike.abs().max()) == 0  # at the photograph's own size nothing changes
 
 
 def without(name: str):

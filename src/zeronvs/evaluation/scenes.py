@@ -225,7 +225,7 @@ class _Renders:
         key = f"{pair.name.scene}/{pair.name.input}"
         if self._made is None or self._made[0] != key:
             splats = lift_view(view, self.config.lift, seed=self.config.seed)
-            self._made = (key, SplatScene(splats))
+            self._made = (key, SplatScene(splats, float(view.camera.intrinsics_px[1, 1])))
         grey = torch.full((3,), 0.5)
         target_image, own = (
             self._made[1].render(camera.batched(), background=grey).rgb[0]

@@ -242,7 +242,7 @@ def splats_of(scene: Scene, cameras: Camera, steps: int, progress: Progress = si
         steps: Optimization steps of the fit.
     """
     if isinstance(scene, SplatScene):
-        return SplatScene(scene.splats.to("cpu"))
+        return replace(scene, splats=scene.splats.to("cpu"))
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
     config = FieldSplatsConfig(refine_steps=steps)
     return SplatScene(splats_from_scene(_field(scene), cameras, config, progress=progress))

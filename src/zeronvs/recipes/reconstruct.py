@@ -71,9 +71,8 @@ def reconstruct(
     if isinstance(recipe, LiftRecipe):
         _check_liftable(view)
         enclosed = suggest_path(view).name == "around"
-        return SplatScene(
-            lift_view(view, recipe.lift, enclosed=enclosed, seed=seed, progress=progress)
-        )
+        splats = lift_view(view, recipe.lift, enclosed=enclosed, seed=seed, progress=progress)
+        return SplatScene(splats, float(view.camera.intrinsics_px[1, 1]))
     if pipe is None:
         raise InputError("this recipe needs a diffusion model", argument="pipe")
     input_view = model_view(view, pipe)

@@ -29,6 +29,8 @@ ENVELOPE_PX = 8
 """... and half the window in which the farthest of it counts."""
 LARGE_SUBJECT = 0.3
 """The place of a subject that takes more of the image than this is filled smoothly."""
+FADE = 0.12
+"""How far what the frame cuts of a subject fades beyond it, over the image's width."""
 BLEND_RADIUS_PX = 4
 """Half the window whose mean colours are compared at the border of what was filled ..."""
 BLEND_LIMIT = 0.1
@@ -168,15 +170,27 @@ def uncover(canvas: Canvas, motion: float, seed: int) -> Uncovered:
     image = blended(image, hole, 1.0 / view.depth_z, disparity)
     if float(removed.float().mean()) > LARGE_SUBJECT:
         # Too little is left to copy from: dark, flat patches would take all of it.
-        smooth = fill_holes(view.image[None], (~hole)[None, None].float())[0]
+        smooth = fill_holes(view.image[None], (~removed)[None, None].float())[0]
         image = torch.where(removed, smooth, image)
     background = View(image, view.camera, behind.depth_z)
+    faded = image + _faded_beside((view.image - image) * removed)
     surroundings = View(
-        torch.where(removed, image, view.image),
+        torch.where(removed, faded, view.image),
         view.camera,
         torch.where(removed, behind.depth_z, view.depth_z),
     )
     return Uncovered(background, hole, surroundings)
+
+
+def _faded_beside(difference: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """Return a difference of images at the left and right border, fading to 0 inwards.
+
+    The surroundings are reflected there: a subject that the frame cuts fades beyond it.
+    """
+    across = torch.arange(difference.shape[2])
+    from_border = torch.minimum(across, across.flip(0)).expand(difference.shape[1:])
+    border, within = from_border < 2, from_border > FADE * difference.shape[2]
+    return fill_holes((difference * border)[None], (border | within)[None, None].float())[0]
 
 
 def carried_on(

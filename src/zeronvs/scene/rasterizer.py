@@ -32,7 +32,7 @@ _WORK_ELEMENTS_GPU = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class RasterConfig:
-    """How splats are drawn; the image depends on `near` only."""
+    """How splats are drawn; the image depends on `near` and the low-pass only."""
 
     tile_px: int = 6
     """Side of a tile."""
@@ -40,6 +40,8 @@ class RasterConfig:
     """Splats of each tile composited at a time."""
     near: float = 0.01
     """Splats nearer to the image plane than this are not drawn, scene units."""
+    low_pass_px2: float = LOW_PASS_PX2
+    """Added to the variances on the image plane, pixels squared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +117,15 @@ def _draw_compiled(
         array(camera.intrinsics_px),
         camera.image_size_px,
         config.near,
+        config.low_pass_px2,
     )
     rgb, depth, opacity = torch.from_numpy(canvas).permute(2, 0, 1).split([3, 1, 1])
     return rgb, opacity[0], depth[0]
 
 
-def project_splats(splats: GaussianSplats, camera: Camera, near: float) -> ProjectedSplats:
+def project_splats(
+    splats: GaussianSplats, camera: Camera, near: float, low_pass_px2: float = LOW_PASS_PX2
+) -> ProjectedSplats:
     """Project splats to one camera's image plane, leaving out those that cannot be seen.
 
     EWA splatting (Zwicker et al. 2001) as in 3DGS: the covariance goes through the linearised
@@ -142,8 +147,8 @@ def project_splats(splats: GaussianSplats, camera: Camera, near: float) -> Proje
     row_v = torch.stack([zero, -focal_v / safe_z, focal_v * slope_v / safe_z], dim=-1)
     jacobian = torch.stack([row_u, row_v], dim=-2) @ world_to_camera
     covariance = jacobian @ splats.covariances @ jacobian.mT
-    var_u = covariance[:, 0, 0] + LOW_PASS_PX2
-    var_v = covariance[:, 1, 1] + LOW_PASS_PX2
+    var_u = covariance[:, 0, 0] + low_pass_px2
+    var_v = covariance[:, 1, 1] + low_pass_px2
     cov_uv = covariance[:, 0, 1]
     determinant = (var_u * var_v - cov_uv.square()).clamp(min=1e-12)
     conic = torch.stack([var_v, -cov_uv, var_u], dim=-1) / determinant[:, None]
@@ -162,7 +167,7 @@ def _draw(
     splats: GaussianSplats, camera: Camera, config: RasterConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one image without background: premultiplied RGB, opacity, depth times opacity."""
-    projected = project_splats(splats, camera, config.near)
+    projected = project_splats(splats, camera, config.near, config.low_pass_px2)
     height_px, width_px = camera.image_size_px
     tile_px = config.tile_px
     tiles_down, tiles_across = math.ceil(height_px / tile_px), math.ceil(width_px / tile_px)

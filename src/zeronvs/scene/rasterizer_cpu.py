@@ -1,7 +1,7 @@
 """Gaussian splats drawn on a CPU by compiled loops: the fast twin of `rasterizer`, no gradients.
 
 numba compiles the loops at their first call (a few seconds, kept on disk for the next process).
-The arithmetic is that of `rasterizer`: EWA projection with a 0.3 px^2 low-pass, alpha cut at 1/255
+The arithmetic is that of `rasterizer`: EWA projection with a low-pass, alpha cut at 1/255
 and 0.99, front to back. What makes it fast: a splat is evaluated inside its own box only, not over
 whole tiles, and a tile ends when all of its pixels are opaque.
 """
@@ -15,7 +15,6 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-LOW_PASS_PX2 = 0.3
 LARGEST_ALPHA = 0.99
 SMALLEST_ALPHA = 1.0 / 255.0
 # In single precision: a literal would make the loops compute in double.
@@ -43,6 +42,7 @@ def draw(
     intrinsics_px: Floats,
     image_size_px: tuple[int, int],
     near: float,
+    low_pass_px2: float,
 ) -> Floats:
     """Draw one image: premultiplied RGB, depth times opacity, and opacity, as "h w 5".
 
@@ -52,6 +52,7 @@ def draw(
         intrinsics_px: "3 3".
         image_size_px: (height, width).
         near: Splats nearer to the image plane than this are not drawn, scene units.
+        low_pass_px2: Added to the variances on the image plane, pixels squared.
     """
     projected, boxes = _project(
         means,
@@ -63,6 +64,7 @@ def draw(
         image_size_px[0],
         image_size_px[1],
         near,
+        np.float32(low_pass_px2),
     )
     seen = np.nonzero(boxes[:, 1] > boxes[:, 0])[0]
     order = seen[np.argsort(projected[seen, 5], kind="stable")]
@@ -80,6 +82,7 @@ def _project(
     height_px: int,
     width_px: int,
     near: float,
+    low_pass_px2: np.float32,
 ) -> tuple[Floats, NDArray[np.int32]]:
     """Project splats: (u, v, conic uu, uv, vv, depth_z, opacity), and their boxes.
 
@@ -109,7 +112,7 @@ def _project(
         qw, qx, qy, qz = rotations[k, 0], rotations[k, 1], rotations[k, 2], rotations[k, 3]
         norm = 1.0 / math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
         qw, qx, qy, qz = qw * norm, qx * norm, qy * norm, qz * norm
-        var_u = var_v = np.float32(LOW_PASS_PX2)
+        var_u = var_v = low_pass_px2
         cov_uv = np.float32(0.0)
         for axis in range(3):
             # Column `axis` of the splat's rotation, in world axes, times its scale.

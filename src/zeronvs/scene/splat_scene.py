@@ -1,6 +1,7 @@
 """A scene of Gaussian splats, rendered through cameras."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from zeronvs._core.errors import InputError
 from zeronvs._core.files import write_aside
 from zeronvs.cameras.camera import Camera
 from zeronvs.protocols import Rendering
-from zeronvs.scene.rasterizer import rasterize
+from zeronvs.scene.rasterizer import LOW_PASS_PX2, RasterConfig, rasterize
 from zeronvs.splats import GaussianSplats
 
 FORMAT = "zeronvs-splats-1"
@@ -26,6 +27,9 @@ class SplatScene:
     """Gaussian splats that can be rendered, saved and loaded."""
 
     splats: GaussianSplats
+    focal_px: float | None = None
+    """Focal length of the photograph they were lifted from, in its pixels: larger images are no
+    finer than the photograph. None: unknown."""
 
     @property
     def device(self) -> torch.device:
@@ -41,7 +45,13 @@ class SplatScene:
             camera: A batch of cameras (or one, which gives a batch of one).
             background: RGB behind the scene, one for all images or one each; None: black.
         """
-        rgb, opacity, depth_z = rasterize(self.splats, camera, background)
+        camera = camera.batched()
+        config = RasterConfig()
+        if self.focal_px is not None:
+            # In a larger image a pixel's splats would come apart into a grid of dots.
+            enlarged = max(1.0, float(camera.intrinsics_px[:, 1, 1].amax()) / self.focal_px)
+            config = replace(config, low_pass_px2=LOW_PASS_PX2 * enlarged**2)
+        rgb, opacity, depth_z = rasterize(self.splats, camera, background, config)
         return Rendering(rgb=rgb.clamp(0, 1), opacity=opacity, depth_z=depth_z)
 
     def save(self, path: Path) -> None:
@@ -56,7 +66,10 @@ class SplatScene:
         }
         tensors = {k: v if k == "means" else v.half() for k, v in tensors.items()}
         with write_aside(path) as aside:
-            save_file(tensors, aside, {"format": FORMAT})
+            save_file(tensors, aside, {"format": FORMAT} | self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
+        return {} if self.focal_px is None else {"focal_px": repr(self.focal_px)}
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "SplatScene":
@@ -67,7 +80,8 @@ class SplatScene:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("format", "unknown")
+                metadata = file.metadata() or {}
+                found = metadata.get("format", "unknown")
                 if found != FORMAT:
                     raise InputError(
                         f"{path} holds no splats of this program (format {found!r}); pass the "
@@ -80,4 +94,14 @@ class SplatScene:
         fitting = all(part.shape == (*count, *_SPLAT_SHAPES[k]) for k, part in parts.items())
         if not fitting or not all(bool(part.isfinite().all()) for part in parts.values()):
             raise InputError(f"{path} is damaged: its splats do not belong together.")
-        return cls(GaussianSplats(**parts).to(device))
+        focal_px = _positive(metadata.get("focal_px"))
+        return cls(GaussianSplats(**parts).to(device), focal_px)
+
+
+def _positive(text: str | None) -> float | None:
+    """Return the positive number that a text says, if it does."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 < value < math.inf else None
