@@ -21,6 +21,7 @@ from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.cameras.view import View
 from zeronvs.distillation.surround import free_orbit
 from zeronvs.exports.export import (
+    FITTED_FILE,
     Format,
     export,
     render_frames,
@@ -33,7 +34,9 @@ from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import check_video_suffix, write_video
 from zeronvs.protocols import Scene
 from zeronvs.recipes.far_path import FarPath
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.load import load_scene
+from zeronvs.scene.splat_scene import SplatScene
 
 RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
@@ -70,6 +73,13 @@ class FinishedRun:
         except OSError:
             return None
         return View(pixels, self.input_camera.resized(*pixels.shape[1:]))
+
+    @property
+    def fitted_splats(self) -> SplatScene | None:
+        """The splats that were fitted to a radiance field; None where there are none."""
+        path = self.run_dir / FITTED_FILE
+        kept = isinstance(self.scene, FieldScene) and path.is_file()
+        return SplatScene.load(path) if kept else None
 
     def _repr_html_(self) -> str:
         """Return the run's page for a notebook, or why there is none."""
@@ -167,6 +177,7 @@ def export_run(
         formats,
         out or run.run_dir,
         config=config,
+        fitted=run.fitted_splats,
         photo=run.photo,
         path=along,
         path_name=run.path,
