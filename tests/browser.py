@@ -1,11 +1,13 @@
 """A headless Chromium, driven through its debugging pipe: pages, pixels, input, the console."""
 
 import base64
+import contextlib
 import io
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +43,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(read_commands)
         os.close(write_answers)
@@ -73,13 +76,13 @@ class Browser:
         self._session = tab
 
     def close(self) -> None:
-        """End the program."""
+        """End the program, and every process that it started."""
         os.close(self._commands)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # none of the group is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         os.close(self._answers)
 
     def call(self, method: str, **parameters) -> dict:

@@ -10,6 +10,7 @@ from zeronvs._core import diffusers_lookup
 from zeronvs._core.version import __version__
 
 if TYPE_CHECKING:
+    from zeronvs._core.progress import ProgressLine
     from zeronvs.cameras.camera import Camera
     from zeronvs.cameras.poses import look_at, orbit_pose
     from zeronvs.cameras.trajectories import make_trajectory
@@ -32,6 +33,7 @@ __all__ = [
     "DepthNet",
     "GaussianSplats",
     "PixelShuffleAutoencoder",
+    "ProgressLine",
     "Scene",
     "View",
     "ZeroNVSPipeline",
@@ -52,6 +54,7 @@ _HOMES = {
     "DepthNet": "zeronvs.depth.builtin",
     "GaussianSplats": "zeronvs.splats",
     "PixelShuffleAutoencoder": "zeronvs.diffusion.autoencoder",
+    "ProgressLine": "zeronvs._core.progress",
     "Scene": "zeronvs.protocols",
     "View": "zeronvs.cameras.view",
     "ZeroNVSPipeline": "zeronvs.diffusion.pipeline",

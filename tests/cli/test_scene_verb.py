@@ -41,6 +41,8 @@ def test_a_photograph_becomes_a_run_folder_that_renders_and_exports(
     video_path = Path(capsys.readouterr().out.splitlines()[-1])
     with av.open(str(video_path)) as video:
         assert len(list(video.decode(video=0))) == 3
+    # A field's splats are kept: what is exported later is what was fitted.
+    assert (out / "scene" / "splats.safetensors").exists() == (preset == "field")
     if preset == "preview":
         assert zeronvs("export", out, "--format", "glb", "-o", tmp_path / "mesh") == 0
         assert (tmp_path / "mesh" / "scene" / "mesh.glb").read_bytes().startswith(b"glTF")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("@playcanvas/splat-transform@3", "gltf-validator")
+INSTALL_LIMIT_S = 180
 _VALIDATE = """
 const fs = require('fs'), validator = require('gltf-validator');
 const content = new Uint8Array(fs.readFileSync(process.argv[1]));
@@ -62,14 +63,15 @@ class NodePrograms:
         )
 
 
-def install(folder: Path) -> NodePrograms:
-    """Install the programs, or skip the test."""
+def install(folder: Path, packages: tuple[str, ...] = PACKAGES) -> NodePrograms:
+    """Install packages of npm, or skip the test."""
     found = find_node()
     if found is None:
         pytest.skip("needs Node.js with npm")
     node, npm = found
     (folder / "package.json").write_text("{}", encoding="utf-8")
-    words = [*npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
+    words = [*npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
+    words += packages
     environment = os.environ | {"PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
     try:
         done = subprocess.run(
@@ -79,10 +81,10 @@ def install(folder: Path) -> NodePrograms:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=INSTALL_LIMIT_S,
         )
     except subprocess.TimeoutExpired:
-        pytest.skip("npm was not done in time")
+        pytest.skip(f"npm was not done in {INSTALL_LIMIT_S} s: {' '.join(packages)}")
     if done.returncode != 0:
         pytest.skip(f"npm could not install: {done.stderr.strip()[-200:]}")
     return NodePrograms(folder, node)

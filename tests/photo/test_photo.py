@@ -197,6 +197,12 @@ def bad_file(kind: str, folder: Path) -> Path:
     elif kind == "raw":
         path = path.with_suffix(".cr3")
         path.write_bytes(b"\x00\x00\x00\x18ftypcrx " + bytes(64))
+    elif kind == "video":
+        path.write_bytes(b"\x00\x00\x00\x14ftypqt  " + bytes(64))
+    elif kind == "webm":
+        path.write_bytes(b"\x1aE\xdf\xa3" + bytes(64))
+    elif kind == "avif":
+        path.write_bytes(b"\x00\x00\x00\x18ftypavif" + bytes(64))
     elif kind == "drawing":
         path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\n")
     elif kind == "pipe":
@@ -216,6 +222,9 @@ BAD = {
     "bomb": "too large",
     "heic": "HEIC",
     "raw": "raw file",
+    "video": "is a video",
+    "webm": "is a video",
+    "avif": "not an image",
     "drawing": "drawing",
     "pipe": "not an ordinary file",
 }
@@ -269,6 +278,25 @@ def test_the_lens_is_read_from_millimetres_and_pixel_pitch(tmp_path: Path):
     exif.get_ifd(0x8769).update({0x920A: 4.0, 0xA20E: 100.0, 0xA210: 4})
     two_halves(400, 300).save(tmp_path / "pitch.jpg", exif=exif)
     assert load_photo(tmp_path / "pitch.jpg").focal_px == pytest.approx(400.0)
+
+
+def test_digital_zoom_lengthens_the_lens_where_the_record_leaves_it_out(tmp_path: Path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0x920A: 4.0, 0xA20E: 100.0, 0xA210: 4, 0xA404: 2.0})
+    two_halves(400, 300).save(tmp_path / "pitch.jpg", exif=exif)
+    assert load_photo(tmp_path / "pitch.jpg").focal_px == pytest.approx(800.0)
+
+
+def test_the_35_mm_equivalent_is_taken_to_include_the_digital_zoom_and_that_is_said(tmp_path: Path):
+    focal_px = {}
+    for zoom in (1.0, 4.0):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769).update({0xA405: 52, 0xA404: zoom})
+        two_halves(96, 80).save(tmp_path / "zoom.jpg", exif=exif)
+        photo = load_photo(tmp_path / "zoom.jpg")
+        focal_px[zoom] = photo.focal_px
+        assert any("digital zoom of 4.0" in note for note in photo.notes) == (zoom == 4.0)
+    assert focal_px[1.0] == focal_px[4.0] == pytest.approx(52 / 43.27 * math.hypot(96, 80), 1e-3)
 
 
 def test_an_implausible_lens_is_not_used(tmp_path: Path):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_the_page_of_a_run_starts_with_its_photograph(run_dir: Path):
     assert encoded is not None
     with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as poster:
         assert np.asarray(poster).reshape(-1, 3).mean(0) == pytest.approx([200, 40, 40], abs=6)
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "pipe", "bomb"])
+def test_a_photograph_that_cannot_be_used_is_refused_in_one_line(run_dir: Path, kind: str):
+    save_ball(run_dir)
+    path = run_dir / "input.png"
+    Image.effect_noise((24, 24), 50).save(path)
+    if kind == "text":
+        path.write_text("this is no picture")
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == "bomb":
+        Image.new("1", (9000, 9000)).save(path)
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=r"input\.png"):
+        export_run(open_run(run_dir), ["html"])
+    assert not (run_dir / "scene.html").exists()
 
 
 def test_a_video_of_the_runs_own_orbit_keeps_its_distances(run_dir: Path):

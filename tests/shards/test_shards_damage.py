@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import made_shards as made
 import numpy as np
@@ -229,3 +230,8 @@ def test_an_index_does_not_serve_another_shard_of_its_name(tmp_path):
     (other,) = made.write_shards(tmp_path / "other", [made.made_scene("hall/b", 3)])
     path.write_bytes(other.read_bytes())
     assert open_index(path).scene_ids == ("hall/b",)
+
+
+def test_damage_of_a_whole_shard_names_the_shard_only():
+    assert str(ShardDamage(Path("d/a.tar"), "", "is cut short")) == "a.tar: is cut short"
+    assert str(ShardDamage(Path("a.tar"), "s/0", "is cut short")) == "a.tar: s/0: is cut short"

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,36 @@ class Progress(Protocol):
 
 def silent(event: ProgressEvent) -> None:
     """Ignore the event (the default listener)."""
+
+
+class ProgressLine:
+    """One line on stderr for each stage, with the time left: readable in a notebook, too.
+
+    A listener to give to `reconstruct` and others: `progress=ProgressLine()`. The line goes back to
+    its beginning and never up: notebooks cannot move the cursor up.
+    """
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._line: tqdm[Any] | None = None
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Move the line of the event's stage; a new stage begins a new line."""
+        from tqdm import tqdm
+
+        if self._line is None or event.stage != self._stage:
+            self.close()
+            self._stage = event.stage
+            self._line = tqdm(desc=event.stage, total=event.total, dynamic_ncols=True)
+        self._line.total = event.total
+        if event.values:
+            self._line.set_postfix(event.values, refresh=False)
+        self._line.update(event.step - self._line.n)
+        if event.total is not None and event.step >= event.total:
+            self.close()
+
+    def close(self) -> None:
+        """End the line of a stage that was given up."""
+        if self._line is not None:
+            self._line.close()
+            self._line, self._stage = None, ""

@@ -1,10 +1,11 @@
 """Terminal output of the subcommands: progress bars with an ETA, and tables of results."""
 
+import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from zeronvs._core.progress import Progress, ProgressEvent
+from zeronvs._core.progress import Progress, ProgressEvent, ProgressLine
 
 if TYPE_CHECKING:
     from zeronvs.recipes.write_run import RunResult
@@ -32,10 +33,18 @@ FLAGS = {
 PLAIN_INTERVAL_S = 15.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show progress on stderr: bars in a terminal, a line every few seconds in a log."""
+    """Show progress on stderr: bars in a terminal, a line every few seconds in a log.
+
+    Commands of a notebook (`!zeronvs ...`) get a terminal in which the cursor cannot move up: bars
+    would be printed again and again. They get one line for each stage.
+    """
     console = Console(stderr=True)
+    if console.is_terminal and in_notebook():
+        with contextlib.closing(ProgressLine()) as line:
+            yield line
+        return
     if not console.is_terminal:
         yield PlainLines()
         return
@@ -50,6 +59,11 @@ def progress_bar() -> Iterator[Progress]:
         console=console,
     ) as bars:
         yield StageBars(bars)
+
+
+def in_notebook() -> bool:
+    """Return whether the kernel of a notebook started this program."""
+    return "JPY_PARENT_PID" in os.environ or "inline" in os.environ.get("MPLBACKEND", "")
 
 
 class StageBars:

@@ -65,7 +65,7 @@ def load_views(folder: Path) -> View | None:
             raise InputError("its transforms.json should name images of the same folder")
         cameras = [frame_camera(frame, str(listing)) for frame in frames]
         sizes = [camera.image_size_px for camera in cameras]
-        images = [_read_image(folder / n, size) for n, size in zip(names, sizes, strict=True)]
+        images = [read_image(folder / n, size) for n, size in zip(names, sizes, strict=True)]
         has_depth = any(frame.get("has_depth") for frame in frames)
         depths = folder / "depth.safetensors"
         depth_z = safetensors.torch.load_file(depths)["depth_z"] if has_depth else None
@@ -135,7 +135,7 @@ def load_image(path: Path) -> Float[Tensor, "3 h w"]:
         InputError: It is damaged.
     """
     try:
-        return _read_image(path)
+        return read_image(path)
     except ValueError as error:
         raise _damaged(path.parent, error) from error
 
@@ -174,7 +174,7 @@ def _damaged(folder: Path, error: Exception) -> InputError:
     return InputError(f"{folder} is damaged ({error}). Delete it and start the run anew.")
 
 
-def _read_image(path: Path, size_px: tuple[int, int] | None = None) -> torch.Tensor:
+def read_image(path: Path, size_px: tuple[int, int] | None = None) -> torch.Tensor:
     """Return an 8-bit image file as `3 h w` in [0, 1].
 
     Raises:

@@ -46,6 +46,8 @@ COMMON: tuple[Format, ...] = ("html", "ply", "glb", "nerfstudio")
 """What most people want, and what needs no other program."""
 GREY = (0.5, 0.5, 0.5)
 """Background of everything rendered, as in the published evaluation."""
+FITTED_FILE = "scene/splats.safetensors"
+"""Where a folder of a radiance field keeps the splats that were fitted to it."""
 SPLAT_SIZE_PX = 128
 """Side of the renders that splats are placed and refined by."""
 DEPTH_UNIT = 1e-3
@@ -65,6 +67,7 @@ def export(
     config: FileConfig | None = None,
     splat_steps: int = 300,
     mesh_resolution: int = 384,
+    fitted: SplatScene | None = None,
     photo: View | None = None,
     path: Camera | None = None,
     path_name: PagePath = "orbit",
@@ -89,6 +92,7 @@ def export(
         folder: Where the files are written.
         config: Axes, centre and number of splats.
         splat_steps: Optimization steps that fit the splats to renders of a field.
+        fitted: Splats that were fitted to a field before; None: they are fitted now.
         mesh_resolution: Cells along the longer side of the photograph's part of the mesh.
         photo: The photograph, where the page starts and whose pixels the mesh shows first; splats
             in files are widened for its pixels. None: the first camera and what it sees.
@@ -115,7 +119,7 @@ def export(
     shift = -_centre(scene, start.camera) if config.center else torch.zeros(3)
     own = files = None
     if {"html", "colmap", *SPLAT_FORMATS} & set(formats):
-        own = splats_of(scene, cameras, splat_steps, progress)
+        own = fitted or splats_of(scene, cameras, splat_steps, progress)
         # The splats of a field have no pixels of a photograph between which gaps would show.
         lifted = photo is not None and isinstance(scene, SplatScene)
         files = widened(own.splats, start.camera) if lifted else own.splats
@@ -197,15 +201,18 @@ def write_splats(
 ) -> tuple[Path, float | None]:
     """Write scene/scene.ply as `export` does; return its path.
 
-    Of a field, also return the PSNR (dB) of the splats against it.
+    Of a field, also keep the splats in `FITTED_FILE`, since fitting them takes minutes, and return
+    their PSNR (dB) against it.
     """
     path = folder / "scene" / "scene.ply"
     path.parent.mkdir(parents=True, exist_ok=True)
-    splats = splats_of(scene, cameras, steps, progress).splats
+    fitted = splats_of(scene, cameras, steps, progress)
+    splats = fitted.splats
     if isinstance(scene, SplatScene):
         write_splat_ply(path, splats if photo is None else widened(splats, photo.camera))
         return path, None
     write_splat_ply(path, splats)
+    fitted.save(folder / FITTED_FILE)
     cameras = cameras.resized(SPLAT_SIZE_PX, SPLAT_SIZE_PX)
     with torch.no_grad():
         return path, splat_psnr(splats, _field(scene), cameras[::4])

@@ -20,6 +20,7 @@ MAX_JPEG_PX = 300_000_000
 MAX_FLOAT_PX = 60_000_000
 _HEIF_PACKAGES = ("pi_heif", "pillow_heif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -52,10 +53,21 @@ def open_image(path: Path, notes: list[str]) -> Image.Image:
             return _tiff(path, notes)
         if is_heif:
             raise InputError(f"{path.name} is a damaged HEIC file. Give a whole one.") from error
+        if _is_video(start):
+            raise InputError(
+                f"{path.name} is a video. Give one frame of it as an image, for instance from: "
+                f"ffmpeg -i {path.name} -frames:v 1 frame.png"
+            ) from error
         raise InputError(
             f"{path.name} is not an image that can be read (tried every format of Pillow). "
             "Give a JPEG, PNG, WebP or TIFF file."
         ) from error
+
+
+def _is_video(start: bytes) -> bool:
+    """Return whether a file that is no image begins as MP4, MOV, Matroska, WebM or AVI do."""
+    is_mp4 = start[4:8] == b"ftyp" and start[8:12] not in _AVIF_BRANDS
+    return is_mp4 or start[:4] == b"\x1aE\xdf\xa3" or (start[:4], start[8:12]) == (b"RIFF", b"AVI ")
 
 
 def _register_heif(path: Path) -> None:

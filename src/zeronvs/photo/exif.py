@@ -2,12 +2,13 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ExifTags, Image
 
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)
 _MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}  # FocalPlaneResolutionUnit: inch, cm, mm
+_LEAST_ZOOM = 1.02
 _MAX_LENS_RATIO = 2.4
 """Sensors and their in-camera crops are at most 21:9; a wider image was stitched or cropped."""
 _PANORAMA_XMP = b"ns.google.com/photos/1.0/panorama"
@@ -33,15 +34,16 @@ class ExifFocal:
     """Focal length in pixels of the file at full size."""
     source: str | None = None
     note: str | None = None
-    """Why a recorded lens was not used."""
+    """Why a recorded lens was not used, or what was assumed of it."""
 
 
 def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFocal:
     """Read the focal length of an image.
 
     First from the 35-mm equivalent, which compares diagonals (CIPA DC-008), then from the focal
-    length in mm and the pixel pitch of the sensor. An image whose aspect ratio differs from the one
-    recorded by the camera was cropped by an unknown amount, so its focal length is unknown.
+    length in mm and the pixel pitch of the sensor, times the digital zoom. An image whose aspect
+    ratio differs from the one recorded by the camera was cropped by an unknown amount, so its focal
+    length is unknown.
 
     Args:
         image: An opened image.
@@ -62,19 +64,24 @@ def focal_px_from_exif(image: Image.Image, file_size: tuple[int, int]) -> ExifFo
             note=f"Its aspect ratio is {ratio:.1f} to 1, that of a panorama or a cropped strip, "
             "so its lens data was not used."
         )
+    zoom = max(1.0, _number(numbers.get(ExifTags.Base.DigitalZoomRatio)) or 1.0)
     if equivalent_mm is not None:
-        return _checked(
+        focal = _checked(
             equivalent_mm / _DIAGONAL_35MM * math.hypot(*file_size),
             "EXIF FocalLengthIn35mmFilm",
             file_size,
         )
+        if zoom > _LEAST_ZOOM and focal.note is None:
+            note = f"It was taken with a digital zoom of {zoom:.1f}; its FocalLengthIn35mmFilm is "
+            return replace(focal, note=note + "taken to include that, which not every phone does.")
+        return focal
     focal_mm = _number(numbers.get(ExifTags.Base.FocalLength))
     resolution = _number(numbers.get(ExifTags.Base.FocalPlaneXResolution))
     unit = _number(numbers.get(ExifTags.Base.FocalPlaneResolutionUnit)) or 2
     if focal_mm is None or resolution is None or int(unit) not in _MM_PER_UNIT:
         return ExifFocal()
     resized = max(file_size) / max(recorded) if recorded else 1.0
-    focal_px = focal_mm * resolution / _MM_PER_UNIT[int(unit)] * resized
+    focal_px = focal_mm * resolution / _MM_PER_UNIT[int(unit)] * resized * zoom
     return _checked(focal_px, "EXIF FocalLength and FocalPlaneXResolution", file_size)
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
@@ -20,7 +18,9 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.trajectories import make_trajectory
 from zeronvs.cameras.view import View
 from zeronvs.distillation.surround import free_orbit
+from zeronvs.distillation.view_files import read_image
 from zeronvs.exports.export import (
+    FITTED_FILE,
     Format,
     export,
     render_frames,
@@ -28,12 +28,13 @@ from zeronvs.exports.export import (
 from zeronvs.exports.page import MAX_EMBEDDED_BYTES, ScenePage
 from zeronvs.exports.splat_files import FileConfig
 from zeronvs.formats.camera_path import path_file
-from zeronvs.formats.images import from_bytes
 from zeronvs.formats.transforms_json import read_camera_path
 from zeronvs.formats.video import check_video_suffix, write_video
 from zeronvs.protocols import Scene
 from zeronvs.recipes.far_path import FarPath
+from zeronvs.scene.field_scene import FieldScene
 from zeronvs.scene.load import load_scene
+from zeronvs.scene.splat_scene import SplatScene
 
 RECORD_FILE = "run.json"
 SCENE_FILE = "scene/scene.safetensors"
@@ -63,13 +64,23 @@ class FinishedRun:
 
     @property
     def photo(self) -> View | None:
-        """The photograph at its camera; None where it is gone."""
-        try:
-            with Image.open(self.run_dir / "input.png") as image:
-                pixels = from_bytes(np.array(image.convert("RGB")))
-        except OSError:
+        """The photograph at its camera; None where it is gone.
+
+        Raises:
+            InputError: Its file is damaged, too large, or no ordinary file.
+        """
+        path = self.run_dir / "input.png"
+        if not path.exists():
             return None
+        pixels = read_image(path)
         return View(pixels, self.input_camera.resized(*pixels.shape[1:]))
+
+    @property
+    def fitted_splats(self) -> SplatScene | None:
+        """The splats that were fitted to a radiance field; None where there are none."""
+        path = self.run_dir / FITTED_FILE
+        kept = isinstance(self.scene, FieldScene) and path.is_file()
+        return SplatScene.load(path) if kept else None
 
     def _repr_html_(self) -> str:
         """Return the run's page for a notebook, or why there is none."""
@@ -168,6 +179,7 @@ def export_run(
         formats,
         out or run.run_dir,
         config=config,
+        fitted=run.fitted_splats,
         photo=run.photo,
         path=along,
         path_name=run.path,

@@ -27,7 +27,7 @@ class ShardDamage(Exception):
     """A part of a shard that cannot be used and was skipped."""
 
     def __init__(self, shard: Path, where: str, reason: str) -> None:
-        super().__init__(f"{shard.name}: {where}: {reason}")
+        super().__init__(": ".join(part for part in (shard.name, where, reason) if part))
         self.shard = shard
         self.where = where
         """The scene or frame, or "" for the whole shard."""

@@ -18,7 +18,7 @@ FRAMES = 72
 """Frames of a named path, as `render_run` has it: what is played is what is rendered."""
 FRAMES_PER_SECOND = 24
 SPLAT_STEPS = 60
-"""Steps that fit splats to a radiance field; a draft, since the page is made while one waits."""
+"""Steps that fit splats to a radiance field whose run kept none: a draft, since one waits."""
 VIEW_FOLDERS = ("sampled", "views")
 """Folders of a run with images and cameras: what the model sampled, else what was rendered."""
 
@@ -39,7 +39,7 @@ def write_look_page(run: FinishedRun, page: Path, *, progress: Progress = silent
         photo = View(render_frames(run.scene, start.batched())[0][0], start)
     write_page(
         page,
-        splats_of(run.scene, cameras, SPLAT_STEPS, progress),
+        run.fitted_splats or splats_of(run.scene, cameras, SPLAT_STEPS, progress),
         camera=photo.camera,
         poster=photo.image,
         path_name=run.path,
