@@ -76,7 +76,7 @@ def test_a_larger_image_than_the_photograph_shows_no_grid_of_dots(tmp_path: Path
     assert darkest(SplatScene(splats), 72) < 0.93  # the dots
     assert darkest(loaded, 72) > 0.97
     unlike = loaded.render(camera).rgb - SplatScene(splats).render(camera).rgb
-    assert float(unlike.abs().max()) == 0  # at the photograph's own size nothing changes
+    assert float(unlike.abs().max()) < 1e-5  # at the photograph's own size nothing changes
 
 
 def without(name: str):
