@@ -17,7 +17,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose
 from zeronvs.cameras.view import View
 from zeronvs.exports.page import pack_splats, write_page
-from zeronvs.scene.rasterizer import rasterize
+from zeronvs.scene.rasterizer import LOW_PASS_PX2, RasterConfig, rasterize
 from zeronvs.scene.splat_scene import SplatScene
 from zeronvs.scene.surface_splats import surface_splats
 from zeronvs.splats import GaussianSplats
@@ -173,10 +173,11 @@ def test_a_scene_without_a_visible_splat_leaves_the_old_page(tmp_path: Path):
 # ---- in a browser
 
 
-def expected(camera: Camera) -> torch.Tensor:
+def expected(camera: Camera, enlarged: float = 1.0) -> torch.Tensor:
     splats = balls()
     splats.means.requires_grad_()  # the plain rasterizer, not its compiled twin
-    rgb, _, _ = rasterize(splats, camera, torch.full((3,), 0.7))
+    config = RasterConfig(low_pass_px2=LOW_PASS_PX2 * enlarged**2)
+    rgb, _, _ = rasterize(splats, camera, torch.full((3,), 0.7), config)
     return rgb[0].detach()
 
 
@@ -202,10 +203,18 @@ def test_the_page_shows_what_the_rasterizer_draws(browser, tmp_path: Path, path_
         assert browser.complaints == []
 
 
-def test_a_wide_window_keeps_the_height_of_the_photograph(browser, tmp_path: Path):
-    browser.open(write(tmp_path / "scene.html"), width_px=192, height_px=128)
-    wide = expected(Camera.from_fov(camera_at(0.4, 0.5).camera_to_world, 0.9, (128, 192)))
-    assert psnr_db(settled(browser), wide) > 38
+@pytest.mark.parametrize("size_px", [(128, 192), (192, 128)])
+def test_a_window_of_another_shape_cuts_a_little_and_shows_a_little_more(
+    browser, tmp_path: Path, size_px: tuple[int, int]
+):
+    """Between the whole photograph and a window full of it."""
+    height_px, width_px = size_px
+    browser.open(write(tmp_path / "scene.html"), width_px=width_px, height_px=height_px)
+    over_height = (width_px / height_px) ** 0.3  # of the square photograph, over the window's
+    fov_y_rad = 2 * math.atan(math.tan(0.45) / over_height)
+    camera = Camera.from_fov(camera_at(0.4, 0.5).camera_to_world, fov_y_rad, size_px)
+    truth = expected(camera, enlarged=max(1.0, over_height * height_px / 128))
+    assert psnr_db(settled(browser), truth) > 38
 
 
 def test_a_wall_of_pixels_is_no_grid_of_dots_in_a_larger_window(browser, tmp_path: Path):

@@ -487,11 +487,11 @@ function approach(amount) {
   else shiftBy(axesAt(goal[AZIMUTH], goal[ELEVATION])[2], -amount);
 }
 
-// Something between the whole photograph and a window full of it: most of it is seen, and little of
+// Something between the whole photograph and a window full of it: much of it is seen, and little of
 // what lies beyond its borders.
 function framing() {
   const ratio = innerWidth / innerHeight / config.aspect;
-  return ratio ** 0.25; // the photograph's height over the window's
+  return ratio ** 0.3; // the photograph's height over the window's
 }
 
 function focalOver(height) {
