@@ -140,6 +140,8 @@ def test_the_memory_of_large_recipes_is_that_of_the_weights_and_of_what_the_step
     assert step_bytes(PAPER.distill) / 2**30 == pytest.approx(1.59 + 0.20, abs=0.03)
     assert step_bytes(FAST.distill) / 2**30 == pytest.approx(0.51 + 0.20, abs=0.05)
     assert step_bytes(FIELD.distill) < step_bytes(FAST.distill)
+    sampled = rows["--frames 1"].memory_mib  # the field is kept beside the built-in model
+    assert rows["--preset field"].memory_mib >= sampled + step_bytes(FIELD.distill) / 2**20
 
 
 def test_the_counted_weights_are_those_of_the_released_architecture(repository, monkeypatch):

@@ -147,6 +147,7 @@ def _distillation(
     else:
         views = recipe.surround.count if recipe.surround else 0
         seconds += views * view_seconds
+        bytes_kept += _peak_mib() * MIB  # of the process with the built-in model, so far
         counted += f", {views} views at {view_seconds:.2g} s; without videos and mesh"
     return Measurement(
         command=command,
