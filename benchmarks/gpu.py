@@ -4,17 +4,20 @@ Run: python benchmarks/gpu.py [--json gpu.json] [--parts NAME ...]
      python benchmarks/gpu.py --tiny                              (on a CPU: does each part run?)
 
 Released sizes have random weights, which change no time and no memory; nothing is downloaded. A
-part that fails, or needs longer than its budget, is reported and the next one begins. Numbers of
-`--tiny` say nothing but that the part runs.
+part that fails, or needs longer than its budget, is reported and the next one begins: in a new
+process where the old one died, or the device answers no more, as after an illegal memory access.
+Numbers of `--tiny` say nothing but that the part runs.
 """
 
 import argparse
 import datetime
 import gc
 import json
+import multiprocessing
 import platform
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -43,6 +46,8 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
 """Name to function and budget in seconds, the most valuable first."""
 LEAST_SECONDS = 3.0
 """A part is not begun with less than this left."""
+START_SECONDS = 60.0
+"""For a process to start, and to be slow to end."""
 TINY_SLACK = 10.0
 """The tiny form says that parts run, not how fast: a busy CPU has so many times the budgets."""
 
@@ -103,6 +108,61 @@ def machine(device: str) -> dict[str, Any]:
     return found
 
 
+def is_usable(device: str) -> bool:
+    """Return whether the device still answers; after some errors none of its memory does."""
+    try:
+        return bool((torch.ones(2, device=device).sum() == 2).item())
+    except RuntimeError:
+        return False
+
+
+def work(device: str, tiny: bool, names: list[str], seconds: float, file: Path) -> None:
+    """Run parts and write what is known after each of them; exit where the device is lost."""
+    began, bench = time.perf_counter(), Bench(device=device, tiny=tiny)
+    result: dict[str, Any] = {"machine": machine(device), "parts": {}}
+    for name in names:
+        record = run_part(bench, name, seconds - (time.perf_counter() - began))
+        result["parts"][name] = record
+        taken, peak = record.get("seconds", 0.0), record.get("peak_memory_mib", 0.0)
+        print(f"| {name} | **{record['status']}** in {taken} s | {peak} | MiB peak |", flush=True)
+        file.write_text(json.dumps(result))
+        if record["status"] == "failed" and not is_usable(device):
+            sys.exit("the device answers no more")
+
+
+def run_all(device: str, tiny: bool, names: list[str], seconds: float) -> dict[str, Any]:
+    """Run the parts in a process, and those after one that kills it in another."""
+    began = time.perf_counter()
+    result: dict[str, Any] = {"machine": {}, "parts": {}}
+    spawn = multiprocessing.get_context("spawn")
+    while left := [name for name in names if name not in result["parts"]]:
+        remaining = seconds - (time.perf_counter() - began)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "parts.json"
+            process = spawn.Process(target=work, args=(device, tiny, left, remaining, file))
+            process.start()
+            process.join(max(remaining, 0.0) + START_SECONDS)
+            process.kill()  # what does not even answer its alarm
+            process.join()
+            written = json.loads(file.read_text()) if file.exists() else {"parts": {}}
+        result["machine"] |= written.get("machine", {})
+        result["parts"] |= written["parts"]
+        if process.exitcode != 0 and set(left) - set(written["parts"]):
+            _blame(result["parts"], left, process.exitcode)
+    return result
+
+
+def _blame(parts: dict[str, Any], left: list[str], code: int | None) -> None:
+    """Record the part in which a process ended, unless it reported its fault itself."""
+    finished = [name for name in left if name in parts]
+    if finished and parts[finished[-1]]["status"] == "failed":
+        return
+    running = next(name for name in left if name not in parts)
+    error = f"its process ended with code {code}"
+    parts[running] = {"status": "failed", "error": error, "rows": []}
+    print(f"| {running} | **failed**, {error} | | |", flush=True)
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure all parts of the project on one GPU.")
     parser.add_argument("--tiny", action="store_true", help="small sizes; says that parts run")
@@ -114,20 +174,18 @@ def main(words: list[str]) -> int:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu" and not arguments.tiny:
         parser.error("there is no GPU here; --tiny runs every part on a CPU")
-    began, result = time.perf_counter(), machine(device) | {"tiny": arguments.tiny, "parts": {}}
-    print(" | ".join(str(value) for value in result.values() if not isinstance(value, dict)))
-    print("\n| part | what | value | unit |\n|---|---|---|---|", flush=True)
-    bench = Bench(device=device, tiny=arguments.tiny)
+    print("| part | what | value | unit |\n|---|---|---|---|", flush=True)
+    began = time.perf_counter()
     seconds_in_all = arguments.seconds or 115.0 * (TINY_SLACK if arguments.tiny else 1.0)
-    for name in arguments.parts:
-        record = run_part(bench, name, seconds_in_all - (time.perf_counter() - began))
-        result["parts"][name] = record
-        seconds, peak = record.get("seconds", 0.0), record.get("peak_memory_mib", 0.0)
-        print(f"| {name} | **{record['status']}** in {seconds} s | {peak} | MiB peak |", flush=True)
-        result["seconds"] = round(time.perf_counter() - began, 1)
-        if arguments.json is not None:  # after every part: a killed run keeps what it measured
-            arguments.json.write_text(json.dumps(result, indent=1))
-    print(f"\n{result['seconds']} s in all")
+    found = run_all(device, arguments.tiny, arguments.parts, seconds_in_all)
+    result = found["machine"] | {
+        "tiny": arguments.tiny,
+        "parts": {name: found["parts"][name] for name in arguments.parts},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=1))
+    print("\n" + " | ".join(str(v) for v in result.values() if not isinstance(v, dict)))
     return 0 if all(part["status"] == "ok" for part in result["parts"].values()) else 1
 
 

@@ -16,10 +16,11 @@ from gpu_models import (
 from gpu_parts import Bench
 from torch.utils.flop_counter import FlopCounterMode
 
+from zeronvs._core.errors import memory_used_up
 from zeronvs.cameras.view import View
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.training.denoising import DenoisingObjective
-from zeronvs.training.finetune_config import BUILTIN, FINETUNE, FinetuneConfig, is_out_of_memory
+from zeronvs.training.finetune_config import BUILTIN, FINETUNE, FinetuneConfig
 from zeronvs.training.view_pairs import ViewPairs
 
 PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "4090": 165.0}
@@ -37,7 +38,7 @@ def training(bench: Bench) -> None:
             _measure(bench, "released size", pipe, FINETUNE, batch)
             break
         except Exception as error:
-            if not is_out_of_memory(error):
+            if memory_used_up(error) is None:
                 raise
             bench.row(f"released size, batch {batch}", "out of memory", "")
         pipe = None

@@ -7,46 +7,16 @@ and are measured here. Temporaries of kernels are not: on a GPU the peak is high
 """
 
 import argparse
-import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
-from gpu_models import orbit, released_model
-from torch import Tensor, nn
+from gpu_models import released_model
+from torch import nn
 
-from zeronvs.distillation.config import DistillConfig
+from zeronvs.distillation.kept_memory import bytes_per_ray, field_bytes, kept_bytes
 from zeronvs.distillation.objective import latents_of_views
 from zeronvs.recipes.presets import PAPER
-from zeronvs.scene.field_scene import FieldScene
 
 MIB, GIB = 2**20, 2**30
-SIZE_PX = 16
-
-
-class _Kept:
-    """A saved tensor; alive as long as the graph that saved it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def kept_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Return the bytes that the graph of the result of `run` keeps, without weights."""
-    own = {weight.untyped_storage().data_ptr() for weight in weights}
-    kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
-
-    def pack(tensor: Tensor) -> _Kept:
-        packed = _Kept(tensor)
-        kept.add(packed)
-        return packed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed.tensor):
-        result = run()
-    storages = [packed.tensor.untyped_storage() for packed in kept]
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    del result
-    return sum(size for address, size in sizes.items() if address not in own)
 
 
 def weight_bytes(module: nn.Module, each: int = 4) -> int:
@@ -54,26 +24,16 @@ def weight_bytes(module: nn.Module, each: int = 4) -> int:
     return each * sum(weight.numel() for weight in module.parameters())
 
 
-def bytes_per_ray(config: DistillConfig, *, with_normals: bool, graph_rays: int) -> float:
-    """Return what a ray of a rendering of the field keeps."""
-    render = replace(config.render_config, graph_rays=graph_rays)
-    scene = FieldScene(config.field_config, render, config.proposal_config)
-    camera = orbit(1, SIZE_PX)
-    kept = kept_bytes(lambda: scene.render(camera, with_normals=with_normals), scene.parameters())
-    return kept / SIZE_PX**2
-
-
 def main() -> None:
     """Print the parts of a step, and their sum."""
-    config, rays = PAPER.distill, SIZE_PX**2
+    config = PAPER.distill
     parser = argparse.ArgumentParser()
     parser.add_argument("--tiny", action="store_true", help="a model of small widths")
     pipe = released_model("cpu", tiny=parser.parse_args().tiny)
-    scene = FieldScene(config.field_config, config.render_config, config.proposal_config)
     graph_rays = config.render_config.graph_rays
-    ray = bytes_per_ray(config, with_normals=True, graph_rays=rays)
-    again = bytes_per_ray(config, with_normals=True, graph_rays=rays // 4)
-    plain = bytes_per_ray(config, with_normals=False, graph_rays=rays)
+    ray = bytes_per_ray(config, with_normals=True)
+    again = bytes_per_ray(config, with_normals=True, recomputed=True)
+    plain = bytes_per_ray(config, with_normals=False)
     view = torch.rand(1, 3, 128, 128, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     encoded = kept_bytes(lambda: pipe.to_latent(view, generator), pipe.vae.parameters())
@@ -81,7 +41,7 @@ def main() -> None:
     used = weight_bytes(pipe.unet, 2) + weight_bytes(pipe.cc_projection)
     used += weight_bytes(pipe.vae) - weight_bytes(pipe.vae.decoder)
     whole = sum(weight_bytes(part) for part in (pipe.unet, pipe.vae, pipe.image_encoder))
-    learned = 4 * weight_bytes(scene)  # weights, gradients, two moments of Adam
+    learned = field_bytes(config)
     print(
         f"| a ray with normals; without; rendered again in the backward pass | {ray / 1024:.1f}; "
         f"{plain / 1024:.1f}; {again / 1024:.2f} KiB |"

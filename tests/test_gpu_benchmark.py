@@ -70,22 +70,35 @@ def test_the_agreement_of_views_sampled_around_is_measured_for_each_switch(repos
     assert done.stdout.count(" of 2 |") == 10
 
 
-def test_a_part_that_fails_does_not_stop_the_next(repository: Path, tmp_path: Path):
-    file = tmp_path / "gpu.json"
-    code = (
-        "import sys, gpu\n"
-        "def broken(bench):\n"
-        "    raise ValueError('broken on purpose')\n"
-        "gpu.PARTS['splats'] = (broken, 5.0)\n"
-        f"words = ['--tiny', '--device', 'cpu', '--json', {str(file)!r}]\n"
-        "sys.exit(gpu.main([*words, '--parts', 'splats', 'precision']))\n"
+def test_a_part_that_fails_hangs_or_dies_does_not_stop_the_next(repository: Path, tmp_path: Path):
+    """The next part runs in a process of its own where the one before took the device along."""
+    file, script = tmp_path / "gpu.json", tmp_path / "broken.py"
+    # All but the last lines is run by each process that the benchmark starts.
+    script.write_text(
+        "import os, sys, time\nimport gpu, torch\n"
+        "def full(bench):\n    raise torch.OutOfMemoryError('CUDA out of memory')\n"
+        "def hangs(bench):\n    time.sleep(600)\n"
+        "def dies(bench):\n    os._exit(139)\n"  # as a kernel that writes where it must not
+        "def loses_the_device(bench):\n"
+        "    gpu.is_usable = lambda device: False\n"
+        "    raise RuntimeError('illegal memory access')\n"
+        "def sound(bench):\n    bench.row('process', float(os.getpid()), '')\n"
+        "parts = [full, hangs, sound, dies, sound, loses_the_device, sound]\n"
+        "gpu.PARTS = {f'{k}': (part, .5) for k, part in enumerate(parts)}\n"
+        "gpu.LEAST_SECONDS = .1\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.exit(gpu.main(['--tiny', '--device', 'cpu', '--json', {str(file)!r}]))\n"
     )
-    folder = str(repository / "benchmarks")
-    path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
-    words, env = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join([str(repository / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    words, env = [sys.executable, str(script)], {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 1, done.stderr[-2000:]
     parts = json.loads(file.read_text())["parts"]
-    assert done.returncode == 1
-    assert parts["splats"]["status"] == "failed"
-    assert "broken on purpose" in parts["splats"]["error"]
-    assert parts["precision"]["status"] == "ok"
+    assert list(parts) == [str(k) for k in range(7)]
+    errors = {name: part["error"] for name, part in parts.items() if part["status"] == "failed"}
+    for name, says in (("0", "CUDA out of memory"), ("1", "over its budget")):
+        assert says in errors.pop(name)
+    assert errors.pop("3") == "its process ended with code 139"
+    assert "illegal memory access" in errors.pop("5")
+    assert not errors
+    assert len({parts[name]["rows"][0]["value"] for name in ("2", "4", "6")}) == 3

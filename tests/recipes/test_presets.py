@@ -163,15 +163,21 @@ def test_fast_fits_a_field_and_then_refreshes_its_views_at_falling_noise():
     assert distill.render_config == RenderConfig()
 
 
-def test_anchors_add_distillation_to_fast_with_the_published_annealing_in_its_steps():
-    distill = FAST.with_settings(anchors=2).distill
+@pytest.mark.parametrize(
+    ("recipe", "sampling_steps", "until_step"), [(FAST, 50, 300), (FIELD, 500, 80)]
+)
+def test_anchors_add_distillation_with_the_published_annealing_in_the_steps_of_the_preset(
+    recipe, sampling_steps, until_step
+):
+    distill = recipe.with_settings(anchors=2).distill
     assert distill.uses_sds
-    assert distill.anchors == AnchorConfig(num_inference_steps=50, gate_depth="surface")
-    for step in (0, 1000, 2500):
+    anchors = AnchorConfig(num_inference_steps=sampling_steps, gate_depth="surface")
+    assert distill.anchors == anchors
+    for step in (0, 1000, 2500, 4000):
         for name in ("lowest", "highest"):
-            at_fast = getattr(distill.noise_levels, name)(0.3 * step)
-            assert at_fast == pytest.approx(getattr(PAPER.distill.noise_levels, name)(step))
-    assert distill.viewpoints.progressive_until_step == 300
+            here = getattr(distill.noise_levels, name)(step * distill.steps / 4000)
+            assert here == pytest.approx(getattr(PAPER.distill.noise_levels, name)(step))
+    assert distill.viewpoints.progressive_until_step == until_step
 
 
 def test_only_fast_refreshes_its_views():

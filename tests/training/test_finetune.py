@@ -24,7 +24,6 @@ from zeronvs.training.finetune_config import (
     PAPER,
     FinetuneConfig,
     autocast_precision,
-    is_out_of_memory,
     memory_advice,
 )
 from zeronvs.training.session import with_precision
@@ -251,10 +250,6 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path):
 
 
 def test_when_the_memory_is_used_up_each_hint_saves_more():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert is_out_of_memory(caught.value)
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))
     gpu = torch.device("cuda", 0)
     config = replace(PAPER, gradient_checkpointing=False)
     changes = [

@@ -1,5 +1,7 @@
 """Errors for the user; their messages state the problem, the observed value and the remedy."""
 
+from typing import Literal
+
 
 class InputError(ValueError):
     """The input cannot be used as it is; the message is one line for the person who gave it."""
@@ -22,6 +24,27 @@ class HealthError(RuntimeError):
 
 class Cancelled(Exception):
     """Raised by a progress callback to cancel a run; finished work is kept and can be resumed."""
+
+
+def memory_used_up(error: BaseException) -> Literal["gpu", "machine"] | None:
+    """Return which memory an error says is used up; None: it says something else.
+
+    By names and words, since not every library raises torch's own class: cuBLAS and cuDNN fail to
+    allocate their workspaces, Warp its arrays, and Apple's GPUs raise a plain RuntimeError.
+    """
+    text = str(error).lower()
+    if isinstance(error, MemoryError):
+        return "machine"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "gpu"
+    if not isinstance(error, RuntimeError):
+        return None
+    fails_to_allocate = "failed to allocate" in text  # Warp
+    if "can't allocate memory" in text or (fails_to_allocate and "device 'cpu'" in text):
+        return "machine"
+    if "out of memory" in text or "_alloc_failed" in text or fails_to_allocate:
+        return "gpu"
+    return None
 
 
 class ReadingErrors:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from zeronvs._core.errors import HealthError, InputError
+from zeronvs._core.errors import HealthError, InputError, memory_used_up
 
 DONE, WENT_WRONG, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 RESUMED_BY_FLAG = ("scene", "views")
@@ -26,11 +26,14 @@ _LESS_MEMORY = {
     "views": "a smaller --batch-size, e.g. 1",
     "evaluate views": "a smaller --batch-size, e.g. 1",
     "evaluate scenes": "a smaller --size-px, e.g. 128",
+    "evaluate fig7": "a smaller --size-px, e.g. 128",
     "train": "a smaller --batch, e.g. 1",
     "render": "a smaller --size, e.g. 256",
     "study build": "a smaller --size, e.g. 256",
 }
 """What needs less memory, by subcommand."""
+_FIELD_WORDS = ("field", "fast", "paper", "--model")
+"""Arguments with which a scene is a radiance field."""
 
 
 def guarded(work: Callable[[], None], words: Sequence[str]) -> int:
@@ -70,12 +73,14 @@ def explained(error: Exception, words: Sequence[str]) -> tuple[str, int] | None:
         return str(error), WENT_WRONG
     if isinstance(error, OSError):
         return _os_error(error), WRONG_INPUT
-    if isinstance(error, MemoryError):
-        advice = _less_memory(words, on_gpu=False)
-        return f"the memory of this machine is used up{advice}", WENT_WRONG
+    memory = memory_used_up(error)
+    if memory is not None:
+        where = "the GPU" if memory == "gpu" else "this machine"
+        advice = _less_memory(words, on_gpu=memory == "gpu")
+        return f"the memory of {where} is used up{advice}", WENT_WRONG
     if isinstance(error, ImportError):
         return (str(error), WRONG_INPUT) if "pip install" in str(error) else None
-    return _library_error(error, words)
+    return _library_error(error)
 
 
 def _with_flag(error: InputError) -> str:
@@ -127,20 +132,21 @@ def _how_to_resume(words: Sequence[str]) -> str:
 
 def _less_memory(words: Sequence[str], *, on_gpu: bool) -> str:
     """Return "; try ..." with the flag of this command that helps most, or nothing."""
-    advice = [_LESS_MEMORY.get(" ".join(words[:count])) for count in (1, 2)]
-    if words[:1] == ["scene"] and {"field", "fast", "paper", "--model"} & {*words}:
-        advice = ["--preset preview, which uses no diffusion model"]
+    verbs = [" ".join(words[:count]) for count in (1, 2)]
+    advice = [_LESS_MEMORY.get(verb) for verb in verbs]
+    parts = {part for word in words for part in word.split("=", 1)}
+    if not {"scene", "evaluate table1", "evaluate table2"}.isdisjoint(verbs):
+        if not parts.isdisjoint(_FIELD_WORDS):
+            advice = ["--preset preview (no diffusion model)"]
     if on_gpu and words[:1] != ["train"]:
         advice.append("--device cpu")
     tried = " or ".join(one for one in advice if one)
     return f"; try {tried}" if tried else ""
 
 
-def _library_error(error: Exception, words: Sequence[str]) -> tuple[str, int] | None:
+def _library_error(error: Exception) -> tuple[str, int] | None:
     """Recognise exceptions of libraries by name, since importing the libraries is slow."""
     kind, text = type(error).__name__, str(error)
-    if kind == "OutOfMemoryError":
-        return f"the memory of the GPU is used up{_less_memory(words, on_gpu=True)}", WENT_WRONG
     full_for_torch = "inline_container" in text or "PytorchStreamWriter" in text
     if full_for_torch or (kind == "SafetensorError" and "os error" in text):
         return "a file could not be written; the disk may be full, or may not be writable", 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from zeronvs._core.errors import InputError
+from zeronvs._core.errors import HealthError, InputError
 from zeronvs.cli.arguments import Count, Number, parse
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def run(words: Sequence[str]) -> None:
     arguments = parse(TrainArguments, words, "train")
     try:
         _train(arguments)
-    except InputError as error:
-        raise InputError(with_flags(str(error))) from error
+    except (InputError, HealthError) as error:
+        raise type(error)(with_flags(str(error))) from error
 
 
 def with_flags(message: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from zeronvs._core.errors import InputError
+from zeronvs._core.precision import full_precision, scene_precision, unet_precision
 from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.embedding import Representation, embed_cameras
@@ -112,6 +113,7 @@ class ViewDenoiser(DiffusionPipeline):
         return torch.float32 if self._latent.is_exact else self.vae.dtype
 
     @torch.no_grad()
+    @full_precision()
     def encode(
         self,
         view: View,
@@ -155,6 +157,7 @@ class ViewDenoiser(DiffusionPipeline):
         signed = (image * 2.0 - 1.0).to(self._pixel_dtype)
         return self.vae.encode(signed).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
 
+    @full_precision()
     def prepare(
         self, condition: Condition, cameras: Camera, warped: Warped | None = None
     ) -> CameraCondition:
@@ -216,6 +219,7 @@ class ViewDenoiser(DiffusionPipeline):
         # v = sqrt(a) eps - sqrt(1 - a) x_0 (arXiv:2202.00512), solved for eps with x_t known.
         return alpha_bar.sqrt() * output + (1.0 - alpha_bar).sqrt() * noisy_latent
 
+    @unet_precision()
     def _predict(
         self,
         noisy_latent: Float[Tensor, "n c h w"],
@@ -247,6 +251,7 @@ class ViewDenoiser(DiffusionPipeline):
         output = self.unet(inputs, timestep, encoder_hidden_states=tokens).sample
         return self.conditioning.prediction(output.to(noisy_latent.dtype), camera_condition)
 
+    @scene_precision()
     def to_latent(
         self,
         image: Float[Tensor, "n 3 H W"],
@@ -262,6 +267,7 @@ class ViewDenoiser(DiffusionPipeline):
         latent = posterior.mode() if generator is None else drawn(posterior, generator)
         return latent.float() * self.vae.config["scaling_factor"]
 
+    @scene_precision()
     def to_image(self, latent: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Return the images in [0, 1] of scaled latents."""
         unscaled = (latent / self.vae.config["scaling_factor"]).to(self._pixel_dtype)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import Cancelled, InputError
 from zeronvs._core.files import append_lines, truncate_log
+from zeronvs._core.precision import scene_precision
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.view import View
@@ -32,6 +33,7 @@ from zeronvs.scene.field_scene import FieldScene
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
+@scene_precision()
 def distill(
     pipe: ZeroNVSPipeline | None,
     input_view: View,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from zeronvs._core.precision import scene_precision
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.random import seeded_generator, sent
 from zeronvs.cameras.camera import Camera
@@ -86,6 +87,7 @@ def surround_azimuths_rad(count: int) -> list[float]:
 
 
 @torch.no_grad()
+@scene_precision()
 def sample_surround(
     pipe: ZeroNVSPipeline,
     input_view: View,

@@ -130,10 +130,12 @@ DRAFT = LiftRecipe(
 _NEAR_THE_PHOTO = ViewpointConfig(elevation_range_rad=None, sphere_sampling="uniform")
 """Elevations at which a model that has seen the photo alone is still reliable."""
 
+FIELD_STEPS = 320
+
 FIELD = Recipe(
     surround=SurroundConfig(),
     distill=DistillConfig(
-        steps=320,
+        steps=FIELD_STEPS,
         stages=(RenderStage(from_step=0, sds_views=1, sds_size_px=64, reference_size_px=128),),
         weights=LossWeights(
             sds=0.0,
@@ -143,8 +145,9 @@ FIELD = Recipe(
             supervised_depth=600.0,
             free_space=200.0,
         ),
+        noise_levels=NoiseLevelConfig().compressed(FIELD_STEPS / PUBLISHED_STEPS),
         anchors=AnchorConfig(count=0, gate_depth="surface"),
-        viewpoints=_NEAR_THE_PHOTO,
+        viewpoints=_NEAR_THE_PHOTO.compressed(FIELD_STEPS / PUBLISHED_STEPS),
         reference_rays=768,
         supervised_rays=2304,
         supervised_error="huber",

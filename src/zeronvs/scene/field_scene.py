@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zeronvs._core.errors import InputError
 from zeronvs._core.files import parse_json, write_aside
+from zeronvs._core.precision import scene_precision
 from zeronvs._core.random import sent
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.rays import camera_rays
@@ -83,6 +84,7 @@ class FieldScene(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @scene_precision()
     def render(
         self,
         camera: Camera,

@@ -20,13 +20,13 @@ from accelerate.utils import gather_object
 from jaxtyping import UInt8
 from torch import Tensor
 
-from zeronvs._core.errors import HealthError, InputError
+from zeronvs._core.errors import HealthError, InputError, memory_used_up
 from zeronvs._core.files import append_lines, truncate_log
 from zeronvs._core.optional import require
 from zeronvs._core.progress import Progress, ProgressEvent, silent
 from zeronvs._core.resumable import ResumableRun
 from zeronvs.formats.images import write_image
-from zeronvs.training.finetune_config import FinetuneConfig, is_out_of_memory, memory_advice
+from zeronvs.training.finetune_config import FinetuneConfig, memory_advice
 from zeronvs.training.objective import Batch, BatchStream, Objective
 from zeronvs.training.training_state import (
     FILE_NAME,
@@ -78,7 +78,7 @@ def finetune(run: TrainingRun) -> Path:
         with ExitStack() as stack:
             return _Trainer(run, stack).work()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if memory_used_up(error) is None:
             raise
         accelerator = run.accelerator
         line = memory_advice(run.config, accelerator.device, accelerator.num_processes)

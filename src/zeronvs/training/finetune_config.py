@@ -217,16 +217,6 @@ BUILTIN_DEPTH = FinetuneConfig(
 channels-last float32."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that a device, or this machine, has no memory left."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in message or "can't allocate memory" in message
-    )
-
-
 def memory_advice(config: FinetuneConfig, device: torch.device, processes: int) -> str:
     """Return one line that names the next setting to reduce memory.
 

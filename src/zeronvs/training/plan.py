@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from zeronvs._core.errors import memory_used_up
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.view import View
 from zeronvs.training.denoising import DenoisingObjective
-from zeronvs.training.finetune_config import FinetuneConfig, is_out_of_memory
+from zeronvs.training.finetune_config import FinetuneConfig
 from zeronvs.training.session import TrainRequest, representation_named, with_precision
 from zeronvs.training.starting_weights import load_start
 from zeronvs.training.view_pairs import ViewPairs
@@ -96,7 +97,7 @@ def _seconds_per_batch(
             float(loss.detach())  # waits for the device
             seconds = time.perf_counter() - began
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if memory_used_up(error) is None:
             raise
         return None
     return seconds
