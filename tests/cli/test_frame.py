@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from zeronvs import __version__
 from zeronvs._core.errors import HealthError, InputError
-from zeronvs.cli import VERBS, fits_or_trains, main
+from zeronvs.cli import FEW_SPINS, MANY_SPINS, VERBS, main, thread_spins
 from zeronvs.cli.frame import guarded
 
 
@@ -184,4 +184,4 @@ def test_a_wrong_path_is_found_before_anything_else(verb: str, tmp_path, capsys)
     ],
 )
 def test_threads_spin_only_where_fields_are_fitted_or_models_trained(words, spins):
-    assert fits_or_trains(words) is spins
+    assert thread_spins(words) == (MANY_SPINS if spins else FEW_SPINS)

@@ -31,11 +31,11 @@ VERBS = {
 }
 """Each verb is the module of its name in this folder, with a function `run(arguments)`."""
 
-THREAD_SPINS = "1000000"
-"""How often an idle OpenMP thread looks for work before it sleeps, where fields are fitted or
-models trained: thousands of small parallel pieces. With the default of libgomp threads fell asleep
-between them, and a step took twice the time (docs/log.md). Elsewhere threads that spin only take
-time from other threads. Read by libgomp when torch is imported; the user's own value wins."""
+MANY_SPINS, FEW_SPINS = "1000000", "1000"
+"""How often an idle OpenMP thread looks for work before it sleeps: many where fields are fitted or
+models trained, in thousands of small parallel pieces. With the default of libgomp threads fell
+asleep between them, and a step took twice the time (docs/log.md). Elsewhere threads that spin only
+take time from other threads. Read by libgomp when torch is imported; the user's own value wins."""
 FITTING_WORDS = ("train", "field", "fast", "paper", "--model")
 """Arguments that lead to such work."""
 
@@ -43,15 +43,14 @@ FITTING_WORDS = ("train", "field", "fast", "paper", "--model")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 1 the run went wrong, 2 wrong input, 130 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if fits_or_trains(words):
-        os.environ.setdefault("GOMP_SPINCOUNT", THREAD_SPINS)
+    os.environ.setdefault("GOMP_SPINCOUNT", thread_spins(words))
     raise SystemExit(guarded(lambda: _run(words), words))
 
 
-def fits_or_trains(words: Sequence[str]) -> bool:
-    """Return whether the arguments fit a radiance field or train a model."""
+def thread_spins(words: Sequence[str]) -> str:
+    """Return many spins where the arguments fit a radiance field or train a model."""
     parts = {part for word in words for part in word.split("=", 1)}
-    return not parts.isdisjoint(FITTING_WORDS)
+    return FEW_SPINS if parts.isdisjoint(FITTING_WORDS) else MANY_SPINS
 
 
 def _run(words: Sequence[str]) -> None:
