@@ -1,6 +1,8 @@
 """Arguments: what cannot be is refused in one line before any work begins."""
 
+import io
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,42 @@ def test_views_leave_the_sampler_to_the_model_where_nothing_is_said():
     assert (arguments.steps, arguments.eta, arguments.guidance_scale) == (None, None, None)
 
 
-@pytest.mark.parametrize("words", [[], ["p.jpg"], ["p.jpg", "-o", "o", "--steps", "many"]])
-def test_arguments_that_do_not_fit_end_with_code_two(words: list[str]):
-    with pytest.raises(SystemExit) as caught:
-        parse(SceneArguments, words, "scene")
-    assert caught.value.code == 2
+@pytest.mark.parametrize(("columns", "encoding"), [("40", "utf-8"), ("200", "cp1252")])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "missing from zeronvs scene: PHOTO_OR_FOLDER; -o PATH, --out PATH"),
+        ("p.jpg", "missing from zeronvs scene: -o PATH, --out PATH"),
+        ("p.jpg -o", "missing value for argument '-o/--out'. Expected 1 values"),
+        ("p.jpg -o o --steps many", "--steps is 'many'; it must be a whole number"),
+        ("p.jpg -o o --fov-deg wide", "--fov-deg is 'wide'; it must be a number"),
+        ("p.jpg -o o --path north", "invalid choice 'north' for argument '--path'. Expected one"),
+        ("p.jpg -o o q.jpg", "unrecognized options: q.jpg"),
+        ("p.jpg -o o --anchor 3", "unrecognized options: --anchor, 3. Perhaps you meant"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line_in_any_terminal(
+    words: str, says: str, columns: str, encoding: str, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(InputError) as caught:
+        parse(SceneArguments, words.split(), "scene")
+    assert str(caught.value).startswith(says)
+    assert str(caught.value).endswith(". See: zeronvs scene --help")
+    assert not set(str(caught.value)) & set("│─╭╰\n\x1b")
+    assert capsys.readouterr().err == ""
+
+
+def test_choices_and_similar_flags_are_listed():
+    for words, named in (
+        ("--path north", ["'orbit'", "'around'"]),
+        ("--depth-modl a --devise cpu", ["similar to --devise: --device DEVICE", "--depth-model"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            parse(SceneArguments, ["p.jpg", "-o", "o", *words.split()], "scene")
+        assert all(name in str(caught.value) for name in named)
+        assert "best one here" not in str(caught.value)  # of the help texts
 
 
 def test_counts_begin_at_one():

@@ -1,12 +1,16 @@
 """`zeronvs views` from a photograph to files, and what both long verbs do with bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+
+from zeronvs.diffusion.loading import COMPONENTS
 
 
 def test_views_come_with_a_sheet_a_video_and_cameras(zeronvs, photo_path, model_folder, tmp_path):
@@ -144,3 +148,26 @@ def test_an_unknown_path_names_the_paths_that_there_are(
     assert zeronvs(*words, "--path", "obrit") == 2
     assert "orbit" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["views", "scene"])
+@pytest.mark.parametrize("model", ["no_such_folder", "evil", "file.ckpt"])
+def test_a_model_that_cannot_be_used_is_refused_before_torch_is_imported(verb, model, tmp_path):
+    (tmp_path / "file.ckpt").write_bytes(b"x")
+    (tmp_path / "evil").mkdir()
+    index = {name: ["diffusers", "X"] for name in COMPONENTS} | {"x": ["zeronvs.cli.__main__", "X"]}
+    (tmp_path / "evil" / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    program = "import sys; from zeronvs.cli import guarded, _run; words = sys.argv[1:]; "
+    program += "code = guarded(lambda: _run(words), words); print(code, 'torch' in sys.modules)"
+    words = [verb, "photo.jpg", "-o", "out", "--model", model]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.startswith("zeronvs: error: ")
+    assert model in done.stderr
+    assert done.stderr.count("\n") == 1

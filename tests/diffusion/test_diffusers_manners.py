@@ -1,5 +1,6 @@
 """What users of diffusers expect of a pipeline: dtypes, callbacks, outputs, offloading, the hub."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -143,12 +144,22 @@ def test_saving_publishes_nothing(warp_pipe, tmp_path: Path):
     assert not (tmp_path / "saved").exists()
 
 
-def test_a_new_process_opens_a_saved_folder_by_stock_diffusers(tmp_path: Path):
-    tiny_warp().save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("first", "settings"),
+    [("import zeronvs", {}), ("", {"custom_pipeline": True, "trust_remote_code": True})],
+)
+def test_a_new_process_opens_a_saved_folder_by_stock_diffusers(tmp_path: Path, first, settings):
+    folder = tmp_path / "model"
+    tiny_warp().save_pretrained(folder)
+    settings = settings | {name: str(folder) for name in settings if name == "custom_pipeline"}
     program = (
-        "import zeronvs, sys; from diffusers import DiffusionPipeline; "
-        "print(type(DiffusionPipeline.from_pretrained(sys.argv[1])).__name__)"
+        f"{first}\nimport sys; from diffusers import DiffusionPipeline; "
+        f"pipe = DiffusionPipeline.from_pretrained(sys.argv[1], **{settings}); "
+        "print(type(pipe).__name__, type(pipe).__module__)"
     )
-    words = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.split() == ["ZeroNVSPipeline"]
+    words = [sys.executable, "-W", "ignore", "-c", program, str(folder)]
+    modules = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}  # copies of pipeline.py
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=True, timeout=300, env=modules
+    )
+    assert done.stdout.split() == ["ZeroNVSPipeline", "zeronvs.diffusion.pipeline"]

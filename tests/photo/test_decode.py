@@ -1,11 +1,15 @@
 """Files that phones, 360-degree cameras and renderers write."""
 
+import base64
 import importlib.util
+import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
 from zeronvs._core.errors import InputError
@@ -16,6 +20,18 @@ PANO = "http://ns.google.com/photos/1.0/panorama/"
 SPHERE = f'<x xmlns:GPano="{PANO}" GPano:ProjectionType="equirectangular"/>'
 CYLINDER = f'<x xmlns:p="{PANO}"><p:ProjectionType> cylindrical</p:ProjectionType></x>'
 LENS_MM = 0xA405
+
+HEIC = """
+eNpjYGCQSSupLMhIzUxmAILczDRDEDs3MzGNgYFxYW5qSSIDBChmpOQUQdkMBZnJJQxowCQzJx9siIsDAxMDI4jFeBRCA8FC
+oBgQMKXBRZyA2CIzMy8NzAPJigI5qWBlQDUZZcmGDEiCjCAlrhWZYOV8BZkluQxQlQwPMguKCoD0gcyC5HwgXQHU68zIDBKa
+AFYk94Hhz98fPxgY+JkTgDokHBh5GP//BylgBqlgBiG5XUwOiUBJbSdGRjSZBRqNrdNeeWquy2OS4uEACZ0AERwOSUD17C6M
+B4s2KDkArRFOzs8pykvOqQAK8zKwNQCFRDKLC1KhHg4A4gQgFijIrMgECTBzcABNY+DMLMovAdrEIJFZkAsLbkYGRtZGJmaW
+ViBbKrMoNQ0qzpecUpwMDl+Qz1/npiSCImKuBuN6zgfHxS1L4///vZv/vn5CUv1/kzlznM0FPvXp3xfY/m/WBu2/rEr83cW5
+y/44Jdh+OcMXsljjkfajuP2FvGoODs/Vj6an3twSb/0j12rqlBWue5KfxC+Ql1dm5zrjW/RcVG3V4cMCnjk5Upp3Nr3huq+v
+fXtq/qKXPLMqrX9yHHpyrZ3pder+OiGX6Yefm/bInw4+1P1jvq102uMD1zr/aGeDwoENEnO+vgxaQB4HAxOjEChwgZ5gY2Bo
+z2RggUalGsTzS1ihslIQXwMAWmye7A==
+"""
+"""Red beside blue, 96x80, stored on its side (EXIF orientation 6), with a lens of 26 mm."""
 
 
 def picture(width: int = 192, height: int = 96) -> Image.Image:
@@ -178,3 +194,17 @@ def test_heic_is_read_where_its_package_is_installed_and_else_said_how_to_get_it
     said = "damaged" if installed else "pip install 'zeronvs\\[heic\\]'"
     with pytest.raises(InputError, match=said):
         load_photo(path)
+
+
+def test_a_photograph_of_a_phone_in_heic_is_upright_with_its_lens(tmp_path: Path):
+    from zeronvs.photo.decode import _HEIF_PACKAGES
+
+    if not any(importlib.util.find_spec(name) for name in _HEIF_PACKAGES):
+        pytest.skip("needs a reader of HEIC, the extra heic")
+    (tmp_path / "IMG_0001.HEIC").write_bytes(zlib.decompress(base64.b64decode(HEIC)))
+    photo = load_photo(tmp_path / "IMG_0001.HEIC")
+    assert photo.image.shape == (3, 80, 96)
+    for column, colour in ((10, (200, 40, 20)), (-10, (20, 60, 180))):
+        seen = photo.image[:, 40, column] * 255
+        torch.testing.assert_close(seen, torch.tensor(colour).float(), atol=4.0, rtol=0)
+    assert photo.focal_px == pytest.approx(26 / math.hypot(36, 24) * math.hypot(96, 80), rel=1e-3)

@@ -123,6 +123,13 @@ def test_a_run_is_opened_as_it_was_recorded(run_dir: Path):
     assert open_run(str(run_dir)).title == run.title  # as the README does
 
 
+def test_a_run_whose_record_has_no_size_is_rendered_at_that_of_its_photograph(run_dir: Path):
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    del record["size_px"]
+    (run_dir / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert open_run(run_dir).size_px == 24
+
+
 def test_a_run_keeps_its_path_and_title(run_dir: Path):
     run = open_run(run_dir)
     assert (run.path, run.title) == ("orbit", run_dir.name)  # records without them

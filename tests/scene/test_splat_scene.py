@@ -127,3 +127,17 @@ def test_the_background_shows_where_nothing_is():
     background = torch.tensor([0.1, 0.5, 0.9])
     image = SplatScene(far).render(Camera.from_fov(pose, 0.4, (8, 8)), background=background)
     torch.testing.assert_close(image.rgb[0], background[:, None, None].expand(3, 8, 8))
+
+
+def test_the_same_splats_give_the_same_bytes(tmp_path: Path):
+    for run in range(12):  # several entries of metadata would be in one order once in 2,000
+        SplatScene(some_splats(), 3.5).save(tmp_path / f"{run}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("number", [torch.tensor(-1.0), torch.tensor(torch.nan), torch.ones(2)])
+def test_a_focal_length_that_cannot_be_is_none(tmp_path: Path, number: torch.Tensor):
+    path = tmp_path / "scene.safetensors"
+    SplatScene(some_splats(), 3.5).save(path)
+    save_file(load_file(path) | {"focal_px": number}, path, {"format": "zeronvs-splats-1"})
+    assert SplatScene.load(path).focal_px is None

@@ -1,7 +1,11 @@
 """Parsing of a subcommand's arguments into its dataclass, and validation."""
 
+import contextlib
+import io
 import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,9 @@ Arguments = TypeVar("Arguments")
 PARSER_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 SUMMARY = "index.html"
 """The page of a batch, in its folder; where it is, the folder is one of a batch."""
+
+_WRONG_NUMBER = re.compile(r"Error parsing (\S+): .*\b(int|float)\b.*: ('.*')")
+"""What the parser prints of a value that Python's int or float refuses."""
 
 Degrees = Annotated[float | None, tyro.conf.arg(metavar="DEGREES")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER")]
@@ -65,13 +72,47 @@ class PhotoArguments(CameraArguments):
 
 
 def parse(kind: type[Arguments], words: Sequence[str], verb: str) -> Arguments:
-    """Fill the dataclass of a verb; its field docstrings are the help texts."""
-    return tyro.cli(
-        kind,
-        args=list(words),
-        prog=f"zeronvs {verb}",
-        config=PARSER_CONFIG,
-    )
+    """Fill the dataclass of a verb; its field docstrings are the help texts.
+
+    Raises:
+        InputError: An argument is unknown, missing, or has a value that it cannot have.
+        SystemExit: The help was printed.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            filled = tyro.cli(kind, args=list(words), prog=f"zeronvs {verb}", config=PARSER_CONFIG)
+    except SystemExit as stop:
+        if stop.code and (line := _one_line(printed.getvalue())):
+            raise InputError(f"{line}. See: zeronvs {verb} --help") from None
+        raise
+    print(printed.getvalue(), end="", file=sys.stderr)
+    return filled
+
+
+def _one_line(box: str) -> str:
+    """Return the message in the box that tyro draws, without its help texts.
+
+    After the title, sections are separated by rules; names are indented by 4 columns and their
+    help texts by 8. The lines are drawn in ASCII where the terminal has no others.
+    """
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]:
+        row = line.rstrip("│ ")[2:]
+        if set(row) <= set("─-╯"):
+            sections.append([])
+        elif not row.startswith(" " * 8):
+            sections[-1].append(row)
+    texts = [
+        " ".join("; ".join(re.split(r"\n {4}(?!$)", "\n".join(rows))).split()).strip(" .")
+        for rows in sections
+        if rows and not rows[0].startswith(("For full helptext", "Argument helptext"))
+    ]
+    line = ". ".join(texts).replace(":;", ":").replace(" .", ".").replace("'None', ", "")
+    if number := _WRONG_NUMBER.fullmatch(line):
+        flag, kind, seen = number.groups()
+        return f"{flag} is {seen}; it must be a {'whole ' if kind == 'int' else ''}number"
+    return line[:1].lower() + line[1:]
 
 
 def radians(degrees: float | None) -> float | None:

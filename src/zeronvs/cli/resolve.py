@@ -130,6 +130,18 @@ def model_source(name: str) -> str:
     return name
 
 
+def check_model(name: str | None) -> None:
+    """Refuse a model that cannot be used, before anything slow.
+
+    Raises:
+        InputError: It is not here, or is no model.
+    """
+    if name is not None:
+        from zeronvs.diffusion.loading import check_pipeline
+
+        check_pipeline(model_source(name))
+
+
 def resolve_model(arguments: PhotoArguments) -> tuple["ZeroNVSPipeline", list[Row]]:
     """Load the diffusion model onto the device.
 

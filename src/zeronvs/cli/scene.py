@@ -58,8 +58,10 @@ def run(words: Sequence[str]) -> None:
     check_sampling(seed=arguments.seed, guidance_scale=arguments.guidance_scale)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
+    from zeronvs.cli.resolve import check_model, resolve_estimators, resolve_model
+
+    check_model(arguments.model)
     check_device(arguments.device)
-    from zeronvs.cli.resolve import resolve_estimators, resolve_model
     from zeronvs.recipes.presets import Recipe
 
     name, recipe = _recipe(arguments)

@@ -49,9 +49,11 @@ def run(words: Sequence[str]) -> None:
     check_path(arguments.path)
     if not arguments.dry_run:
         check_new_folder(arguments.out, resume=arguments.resume)
-    check_device(arguments.device)
     from zeronvs.cli.report import print_result, print_settings, progress_bar
-    from zeronvs.cli.resolve import resolve_model, resolve_photo, resolve_run, source
+    from zeronvs.cli.resolve import check_model, resolve_model, resolve_photo, resolve_run, source
+
+    check_model(arguments.model)
+    check_device(arguments.device)
     from zeronvs.recipes.write_run import SamplerSettings, write_views_run
 
     photo, photo_rows = resolve_photo(arguments)

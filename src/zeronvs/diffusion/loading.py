@@ -1,6 +1,5 @@
 """Resolve the folder of a pipeline from a name, path or hub id, and validate it."""
 
-import importlib
 import re
 from importlib import resources
 from pathlib import Path
@@ -49,7 +48,7 @@ def pipeline_folder(name_or_path: str | Path, settings: dict[str, Any]) -> Path:
         )
     if path.is_dir():
         return path
-    if _HUB_ID.fullmatch(str(name_or_path)) and path.suffix not in {".ckpt", ".pt", ".pth"}:
+    if _is_hub_id(name_or_path):
         return _fetch(str(name_or_path), hub_settings)
     raise InputError(
         f"{name_or_path}: no such folder. Give 'builtin', a pipeline folder or a hub id "
@@ -57,11 +56,23 @@ def pipeline_folder(name_or_path: str | Path, settings: dict[str, Any]) -> Path:
     )
 
 
-def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
-    """Refuse a folder that is not a pipeline of ours, and import the modules that its index names.
+def check_pipeline(name_or_path: str | Path) -> None:
+    """Refuse what is no pipeline before torch and diffusers are imported, which takes seconds.
 
-    diffusers takes custom components only from modules that are already imported. Only the two
-    modules of components are imported here, never another that a folder names.
+    A hub id that is no folder here is left to `pipeline_folder`, which fetches it.
+
+    Raises:
+        InputError: It is a file, is not there, or is no usable pipeline.
+    """
+    if Path(name_or_path).expanduser().exists() or not _is_hub_id(name_or_path):
+        check_pipeline_folder(pipeline_folder(name_or_path, {}), set())
+
+
+def check_pipeline_folder(folder: Path, passed: set[str]) -> None:
+    """Refuse a folder that is not a pipeline of ours; nothing is imported.
+
+    diffusers takes custom components only from modules that are already imported: of ours, the two
+    that the denoiser imports.
 
     Args:
         passed: Components that the caller passes, which the folder may lack.
@@ -141,13 +152,17 @@ def _check_attention(path: Path, config: dict[str, Any]) -> None:
 
 
 def _check_own(module: str, index_path: Path) -> None:
-    """Import a module of components, which diffusers takes from `sys.modules` only."""
+    """Refuse a module of this package that has no components."""
     if module not in _OWN_MODULES:
         raise InputError(
             f"{index_path} names {module}, which is no component of this version. Save the "
             "pipeline again with this version, or install the one that wrote it."
         )
-    importlib.import_module(module)
+
+
+def _is_hub_id(name_or_path: str | Path) -> bool:
+    name = str(name_or_path)
+    return bool(_HUB_ID.fullmatch(name)) and Path(name).suffix not in {".ckpt", ".pt", ".pth"}
 
 
 def _fetch(hub_id: str, hub_settings: dict[str, Any]) -> Path:

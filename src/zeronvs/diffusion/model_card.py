@@ -43,7 +43,9 @@ cameras = make_trajectory("orbit", camera, 8)
 views = pipe(photo.view, cameras, scene_scale=photo.estimates.scene_scale.value).images
 ```
 
-After `import zeronvs`, `diffusers.DiffusionPipeline.from_pretrained("this folder")` loads it too.
+Where zeronvs is installed, stock diffusers loads it too:
+`DiffusionPipeline.from_pretrained("this folder")` after `import zeronvs`, and without it with
+`custom_pipeline="this folder", trust_remote_code=True`.
 
 ## Training data, licence, limits
 
@@ -51,15 +53,25 @@ After `import zeronvs`, `diffusers.DiffusionPipeline.from_pretrained("this folde
 
 What the input view does not show is invented.
 """
+STOCK_LOADER = b"""\
+# Lets stock diffusers load this folder, where zeronvs is installed:
+# DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+from zeronvs import ZeroNVSPipeline
+
+__all__ = ["ZeroNVSPipeline"]
+"""
 UNKNOWN_ORIGIN = "Not stated here: fill in how these weights came about before you publish them."
 
 
 def write_model_card(pipe: "ViewDenoiser", folder: Path, origin: str = UNKNOWN_ORIGIN) -> None:
-    """Write README.md for a saved pipeline; one that is there already is kept.
+    """Write README.md for a saved pipeline, and pipeline.py, by which stock diffusers loads it.
+
+    A README.md that is there already is kept.
 
     Args:
         origin: Where the weights come from and what their licence is, Markdown.
     """
+    write_bytes(folder / "pipeline.py", STOCK_LOADER)
     path = folder / "README.md"
     if path.exists():
         return

@@ -83,7 +83,8 @@ class ZeroNVSPipeline(ViewDenoiser):
     ) -> None:
         """Write the components as diffusers does (safetensors), with a model card, README.md.
 
-        A README.md that is there already is kept. No progress bars are drawn.
+        A README.md that is there already is kept. `pipeline.py` lets stock diffusers load the
+        folder. No progress bars are drawn.
 
         Raises:
             InputError: `push_to_hub` is given: publishing is a call of its own, `push_to_hub`.

@@ -102,7 +102,7 @@ def open_run(run_dir: Path | str, device: torch.device | str = "cpu") -> Finishe
         record = read_json(run_dir / RECORD_FILE)
         camera = _recorded_camera(record["input_camera"])
         distances = torch.tensor(record["orbit_distances"], dtype=torch.float32)
-        size_px = int(record["size_px"])
+        size_px = int(record.get("size_px", max(camera.image_size_px)))  # older runs lack it
         usable = distances.ndim == 1 and len(distances) > 0 and bool((distances > 0).all())
         if not (usable and bool(distances.isfinite().all()) and 1 <= size_px <= MAX_SIDE_PX):
             raise ValueError("numbers out of range")

@@ -65,11 +65,11 @@ class SplatScene:
             for item in fields(self.splats)
         }
         tensors = {k: v if k == "means" else v.half() for k, v in tensors.items()}
+        if self.focal_px is not None:
+            tensors["focal_px"] = torch.tensor(self.focal_px, dtype=torch.float64)
         with write_aside(path) as aside:
-            save_file(tensors, aside, {"format": FORMAT} | self._metadata())
-
-    def _metadata(self) -> dict[str, str]:
-        return {} if self.focal_px is None else {"focal_px": repr(self.focal_px)}
+            # One entry only: safetensors writes several in an order that differs between runs.
+            save_file(tensors, aside, {"format": FORMAT})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "SplatScene":
@@ -88,20 +88,17 @@ class SplatScene:
                         "scene.safetensors of a preview."
                     )
                 parts = {name: file.get_tensor(name).float() for name in _SPLAT_SHAPES}
+                focal_px = file.get_tensor("focal_px") if "focal_px" in file.keys() else None
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} cannot be read as a scene: {error}") from error
         count = parts["means"].shape[:1]
         fitting = all(part.shape == (*count, *_SPLAT_SHAPES[k]) for k, part in parts.items())
         if not fitting or not all(bool(part.isfinite().all()) for part in parts.values()):
             raise InputError(f"{path} is damaged: its splats do not belong together.")
-        focal_px = _positive(metadata.get("focal_px"))
-        return cls(GaussianSplats(**parts).to(device), focal_px)
+        return cls(GaussianSplats(**parts).to(device), _positive(focal_px))
 
 
-def _positive(text: str | None) -> float | None:
-    """Return the positive number that a text says, if it does."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
+def _positive(number: Tensor | None) -> float | None:
+    """Return the number if it is one, positive and finite."""
+    value = float(number) if number is not None and number.numel() == 1 else 0.0
     return value if 0 < value < math.inf else None
