@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_trees import room
+from benchmark_trees import walk
 from foreign_files import World, write_nerfstudio, write_pixelsplat
 from tiny_pipelines import FixedGeometry
 
 from zeronvs._core.errors import InputError
-from zeronvs.cameras.camera import Camera
-from zeronvs.cameras.poses import look_at, relative_pose
+from zeronvs.cameras.poses import relative_pose
 from zeronvs.evaluation.held_out import HeldOutPair
 from zeronvs.evaluation.protocols.published_pairs import (
     SPLIT_FILE,
@@ -20,18 +19,16 @@ from zeronvs.evaluation.protocols.published_pairs import (
 )
 from zeronvs.evaluation.scenes import SCENE, ScenesEvaluationConfig, evaluate_scenes
 from zeronvs.evaluation.views import COPY, ViewsEvaluationConfig, evaluate_views
+from zeronvs.scene.lift import LiftConfig
 
 HEIGHT, WIDTH = 108, 162
 INPUT = 2
+SMALL = LiftConfig(refine_depth=False, fill_side_px=48, surround_width_px=64, color_steps=1)
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """Return nine views of a walk along a wall of a room."""
-    scene, step = room(3), torch.arange(9)
-    position = torch.stack([torch.ones(9), -0.2 + 0.04 * step, 0.1 + 0.02 * (step % 3)], -1)
-    cameras = Camera.from_fov(look_at(position), 0.9, (HEIGHT, WIDTH))
-    return World([scene.render(cameras[k]) for k in range(9)])
+    return World(walk(9, (HEIGHT, WIDTH)))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +155,7 @@ def test_published_pairs_are_evaluated_like_others(
     assert "2 of its 5 pairs" in views.notes()[0]
     scenes = evaluate_scenes(
         chunks,
-        ScenesEvaluationConfig(size_px=HEIGHT, limit=1),
+        ScenesEvaluationConfig(size_px=HEIGHT, limit=1, lift=SMALL),
         geometry_estimator=geometry,
         split=index,
     )
