@@ -129,9 +129,9 @@ def test_whole_frames_keep_their_shape(
 def test_a_split_beside_transforms_counts_frames_in_the_order_of_the_file(
     tmp_path: Path, world: World, geometry: FixedGeometry
 ):
-    for name in ("scene_b", "scene_a"):
-        split = {"train_ids": [INPUT], "test_ids": [6, 0]}
-        write_split_scene(tmp_path / "bench" / name, world, split)
+    split = {"train_ids": [INPUT], "test_ids": [6, 0]}
+    write_split_scene(tmp_path / "bench" / "scene_b", World(world.views[1:]), split)
+    write_split_scene(tmp_path / "bench" / "scene_a", world, split)
     several = {"train_ids": [0, 4, 8], "test_ids": [1]}
     write_split_scene(tmp_path / "bench" / "few", world, several, "train_test_split_3.json")
     data = open_pairs(tmp_path / "bench", HEIGHT, geometry)
@@ -140,6 +140,8 @@ def test_a_split_beside_transforms_counts_frames_in_the_order_of_the_file(
     ]  # fmt: skip
     for name in data.names[:2]:
         assert_is_of(data.reader.pair(name), world, int(name.target))
+    found = data.reader.pair(data.names[2]).input_view.image  # the same number, another scene
+    assert float((found - world.views[INPUT + 1].center_square().image).abs().mean()) < 0.02
     one = open_pairs(tmp_path / "bench" / "scene_b", HEIGHT, geometry)
     assert one.names == data.names[2:]
 
