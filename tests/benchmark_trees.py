@@ -9,6 +9,7 @@ import torch
 from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.conventions import opencv_world_to_camera, quaternion
 from zeronvs.cameras.poses import look_at, orbit_pose
+from zeronvs.cameras.view import View
 from zeronvs.cameras.warp import unproject
 from zeronvs.datasets.procedural import ProceduralScene, drawn_texture, random_scene
 from zeronvs.formats.images import write_image
@@ -33,6 +34,14 @@ def room(seed: int) -> ProceduralScene:
         center, half_size, scene.box_yaw_rad, scene.ball_center, scene.ball_radius,
         scene.textures, scene.texture_size, scene.light,
     )  # fmt: skip
+
+
+def walk(count: int, size_px: tuple[int, int]) -> list[View]:
+    """Return the frames of a clip: a few steps aside in a room."""
+    step = torch.arange(count)
+    position = torch.stack([torch.ones(count), -0.2 + 0.04 * step, 0.1 + 0.02 * (step % 3)], -1)
+    cameras, scene = Camera.from_fov(look_at(position), 0.9, size_px), room(3)
+    return [scene.render(cameras[k]) for k in range(count)]
 
 
 def dtu_cameras(count: int, size_px: tuple[int, int]) -> Camera:

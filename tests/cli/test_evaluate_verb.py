@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_trees import walk
+from foreign_files import World, write_pixelsplat
 from PIL import Image
 
 
@@ -81,6 +83,33 @@ def test_scenes_are_measured_and_a_second_run_takes_what_was_rendered(
     assert (out / "table.md").read_text() == table
     assert zeronvs("evaluate", "scenes", scenes, "-o", out, "--model", "none", "--size-px", 40) == 2
     assert "size_px: 32, now 40" in capsys.readouterr().err
+
+
+def test_the_pairs_of_an_evaluation_index_are_measured_on_chunks(
+    zeronvs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_pixelsplat(tmp_path / "re10k", World(walk(9, (108, 108))), ["aaa"])
+    index = tmp_path / "index.json"
+    entry = {"context": [2, 8], "target": [4]}
+    index.write_text(json.dumps({"aaa": entry, "absent": entry}))
+    words = ["evaluate", "views", tmp_path / "re10k", "--model", "none", "--size-px", 108]
+    assert zeronvs(*words, "--split", index, "-o", tmp_path / "out") == 0
+    assert "1 of its 2 pairs" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["source"].endswith("re10k, pairs of index.json")
+    assert "1 of its 2 pairs" in content["notes"][0]
+    (pair,) = content["pairs"]
+    assert (pair["scene"], pair["input"], pair["target"]) == ("aaa", "2", "4")
+    warped, copied = (
+        pair["scores"][method]["PSNR"]
+        for method in ("input warped, holes inpainted", "input copied")
+    )
+    assert warped > copied + 1
+    index.write_text("[]")
+    assert zeronvs(*words, "--split", index) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("zeronvs: error: --split: ")
+    assert error.count("\n") == 1
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line(

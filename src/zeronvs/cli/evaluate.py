@@ -27,7 +27,11 @@ class EvaluateViewsArguments:
     """Evaluate novel views of posed scenes; baselines: the input copied, the input warped."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder of posed scenes (a scene.json each) with a pairs.json."""
+    """Folder of posed scenes (a scene.json each) with a pairs.json, or of scenes with a
+    transforms.json and a train_test_split_1.json each; with --split, of pixelSplat's chunks."""
+    split: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """pixelSplat's evaluation index, such as evaluation_index_re10k.json; the first context frame
+    is the input."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for report.html, metrics.json, table.md and contact sheets; not written if not
     given."""
@@ -66,7 +70,11 @@ class EvaluateScenesArguments:
     """Evaluate scenes made of one view at held-out cameras; baselines: the input copied, warped."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder of posed scenes (a scene.json each) with a pairs.json."""
+    """Folder of posed scenes (a scene.json each) with a pairs.json, or of scenes with a
+    transforms.json and a train_test_split_1.json each; with --split, of pixelSplat's chunks."""
+    split: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """pixelSplat's evaluation index, such as evaluation_index_re10k.json; the first context frame
+    is the input."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """A folder for report.html, metrics.json, table.md, contact sheets and renderings, from which a
     stopped evaluation resumes; not written if not given."""
@@ -220,11 +228,10 @@ def _views(arguments: EvaluateViewsArguments) -> None:
     from zeronvs.evaluation.views_report import write_views_report
 
     perceptual, features = perceptual_network(arguments.perceptual_weights), _features(arguments)
-    pipe = geometry_estimator = None
+    pipe = None
     if arguments.model != "none":
         pipe = ZeroNVSPipeline.from_pretrained(model_source(arguments.model))
         pipe.to(arguments.device or "cpu")
-        geometry_estimator = load_builtin_depth(device=pipe.device)
     config = ViewsEvaluationConfig(
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance_scale,
@@ -244,15 +251,17 @@ def _views(arguments: EvaluateViewsArguments) -> None:
             progress,
             lpips=_lpips(arguments),
             features=features,
-            geometry_estimator=geometry_estimator,
+            geometry_estimator=load_builtin_depth(device=arguments.device or "cpu"),
+            split=arguments.split,
         )
     _print(evaluation, perceptual is None, features is None)
     if arguments.out is not None:
         files = write_views_report(
             arguments.out,
             evaluation,
-            source=str(arguments.folder),
+            source=_source(arguments),
             model=arguments.model,
+            notes=evaluation.notes(),
         )
         print("\n" + "\n".join(str(path) for path in files))
 
@@ -293,6 +302,7 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
                     "seed": config.seed,
                     "lift": vars(config.lift),
                 }
+                | ({"split": str(arguments.split.resolve())} if arguments.split else {})
             )
         evaluation = evaluate_scenes(
             arguments.folder,
@@ -303,16 +313,25 @@ def _scenes(arguments: EvaluateScenesArguments) -> None:
             pipe=pipe,
             geometry_estimator=load_builtin_depth(device=arguments.device or "cpu"),
             kept=None if out is None else out / "renders",
+            split=arguments.split,
             progress=progress,
         )
-    notes = evaluation.notes()
     _print(evaluation, perceptual is None, features is None)
-    print("\n".join(notes))
     if out is not None:
         files = write_views_report(
-            out, evaluation, source=str(arguments.folder), model=model, notes=notes
+            out,
+            evaluation,
+            source=_source(arguments),
+            model=model,
+            notes=evaluation.notes(),
         )
         print("\n" + "\n".join(str(path) for path in files))
+
+
+def _source(arguments: EvaluateViewsArguments | EvaluateScenesArguments) -> str:
+    """Return what was measured on, for the report."""
+    pairs = "" if arguments.split is None else f", pairs of {arguments.split.name}"
+    return f"{arguments.folder}{pairs}"
 
 
 def _lpips(arguments: EvaluateViewsArguments | EvaluateScenesArguments) -> "list[Lpips]":
@@ -347,6 +366,8 @@ def _print(evaluation: "ViewsEvaluation", lacks_perceptual: bool, lacks_features
     from zeronvs.evaluation.views_report import left_out_lines, table_rows
 
     print_table(table_rows(evaluation))
+    for note in evaluation.notes():
+        print(note)
     left_out = left_out_lines(evaluation)
     for line in left_out[:10]:
         print(f"left out: {line}")

@@ -6,11 +6,12 @@ its epipolar line; it is searched there in a few frames at different distances, 
 where at least two of them agree.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,16 +41,20 @@ MAX_ROTATION_RAD = 0.45
 
 
 def triangulate(
-    images: list[ndarray], cameras: list[Camera], *, only: list[int] | None = None
+    read: Callable[[int], UInt8[ndarray, "h w 3"]],
+    cameras: list[Camera],
+    *,
+    only: list[int] | None = None,
 ) -> list[Float[ndarray, "h w"]]:
     """Return a sparse depth map for each frame, scene units; 0 = unknown.
 
     Args:
-        cameras: Single cameras, one an image, whose poses are correct.
+        read: Returns the pixels of a frame; called for frames that are matched alone.
+        cameras: Single cameras, one a frame, whose poses are correct.
         only: Frames whose depth is wanted; None: all.
     """
-    grey = [_grey(image) for image in images]
-    described = lru_cache(maxsize=24)(lambda index: _describe(grey[index]))
+    grey = cache(lambda index: _grey(read(index)))
+    described = lru_cache(maxsize=24)(lambda index: _describe(grey(index)))
     positions = torch.stack([camera.position for camera in cameras]).double()
     axes = torch.stack([camera.camera_to_world[:3, 2] for camera in cameras]).double()
     depths = []
@@ -57,7 +62,7 @@ def triangulate(
         camera = cameras[index]
         drawn = np.zeros(camera.image_size_px, np.float32)
         others = _others(index, positions, axes)
-        corner = _corners(grey[index])
+        corner = _corners(grey(index))
         if len(others) >= 2 and len(corner):
             patches = _at(described(index), corner)
             candidates = torch.stack(

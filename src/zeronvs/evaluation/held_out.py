@@ -9,9 +9,10 @@ the input's depth, which is a monocular disparity aligned to the scene's triangu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronvs._core.errors import InputError
@@ -24,6 +25,7 @@ from zeronvs.datasets.sources.posed import (
     crop_square,
     open_posed_scene,
 )
+from zeronvs.evaluation.protocols.protocol import spread_evenly
 from zeronvs.protocols import GeometryEstimator
 
 CLASS_ORDER = ("small", "medium", "large")
@@ -53,6 +55,19 @@ class HeldOutPair:
     """Scene units per model unit."""
 
 
+@runtime_checkable
+class PairReader(Protocol):
+    """Reads pairs of one data set."""
+
+    def pair(self, name: PairName) -> HeldOutPair:
+        """Read one pair.
+
+        Raises:
+            InputError: A scene or frame is missing, or the depth of the input is unknown.
+        """
+        ...
+
+
 def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
     """Read `pairs.json`; `limit` takes so many, spread evenly over the list.
 
@@ -61,7 +76,10 @@ def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
     """
     path = folder / "pairs.json"
     if not path.exists():
-        raise InputError(f"{folder} has no pairs.json; name a folder of posed scenes that has one")
+        raise InputError(
+            f"{folder} has no pairs.json (and no scene with train_test_split_1.json); name a "
+            "folder of posed scenes that has one"
+        )
     content: Any = read_json(path)
     try:
         names = [PairName(*(str(entry[key]) for key in KEYS)) for entry in content]
@@ -74,9 +92,7 @@ def read_pair_names(folder: Path, limit: int | None = None) -> list[PairName]:
     for name in names:
         if Path(name.scene).name != name.scene or name.scene == "..":
             raise InputError(f"{path} names a scene outside its folder: {name.scene!r}")
-    if limit is not None and limit < len(names):
-        names = [names[index * len(names) // limit] for index in range(limit)]
-    return names
+    return spread_evenly(names, limit)
 
 
 def motion_classes(names: Sequence[PairName]) -> list[str]:
@@ -120,14 +136,8 @@ class HeldOutScenes:
         source = self._framed(scene.view(index))
         if source.depth_z is None or not bool((source.depth_z > 0).any()):
             source = View(source.image, source.camera, self._estimated(scene, index, source))
-        assert source.depth_z is not None
-        known = source.depth_z > 0
-        scale = viewer_scale(source.depth_z) if bool(known.all()) else None
-        if scale is None:
-            scale = torch.quantile(source.depth_z[known], 0.2)
         scene, index = self._find(name.scene, name.target)
-        target = self._framed(scene.view(index))
-        return HeldOutPair(name, source, target, float(scale))
+        return scaled_pair(name, source, self._framed(scene.view(index)))
 
     def _framed(self, view: View) -> View:
         """Return a frame at the size that is measured."""
@@ -164,5 +174,26 @@ class HeldOutScenes:
                 "map, and no disparity (or depth network) with enough points in sparse.npz"
             )
         pixel, depth_z = pixel[inside], depth_z[inside]
-        disparity = 1 / self._estimator.estimate(view.image[None]).depth_z[0].cpu()
-        return align_disparity(disparity, pixel[:, 1], pixel[:, 0], depth_z)
+        return fitted_depth(self._estimator, view, pixel[:, 1], pixel[:, 0], depth_z)
+
+
+def scaled_pair(name: PairName, source: View, target: View) -> HeldOutPair:
+    """Return a pair with the scene scale that the depth of its input gives."""
+    assert source.depth_z is not None
+    known = source.depth_z > 0
+    scale = viewer_scale(source.depth_z) if bool(known.all()) else None
+    if scale is None:
+        scale = torch.quantile(source.depth_z[known], 0.2)
+    return HeldOutPair(name, source, target, float(scale))
+
+
+def fitted_depth(
+    estimator: GeometryEstimator,
+    view: View,
+    row: Int[Tensor, " n"],
+    column: Int[Tensor, " n"],
+    known_depth_z: Float[Tensor, " n"],
+) -> Float[Tensor, "h w"]:
+    """Return the predicted depth of a view, its scale and shift fitted to known depths."""
+    disparity = 1 / estimator.estimate(view.image[None]).depth_z[0].cpu()
+    return align_disparity(disparity, row, column, known_depth_z)

@@ -21,10 +21,8 @@ from zeronvs.cameras.warp import fill_nearest
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.evaluation.held_out import (
     HeldOutPair,
-    HeldOutScenes,
     PairName,
     motion_classes,
-    read_pair_names,
 )
 from zeronvs.evaluation.image_metrics import ImageMetrics
 from zeronvs.evaluation.lpips import Lpips
@@ -35,6 +33,7 @@ from zeronvs.evaluation.metrics import (
     psnr,
     warped_input,
 )
+from zeronvs.evaluation.protocols.published_pairs import open_pairs
 from zeronvs.evaluation.views import (
     COPY,
     OURS,
@@ -91,8 +90,9 @@ class ScenesEvaluation(ViewsEvaluation):
         """Return lines for a report."""
         values = list(self.input_psnr_db.values())
         return [
+            *super().notes(),
             f"Scenes rendered at their inputs' own cameras, at their own size: "
-            f"{sum(values) / len(values):.2f} dB PSNR, the mean over {len(values)} inputs."
+            f"{sum(values) / len(values):.2f} dB PSNR, the mean over {len(values)} inputs.",
         ]
 
 
@@ -107,15 +107,16 @@ def evaluate_scenes(
     pipe: ZeroNVSPipeline | None = None,
     geometry_estimator: GeometryEstimator | None = None,
     kept: Path | None = None,
+    split: Path | None = None,
     progress: Progress = silent,
 ) -> ScenesEvaluation:
     """Make a scene of the input of every pair, and measure its rendering at the target.
 
-    Scene and depth are those of the pair (see `HeldOutScenes`), with its scale: only what is seen
+    Scene and depth are those of the pair (see `open_pairs`), with its scale: only what is seen
     is measured, not how well the scale of the world is guessed.
 
     Args:
-        folder: Posed scenes and their `pairs.json`.
+        folder: Posed scenes and their pairs (see `open_pairs`).
         config: Settings.
         perceptual: ST-LPIPS; None leaves its column out.
         lpips: LPIPS, a column each.
@@ -124,6 +125,7 @@ def evaluate_scenes(
         geometry_estimator: Predicts the depth that the model is given, and that of frames that come
             without a disparity.
         kept: Where renderings are kept, for a later call to take them from; None: nowhere.
+        split: pixelSplat's evaluation index, where the folder holds its chunks.
         progress: Called after every pair.
 
     Raises:
@@ -137,8 +139,15 @@ def evaluate_scenes(
         )
     if pipe is not None:
         config = with_defaults(config, pipe.conditioning.sampling_defaults)
-    names = read_pair_names(folder, config.limit)
-    scenes = HeldOutScenes(folder, config.size_px, geometry_estimator, whole=config.whole_frames)
+    data = open_pairs(
+        folder,
+        config.size_px,
+        geometry_estimator,
+        whole=config.whole_frames,
+        limit=config.limit,
+        split=split,
+    )
+    names = data.names
     shown = {label: spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     renders = _Renders(config, kept)
     scores: list[PairScore] = []
@@ -148,7 +157,7 @@ def evaluate_scenes(
     methods: tuple[str, ...] = ()
     metrics = ImageMetrics(perceptual=perceptual, lpips=tuple(lpips))
     for index, name in enumerate(names):
-        for pair in read_pairs(scenes, [name], left_out).values():
+        for pair in read_pairs(data.reader, [name], left_out).values():
             rendered, own = renders.of(pair)
             predictions = {SCENE: rendered[None]}
             predictions |= _others(pair, config, config.seed + index, pipe, geometry_estimator)
@@ -172,6 +181,7 @@ def evaluate_scenes(
         dict(sheets),
         tuple(left_out),
         found_features.distances(),
+        data.notes,
         input_psnr_db,
     )
 

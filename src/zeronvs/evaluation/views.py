@@ -18,14 +18,14 @@ from zeronvs.diffusion.conditioning_kind import SamplingDefaults
 from zeronvs.diffusion.pipeline import ZeroNVSPipeline
 from zeronvs.evaluation.held_out import (
     HeldOutPair,
-    HeldOutScenes,
     PairName,
+    PairReader,
     motion_classes,
-    read_pair_names,
 )
 from zeronvs.evaluation.image_metrics import ImageMetrics
 from zeronvs.evaluation.lpips import Lpips
 from zeronvs.evaluation.metrics import KID, ImageFeatures, kernel_distance, warped_input
+from zeronvs.evaluation.protocols.published_pairs import open_pairs
 from zeronvs.perceptual import PerceptualDistance
 from zeronvs.protocols import GeometryEstimator
 
@@ -91,6 +91,8 @@ class ViewsEvaluation:
     """Pairs that could not be read, so that nothing of them was measured."""
     distances: dict[tuple[str, str], float] = field(default_factory=dict)
     """Class and method -> kernel distance of the views to the truth."""
+    data_notes: tuple[str, ...] = ()
+    """Sentences about the data, for a report."""
 
     def mean(self, motion_class: str, method: str, metric: str) -> float:
         """Return the mean over the pairs of a class, or the one distance of the class."""
@@ -108,6 +110,10 @@ class ViewsEvaluation:
         """Width x height of the images that are measured, pixels."""
         return f"{self.config.size_px}x{self.config.size_px}"
 
+    def notes(self) -> list[str]:
+        """Return lines for a report."""
+        return list(self.data_notes)
+
     def classes(self) -> list[str]:
         """Return the classes of motion, in order."""
         return motion_classes([pair.name for pair in self.pairs])
@@ -124,25 +130,27 @@ def evaluate_views(
     lpips: Sequence[Lpips] = (),
     features: ImageFeatures | None = None,
     geometry_estimator: GeometryEstimator | None = None,
+    split: Path | None = None,
 ) -> ViewsEvaluation:
     """Measure new views of every pair of a folder of posed scenes; pairs that it cannot are named.
 
     Args:
         pipe: The model; it is given the scene scale. None measures the baselines alone.
-        folder: Posed scenes and their `pairs.json`.
+        folder: Posed scenes and their pairs (see `open_pairs`).
         perceptual: ST-LPIPS; None leaves its column out.
         lpips: LPIPS, a column each.
         features: For the kernel distance; None leaves its column out.
         geometry_estimator: Predicts the depth that the model is given; without one, the model is
             given the depth of the warp baseline.
+        split: pixelSplat's evaluation index, where the folder holds its chunks.
 
     Raises:
         InputError: The list of pairs cannot be read, or none of its pairs.
     """
     if pipe is not None:
         config = with_defaults(config, pipe.conditioning.sampling_defaults)
-    names = read_pair_names(folder, config.limit)
-    scenes = HeldOutScenes(folder, config.size_px, geometry_estimator)
+    data = open_pairs(folder, config.size_px, geometry_estimator, limit=config.limit, split=split)
+    names = data.names
     shown = {label: spread(names, label, config.sheet_rows) for label in motion_classes(names)}
     scores: list[PairScore] = []
     sheets, found_features = defaultdict(list), Features(features)
@@ -150,7 +158,7 @@ def evaluate_views(
     left_out: list[LeftOut] = []
     metrics = ImageMetrics(perceptual=perceptual, lpips=tuple(lpips))
     for start in range(0, len(names), config.batch_size):
-        found = read_pairs(scenes, names[start : start + config.batch_size], left_out)
+        found = read_pairs(data.reader, names[start : start + config.batch_size], left_out)
         if not found:
             continue
         pairs = list(found.values())
@@ -177,6 +185,7 @@ def evaluate_views(
         dict(sheets),
         tuple(left_out),
         found_features.distances(),
+        data.notes,
     )
 
 
@@ -215,13 +224,13 @@ class Features:
 
 
 def read_pairs(
-    scenes: HeldOutScenes, names: Sequence[PairName], left_out: list[LeftOut]
+    reader: PairReader, names: Sequence[PairName], left_out: list[LeftOut]
 ) -> dict[int, HeldOutPair]:
     """Return the pairs that can be read, by their place among the names; note the others."""
     found = {}
     for offset, name in enumerate(names):
         try:
-            found[offset] = scenes.pair(name)
+            found[offset] = reader.pair(name)
         except InputError as error:
             left_out.append(LeftOut(name, str(error)))
     return found

@@ -193,7 +193,7 @@ def convert_scene(
 
 def _with_triangulated(frames: list[LoadedFrame], notes: list[str]) -> list[LoadedFrame]:
     depths = triangulate(
-        [frame.image for frame in frames], [frame.framing.target for frame in frames]
+        lambda index: frames[index].image, [frame.framing.target for frame in frames]
     )
     known = float(np.median([(depth > 0).sum() for depth in depths]))
     notes.append(f"no depth in the source: corners were triangulated, {known:.0f} points a frame")

@@ -77,7 +77,7 @@ def read_scan(
     pixels = {k: _pixels(images[k], protocol.image_size_px) for k in {input_view, *targets, *near}}
     views = {k: View(image, _centred(cameras[k])) for k, image in pixels.items()}
     depth_z = triangulate(
-        [to_bytes(pixels[k]).permute(1, 2, 0).numpy() for k in near],
+        lambda place: to_bytes(pixels[near[place]]).permute(1, 2, 0).numpy(),
         [cameras[k].to(dtype=torch.float32) for k in near],
         only=[near.index(input_view)],
     )[0]

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from zeronvs.cameras.camera import Camera
 from zeronvs.cameras.poses import orbit_pose, relative_pose
 from zeronvs.cameras.view import View
 
+T = TypeVar("T")
 ProtocolName = Literal["dtu", "mipnerf360"]
 METRICS = ("LPIPS", "PSNR", "SSIM")
 """Metrics of the paper's tables, in its order."""
@@ -110,11 +111,11 @@ class BenchmarkScene:
         return self.targets.camera.with_poses(poses.float())
 
 
-def spread_evenly(indices: list[int], limit: int | None) -> list[int]:
+def spread_evenly(items: list[T], limit: int | None) -> list[T]:
     """Return at most so many of them, spread evenly."""
-    if limit is None or limit >= len(indices):
-        return indices
-    return [indices[k * len(indices) // limit] for k in range(limit)]
+    if limit is None or limit >= len(items):
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]
 
 
 def placed_beside(
