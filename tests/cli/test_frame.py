@@ -1,6 +1,7 @@
 """The frame of the command line: one clear line and the right exit code, whatever happens."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,16 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"zeronvs {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "spins"), [(["scene", "--help"], FEW_SPINS), (["train", "--help"], MANY_SPINS)]
+)
+def test_the_number_of_spins_is_set_before_anything_else(monkeypatch, words, spins):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # put back after the test
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    exit_code(*words)
+    assert os.environ["GOMP_SPINCOUNT"] == spins
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "model"])

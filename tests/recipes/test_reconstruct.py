@@ -152,6 +152,7 @@ def test_splats_are_those_of_lifting_the_view_with_the_seed_and_its_surroundings
     view = photo()
     made = reconstruct(view, None, LiftRecipe(lift=lift), scene_scale=0.7, seed=3)
     assert isinstance(made, SplatScene)
+    assert made.focal_px == float(view.camera.intrinsics_px[1, 1])
     enclosed = path == "around"
     expected = lift_view(view, lift, enclosed=enclosed, seed=3)
     for name, part in vars(made.splats).items():

@@ -139,6 +139,21 @@ def test_colours_are_hardly_corrected_on_the_far_side_of_depth_edges():
     assert float(change[x > 4].amax()) > 0.06  # at the stripes of the wall
 
 
+def test_thin_bright_lines_keep_their_brightness():
+    """Splats blur: what a line lacks is as much as it has, and no limit may stop the correction."""
+    camera = Camera.from_fov(pose(), 0.9, (48, 48))
+    image = torch.full((3, 48, 48), 0.1)
+    image[:, :, 4::8] = 0.45
+    view = View(image, camera, torch.ones(48, 48))
+    front = front_splats(whole(view), LiftConfig().splat_sigma_px)
+    matched = match_colors(front, len(front), view, LiftConfig().color_steps)
+    before, after = (
+        float(rasterize(splats, camera)[0][0, :, 12:36, 4::8].mean()) for splats in (front, matched)
+    )
+    assert before < 0.3
+    assert after > 0.43  # .41 if colours may change by .3 only, .428 after four steps
+
+
 def test_predicted_depth_is_refined_and_measured_depth_is_not():
     sharp = card_before_a_wall()
     assert sharp.depth_z is not None

@@ -1,4 +1,4 @@
-"""What the commands take on this machine: measured in some two minutes, long runs by count.
+"""What the commands take on this machine: measured in a minute or two, long runs by count.
 
 The photograph is made up, so that nothing but the installation is needed. A recipe that needs
 published weights is counted without them: its radiance field alone, and the weights by their size.

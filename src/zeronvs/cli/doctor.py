@@ -29,7 +29,7 @@ class DoctorArguments:
     """Report the capabilities of this machine, and the cost of each missing part."""
 
     benchmark: bool = False
-    """Also measure what the commands take here, in some two minutes: time, memory, flags."""
+    """Also measure what the commands take here, in a minute or two: time, memory, flags."""
     json: bool = False
     """Print one JSON object, part to state and the measurements, for programs."""
     device: Device = None
